@@ -1,0 +1,44 @@
+"""EGE-UNet (Ruan et al., MICCAI 2023): skin lesion segmentation with 53 thousand parameters.
+
+For research; not a medical device. Names are imported when first used, so that segmenting a photo
+never loads torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from egeunet.inference.segmenter import Segmenter
+    from egeunet.models.registry import create_model, list_models
+    from egeunet.workflow import evaluate, export, train
+
+_HOME = {
+    "Segmenter": "egeunet.inference.segmenter",
+    "create_model": "egeunet.models.registry",
+    "list_models": "egeunet.models.registry",
+    "evaluate": "egeunet.workflow",
+    "export": "egeunet.workflow",
+    "train": "egeunet.workflow",
+}
+__all__ = ["Segmenter", "__version__", "create_model", "evaluate", "export", "list_models", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'egeunet' has no attribute {name!r}")
+    from egeunet.errors import MissingExtraError
+
+    try:
+        value = getattr(import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("egeunet"):
+            raise
+        raise MissingExtraError(str(error.name), "train") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

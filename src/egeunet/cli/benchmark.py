@@ -1,0 +1,75 @@
+"""`egeunet benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from egeunet.cli.console import console_reporter, print_json, print_table
+
+
+def benchmark(
+    weights: Annotated[
+        str, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder, or an ONNX file.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A dataset by name or a folder, whose test part gives the score."),
+    ] = None,
+    official: Annotated[
+        Path | None,
+        typer.Option(help="A checkout of the published code, timed in the same run."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=10, help="How often each is run.")] = 50,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for benchmark.json and benchmark.png."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure how fast, how large and how good the ways to run a network are, side by side.
+
+    Of a run folder: torch, torch compiled and every ONNX format; start-up and peak memory are those
+    of a fresh process. In each round every one is run once, so that what else the machine does
+    meets all alike.
+
+    For example:
+
+        egeunet benchmark runs/x --data isic2018 --official ../EGE-UNet -o benchmark/
+    """
+    import json
+
+    from egeunet.evaluation.figures import save_figure
+    from egeunet.export.benchmark import benchmark as measure
+    from egeunet.export.benchmark import latency_figure
+    from egeunet.files import atomic_write
+
+    reporter = console_reporter()
+    report = measure(weights, data=data, official=official, rounds=rounds, reporter=reporter)
+    if output:
+        with atomic_write(output / "benchmark.json") as path:
+            path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        save_figure(latency_figure(report), output / "benchmark.png")
+        reporter.info(f"written to {output}: benchmark.json, benchmark.png")
+    if as_json:
+        print_json(report)
+        return
+    counts = list(report["rows"][0]["threads"])
+    columns = ["", "KB", "start-up s", "peak MB", "DSC %"]
+    for count in counts:
+        columns += [f"p50 ms ({count}T)", f"p95 ms ({count}T)", f"images/s ({count}T)"]
+    rows = []
+    for row in report["rows"]:
+        cells = [row["name"], _text(row["size_kb"], 0), _text(row["startup_s"], 2)]
+        cells += [_text(row["peak_mb"], 0), _text(row["dice"], 2)]
+        for count in counts:
+            times = row["threads"][count]
+            cells += [_text(times[key], 1) for key in ("p50_ms", "p95_ms", "images_per_s")]
+        rows.append(cells)
+    print_table(f"{weights}, {report['rounds']} rounds", columns, rows)
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "not run" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,194 @@
+"""`egeunet data`: list, check, split, download and synthesize datasets."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.errors import UsageError
+
+app = typer.Typer(
+    name="data",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="List, check, split, download and synthesize datasets.",
+)
+
+
+SHOWN = 3  # findings of a kind in the table
+
+
+class ProtocolName(str, Enum):
+    """The protocols by name."""
+
+    paper = "paper"
+    holdout = "holdout"
+
+
+Source = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A folder, or a name of `egeunet data list`.")
+]
+ProtocolOption = Annotated[
+    ProtocolName, typer.Option(help="paper: 70/30, selected on test; holdout: 70/10/20.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the datasets known by name.
+
+    Any folder that holds images/ and masks/ can be used in place of a name.
+
+    For example:
+
+        egeunet data list
+    """
+    from egeunet.data.datasets import list_datasets
+
+    datasets = list_datasets()
+    if as_json:
+        print_json([asdict(info) for info in datasets])
+        return
+    rows = [
+        (info.name, info.title, info.pairs, info.licence, "yes" if info.archives else "by hand")
+        for info in datasets
+    ]
+    print_table("Datasets", ("name", "title", "pairs", "licence", "download"), rows)
+
+
+@app.command()
+def check(
+    dataset: Source,
+    protocol: ProtocolOption = ProtocolName.holdout,
+    num_classes: Annotated[
+        int, typer.Option(min=1, max=255, help="1: binary masks; more: class indices.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Look at every file of a dataset before training on it.
+
+    Finds files that cannot be decoded, images without a mask and the reverse, sizes that differ,
+    masks that are empty, full or not binary, and images that are there twice, above all on both
+    sides of a split. The exit code is 1 if there are errors.
+
+    For example:
+
+        egeunet data check photos/
+    """
+    from egeunet.data.check import check_dataset
+    from egeunet.data.datasets import open_data
+
+    reporter = console_reporter()
+    result = check_dataset(open_data(dataset), protocol.value, num_classes, reporter)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        if result.findings:
+            rows = []
+            for (level, kind), same in result.by_kind().items():
+                details = [finding.detail for finding in same[:SHOWN]]
+                more = [f"… and {len(same) - SHOWN} more (--json)"] if len(same) > SHOWN else []
+                rows.append(("\n  ".join([kind, *details, *more]), level, len(same)))
+            print_table(f"{result.name} in {result.root}", ("found", "level", "count"), rows)
+        verdict = "no errors" if result.ok else "errors found"
+        sys.stdout.write(
+            f"{result.name}: {result.readable} of {result.images} pairs can be read, mean "
+            f"foreground {result.foreground:.1%}, protocol {protocol.value}: {verdict}\n"
+        )
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def split(
+    dataset: Source,
+    protocol: ProtocolOption = ProtocolName.holdout,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the list here, not to stdout.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Compute a split list, `<id> <part>` per line: the same on every machine.
+
+    With seed 0 this is how the lists that come with the package were made.
+
+    For example:
+
+        egeunet data split isic2018 --protocol paper -o isic2018_paper.txt
+    """
+    from egeunet.data.datasets import open_data
+    from egeunet.data.splits import cut, format_list
+    from egeunet.files import atomic_write
+
+    if output and output.exists() and not overwrite:
+        raise UsageError(f"{output} exists; give --overwrite to replace it.")
+    opened = open_data(dataset)
+    text = format_list(opened, protocol.value, seed, cut(opened, protocol.value, seed))
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with atomic_write(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    console_reporter().info(f"{text.splitlines()[0].removeprefix('# ')}, written to {output}")
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="A name of `egeunet data list`.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The folder that holds the datasets; $EGEUNET_DATA by default."
+        ),
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option(help="An address that offers the same archives.")
+    ] = None,
+) -> None:
+    """Fetch the official archives of a dataset, check and unpack them.
+
+    Goes on where an interrupted download broke off. Where a form or a login is in the way it says
+    where to go and what to put where.
+
+    For example:
+
+        egeunet data download isic2018 -o datasets
+    """
+    from egeunet.data.download import download as fetch
+
+    sys.stdout.write(f"{fetch(name, output, mirror, console_reporter()).root}\n")
+
+
+@app.command()
+def synthesize(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 400,
+    height: Annotated[int, typer.Option(min=16, help="Pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=16, help="Pixels.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Start of all random numbers.")] = 0,
+    num_classes: Annotated[
+        int, typer.Option(help="1: the lesion; 3: background, lesion, dark structure.")
+    ] = 1,
+) -> None:
+    """Draw a dermoscopy set with exact masks: images/ and masks/.
+
+    All skin tones, irregular lesions of several colours, hair, rulers, gel bubbles, glare, colour
+    patches, dark corners. For trying things out: scores on it say nothing about real photos.
+
+    For example:
+
+        egeunet data synthesize -o synthetic --count 400
+    """
+    from egeunet.data.synthetic import write_dataset
+
+    size = (height, width)
+    folder = write_dataset(output, count, size, seed, num_classes, console_reporter())
+    sys.stdout.write(f"{folder}\n")

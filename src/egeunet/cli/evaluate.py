@@ -1,0 +1,82 @@
+"""`egeunet evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from egeunet.cli.console import console_reporter, print_json, print_table
+
+
+def evaluate(
+    weights: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or an ONNX file.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A dataset by name (see `egeunet data list`) or a folder; the run's own if not "
+            "given."
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="paper (7:3, selected on test), holdout (70/10/20), or external (all of --data "
+            "that the run has not seen); the run's own if not given."
+        ),
+    ] = None,
+    part: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    last: Annotated[
+        bool, typer.Option("--last", help="The last epoch of a run, not the selected one.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for metrics.json, per_image.csv and worst_cases.png; RUN/evaluation if "
+            "not given.",
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="A .jsonl file of results to which a row is added.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score trained weights on a dataset, with 95 % intervals and the worst cases.
+
+    Pooled scores are the paper's: one confusion matrix over all pixels. Intervals are bootstrapped
+    over images.
+
+    For example:
+
+        egeunet evaluate runs/x --protocol holdout --part test -o evaluation
+    """
+    import egeunet
+    from egeunet.evaluation.report import COLUMNS, table_rows
+
+    reporter = console_reporter()
+    out = output or (weights / "evaluation" if weights.is_dir() else None)
+    result = egeunet.evaluate(
+        weights,
+        data=data,
+        protocol=protocol,
+        part=part,
+        last=last,
+        device=device,
+        out=out,
+        record=record,
+        reporter=reporter,
+    )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_table(f"{weights} on {result.n} images", COLUMNS, table_rows(result))
+    if out:
+        reporter.info(f"written to {out}: metrics.json, per_image.csv, worst_cases.png")
+    if record:
+        reporter.info(f"row added to {record}")

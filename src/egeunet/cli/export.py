@@ -1,0 +1,62 @@
+"""`egeunet export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from egeunet.cli.console import console_reporter, print_json, print_table
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="onnx, onnx-dynamic, onnx-fp16, onnx-int8 or onnx-int8-static; may be repeated.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The folder to write to; the run folder otherwise."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
+) -> None:
+    """Write a trained system in other formats, each checked against torch on photos.
+
+    onnx, the default, is two files: model.onnx, the network alone, and photo.onnx, from a photo of
+    any size to its probability. A file that does not compute what torch computes is not kept.
+
+    For example:
+
+        egeunet export runs/x -f onnx -f onnx-int8 -o exported/
+    """
+    import egeunet
+
+    files = egeunet.export(
+        run, output, formats=tuple(formats or ("onnx",)), reporter=console_reporter()
+    )
+    if as_json:
+        rows = [
+            {"path": str(one.path), "bytes": one.path.stat().st_size, **one.parity.to_dict()}
+            for one in files
+        ]
+        print_json(rows)
+        return
+    print_table(
+        f"Compared with torch on {files[0].parity.photos} photos ({files[0].parity.of})",
+        ["file", "KB", "largest difference", "mask IoU"],
+        [
+            [
+                one.path,
+                f"{one.path.stat().st_size / 1000:.0f}",
+                f"{one.parity.difference:.1e}",
+                f"{one.parity.iou:.4f}",
+            ]
+            for one in files
+        ],
+    )

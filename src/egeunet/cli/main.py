@@ -1,0 +1,66 @@
+"""The program `egeunet`: finds the commands and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from egeunet import __version__
+from egeunet.cli import data, report
+from egeunet.cli.demo import demo
+from egeunet.cli.evaluate import evaluate
+from egeunet.cli.export import export
+from egeunet.cli.models import models
+from egeunet.cli.predict import predict
+from egeunet.cli.train import train
+from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
+
+app = typer.Typer(
+    name="egeunet",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    help=(
+        "Segment skin lesions in dermoscopy photos with EGE-UNet (MICCAI 2023): train, evaluate, "
+        "export, segment.\n\nFor research. Not a medical device; its masks are not a diagnosis."
+    ),
+)
+for command in (predict, train, evaluate, export, models, demo):
+    app.command()(command)
+app.add_typer(data.app, name="data")
+app.add_typer(report.app, name="report")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"egeunet {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the program: exit code 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except InterruptedRunError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(128 + error.signal_number)
+    except EgeunetError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except BrokenPipeError:  # the reader of a pipe went away, as in `egeunet models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)

@@ -1,0 +1,32 @@
+"""`egeunet train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from egeunet.cli.console import console_reporter
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe: a YAML file, or the name of one that is shipped.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the recipe."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in the run folder.")
+    ] = False,
+) -> None:
+    """Train a system and leave a run folder with weights, curves and an ONNX file.
+
+    For example:
+
+        egeunet train egeunet-isic2018 data.root=isic2018 trainer.epochs=40 seed=3 out=runs/x
+    """
+    import egeunet
+
+    typer.echo(egeunet.train(recipe, *settings or (), resume=resume, reporter=console_reporter()))

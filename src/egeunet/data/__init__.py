@@ -1,0 +1,1 @@
+"""Datasets, their splits and checks, and the arrays that training reads."""

@@ -1,0 +1,119 @@
+"""Batches for the network out of the arrays of the cache."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from egeunet.data.augment import Augmentation, warp
+from egeunet.data.cache import Arrays
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees.
+
+    Attributes:
+        ids: Which samples, in order.
+        images: float32 (B, 3, H, W), each scaled min–max to 0…255.
+        masks: float32 (B, 1, H, W) of 0 and 1, or int64 class indices (B, H, W).
+    """
+
+    ids: tuple[str, ...]
+    images: Tensor
+    masks: Tensor
+
+
+def scale_batch(images: Tensor) -> Tensor:
+    """Scale uint8 (B, H, W, 3) to float32 (B, 3, H, W), each image min–max to 0…255.
+
+    The same values as `egeunet.inference.preprocess.scale`, for a batch on any device.
+    """
+    pixels = images.flatten(1)
+    low = pixels.amin(1).float()[:, None, None, None]
+    high = pixels.amax(1).float()[:, None, None, None]
+    factor = 255 / (high - low).clamp(min=1)
+    return ((images.float() - low) * factor).permute(0, 3, 1, 2)
+
+
+class Loader:
+    """Draws batches; the same seed, epoch and step give the same batch at any time, in any run.
+
+    Args:
+        arrays: The samples.
+        num_classes: Decides the form of the masks; see `Batch`.
+        batch_size: Samples per batch; the last one of an epoch may be smaller.
+        augmentation: None takes the samples in order and as they are.
+        seed: Start of all random numbers.
+        device: Where the batches shall be.
+        workers: Threads that prepare batches ahead; 0 prepares each when it is asked for.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        num_classes: int = 1,
+        batch_size: int = 8,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+    ) -> None:
+        self.arrays = arrays
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.device = torch.device(device)
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return -(-len(self.arrays.ids) // self.batch_size)
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from step `start` on."""
+        order: NDArray[np.int64] = np.arange(len(self.arrays.ids))
+        if self.augmentation:
+            order = np.random.default_rng((self.seed, number)).permutation(order)
+        steps = range(start, len(self))
+
+        def prepare(step: int) -> Batch:
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            return self._batch(chosen, np.random.default_rng((self.seed, number, step)))
+
+        return _ahead(prepare, steps, self.workers) if self.workers else map(prepare, steps)
+
+    def _batch(self, chosen: NDArray[np.int64], generator: np.random.Generator) -> Batch:
+        images = torch.from_numpy(self.arrays.images[chosen]).to(self.device)
+        masks = torch.from_numpy(self.arrays.masks[chosen]).to(self.device)
+        if self.augmentation:
+            maps = self.augmentation.draw(self.arrays.aspects[chosen], generator)
+            images, masks = warp(images, masks, torch.from_numpy(maps).to(self.device))
+        return Batch(
+            ids=tuple(self.arrays.ids[index] for index in chosen),
+            images=scale_batch(images),
+            masks=masks.unsqueeze(1).float() if self.num_classes == 1 else masks.long(),
+        )
+
+
+def _ahead(prepare: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
+    """Yield `prepare(step)` in order while threads work on the next ones."""
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for step in steps:
+            waiting.append(pool.submit(prepare, step))
+            if len(waiting) > workers + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,193 @@
+"""The datasets known by name: one entry each, and nothing elsewhere, to add one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """A file that the owner offers.
+
+    Attributes:
+        url: Where it is.
+        sha256: Its checksum as published by the owner; None if the owner publishes none.
+    """
+
+    url: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where images and their masks lie below a dataset's folder.
+
+    Attributes:
+        images: Patterns of the image files.
+        masks: Pattern of the mask files.
+        part: The official part they are: "train", "val", "test", or None.
+        prefix: What the ids begin with.
+        listing: A CSV file that picks ids (column `isic_id`) and their part (`isic2017_split`).
+    """
+
+    images: tuple[str, ...]
+    masks: str
+    part: str | None = None
+    prefix: str = ""
+    listing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What is known of a dataset.
+
+    Attributes:
+        name: How it is called here.
+        title: How its owner calls it.
+        homepage: Its page.
+        licence: Its terms.
+        pairs: Number of images with a mask in the official release.
+        folder: Its folder below EGEUNET_DATA.
+        layouts: The official arrangements of its files, tried in this order.
+        archives: What `egeunet data download` fetches; empty if a form or a login is in the way.
+        manual: How to get it by hand, and what to put where.
+        groups: Names of the file that says which photos show the same lesion (`lesion_id`).
+        pooled: Official parts that the protocols pool and cut anew, leaving the others out.
+        also_in: Other folders below EGEUNET_DATA that hold it.
+    """
+
+    name: str
+    title: str
+    homepage: str
+    licence: str
+    pairs: int
+    folder: str
+    layouts: tuple[tuple[Place, ...], ...]
+    archives: tuple[Archive, ...] = ()
+    manual: str = ""
+    groups: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
+    also_in: tuple[str, ...] = ()
+
+
+_ISIC = "https://isic-challenge-data.s3.amazonaws.com"
+_ISIC2018_IMAGES = ("ISIC2018_Task1-2_Training_Input/*",)
+_ISIC2018_MASKS = "ISIC2018_Task1_Training_GroundTruth/*"
+
+_ENTRIES = (
+    DatasetInfo(
+        name="isic2018",
+        title="ISIC 2018 Task 1, training set",
+        homepage="https://challenge.isic-archive.com/data/#2018",
+        licence="CC BY-NC 4.0",
+        pairs=2594,
+        folder="isic2018",
+        layouts=((Place(_ISIC2018_IMAGES, _ISIC2018_MASKS),),),
+        archives=(
+            Archive(f"{_ISIC}/2018/ISIC2018_Task1-2_Training_Input.zip"),
+            Archive(f"{_ISIC}/2018/ISIC2018_Task1_Training_GroundTruth.zip"),
+        ),
+    ),
+    DatasetInfo(
+        name="isic2017",
+        title="ISIC 2017 Part 1",
+        homepage="https://challenge.isic-archive.com/data/#2017",
+        licence="CC0 1.0",
+        pairs=2750,
+        folder="isic2017",
+        layouts=(
+            (
+                Place(
+                    ("ISIC-2017_Training_Data/*",),
+                    "ISIC-2017_Training_Part1_GroundTruth/*",
+                    "train",
+                ),
+                Place(
+                    ("ISIC-2017_Validation_Data/*",),
+                    "ISIC-2017_Validation_Part1_GroundTruth/*",
+                    "val",
+                ),
+                Place(
+                    ("ISIC-2017_Test_v2_Data/*",), "ISIC-2017_Test_v2_Part1_GroundTruth/*", "test"
+                ),
+            ),
+            (Place(_ISIC2018_IMAGES, _ISIC2018_MASKS, listing="isic2017_ids.csv"),),
+        ),
+        archives=(
+            Archive(f"{_ISIC}/2017/ISIC-2017_Training_Data.zip"),
+            Archive(f"{_ISIC}/2017/ISIC-2017_Training_Part1_GroundTruth.zip"),
+            Archive(f"{_ISIC}/2017/ISIC-2017_Validation_Data.zip"),
+            Archive(f"{_ISIC}/2017/ISIC-2017_Validation_Part1_GroundTruth.zip"),
+            Archive(f"{_ISIC}/2017/ISIC-2017_Test_v2_Data.zip"),
+            Archive(f"{_ISIC}/2017/ISIC-2017_Test_v2_Part1_GroundTruth.zip"),
+        ),
+        pooled=("train", "val"),
+        also_in=("isic2018",),
+    ),
+    DatasetInfo(
+        name="ph2",
+        title="PH2",
+        homepage="https://www.fc.up.pt/addi/ph2%20database.html",
+        licence="research and education; see the owner's terms",
+        pairs=200,
+        folder="ph2",
+        layouts=tuple(
+            (
+                Place(
+                    (f"{above}PH2 Dataset images/*/*_Dermoscopic_Image/*",),
+                    f"{above}PH2 Dataset images/*/*_lesion/*",
+                ),
+            )
+            for above in ("", "PH2Dataset/")
+        ),
+        manual="Fill in the form on the page and unpack the archive, so that there is "
+        "`PH2 Dataset images/IMD002/IMD002_Dermoscopic_Image/IMD002.bmp`",
+    ),
+    DatasetInfo(
+        name="kvasir_seg",
+        title="Kvasir-SEG",
+        homepage="https://datasets.simula.no/kvasir-seg/",
+        licence="research and education; see the owner's terms",
+        pairs=1000,
+        folder="kvasir_seg",
+        layouts=((Place(("Kvasir-SEG/images/*",), "Kvasir-SEG/masks/*"),),),
+        archives=(Archive("https://datasets.simula.no/downloads/kvasir-seg.zip"),),
+    ),
+    DatasetInfo(
+        name="cvc_clinicdb",
+        title="CVC-ClinicDB",
+        homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
+        licence="research; see the owner's terms",
+        pairs=612,
+        folder="cvc_clinicdb",
+        layouts=tuple(
+            (Place((f"{above}Original/*",), f"{above}Ground Truth/*"),)
+            for above in ("", "CVC-ClinicDB/", "PNG/", "TIF/")
+        ),
+        manual="Follow the page to the archive and unpack it, so that there are "
+        "`Original/1.tif` and `Ground Truth/1.tif`",
+    ),
+    DatasetInfo(
+        name="ham10000",
+        title="HAM10000 with lesion segmentations",
+        homepage="https://doi.org/10.7910/DVN/DBW86T",
+        licence="CC BY-NC 4.0",
+        pairs=10015,
+        folder="ham10000",
+        layouts=(
+            (
+                Place(
+                    ("HAM10000_images_part_1/*", "HAM10000_images_part_2/*", "images/*"),
+                    "HAM10000_segmentations_lesion_tschandl/*",
+                ),
+            ),
+        ),
+        manual="Accept the terms on the page and unpack both image archives and the segmentations, "
+        "so that there are `HAM10000_images_part_1/ISIC_0024306.jpg`, "
+        "`HAM10000_segmentations_lesion_tschandl/ISIC_0024306_segmentation.png` and "
+        "`HAM10000_metadata.csv`",
+        groups=("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab"),
+    ),
+)
+
+REGISTRY = {entry.name: entry for entry in _ENTRIES}

@@ -1,0 +1,107 @@
+"""Where and with what something was run; written beside every result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "egeunet",
+    "torch",
+    "lightning-fabric",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "pillow",
+    "onnx",
+    "onnxruntime",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Describe this process and its machine.
+
+    Returns:
+        What JSON can hold: `python`, `os`, `cpu`, `cores` (those this process may use), `ram_gb`,
+        `gpu` (None without one, or where torch is not loaded), `versions` (None: not installed),
+        `git_commit` of the checkout this package runs from (`-dirty` when files were changed, None
+        outside a checkout) and the `command` line.
+    """
+    return {
+        "python": platform.python_version(),
+        "os": platform.platform(),
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "ram_gb": _ram_gb(),
+        "gpu": _gpu(),
+        "versions": {name: _version(name) for name in LIBRARIES},
+        "git_commit": _git_commit(),
+        "command": _command(),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _ram_gb() -> float | None:
+    if not hasattr(os, "sysconf"):  # Windows
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _gpu() -> str | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__)
+    # Installed into an environment inside some other checkout, that one's commit says nothing.
+    if _output("git", "-C", str(here.parent), "ls-files", here.name) != here.name:
+        return None
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return _output("git", "-C", str(here.parent), *describe)
+
+
+def _command() -> str:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join((name, *sys.argv[1:]))
+
+
+def _output(*command: str) -> str | None:
+    """Return what a program prints; None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,1 @@
+"""How good a trained system is: scores, intervals, tests, figures."""

@@ -1,0 +1,187 @@
+"""Size against score on ISIC 2018, as in Figure 1 of the EGE-UNet paper."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
+
+from egeunet.errors import EgeunetError
+from egeunet.evaluation.paper import TABLE_1, TITLES
+from egeunet.models.cost import count_cost
+from egeunet.models.registry import create_model, get_system
+
+DATASET = "isic2018"
+COLOURS = "viridis_r"
+_COMPARED = {
+    "dataset": DATASET,
+    "protocol": "paper",
+    "part": "test",
+    "weights_epoch": "selected",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A system in the figure.
+
+    Attributes:
+        label: What stands beside it.
+        params: Million parameters.
+        macs: Billion multiply-accumulates at 256×256.
+        iou: Pooled foreground IoU, percent; a mean where there are several runs.
+        spread: Its standard deviation over seeds, 0 for one run.
+        measured: Whether it comes from rows of results, not from the paper.
+    """
+
+    label: str
+    params: float
+    macs: float
+    iou: float
+    spread: float = 0.0
+    measured: bool = False
+
+
+def paper_points() -> list[Point]:
+    """Return the systems as Table 1 of the paper prints them, cost and score."""
+    points = []
+    for name, score in TABLE_1[DATASET].items():
+        params, macs = get_system(name).table or ("nan", "nan")
+        points.append(Point(TITLES[name], float(params), float(macs), score.iou))
+    return points
+
+
+def result_points(folder: str | Path) -> list[Point]:
+    """Return what was trained and scored here in the paper's way, with our own counts of cost.
+
+    Of all rows in the `*.jsonl` files of a folder these are compared with the paper: ISIC 2018,
+    protocol `paper`, the test part, the selected weights of a run. Seeds are averaged; of runs of
+    several lengths the longest are taken, and the label tells how long they are.
+
+    Args:
+        folder: Where `egeunet evaluate --record` wrote to; a missing one has no rows.
+
+    Raises:
+        EgeunetError: If a line is not JSON.
+    """
+    runs: dict[tuple[str, str], dict[int, dict[int, float]]] = defaultdict(dict)
+    for row in _rows(Path(folder)):
+        if "epochs" in row and all(row.get(key) == value for key, value in _COMPARED.items()):
+            options = json.dumps(row["recipe"]["options"], sort_keys=True)
+            seeds = runs[row["system"], options].setdefault(row["epochs"], {})
+            seeds[row["seed"]] = 100 * row["pooled"]["iou"]  # a later row replaces an earlier one
+    points = []
+    for (name, options), lengths in runs.items():
+        epochs, seeds = max(lengths.items())
+        cost = count_cost(create_model(name, **json.loads(options)))
+        scores = list(seeds.values())
+        label = f"{TITLES.get(name, name)}, {epochs} epochs"
+        if len(scores) > 1:
+            label += f", {len(scores)} seeds"
+        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        points.append(
+            Point(label, cost.params / 1e6, cost.macs / 1e9, statistics.fmean(scores), spread, True)
+        )
+    return points
+
+
+def figure1(points: Sequence[Point]) -> Figure:
+    """Draw parameters (logarithmic) against IoU, coloured by MACs; circles are the paper's."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    macs = [point.macs for point in points]
+    norm = LogNorm(min(macs), max(macs))
+    for point in points:
+        axes.errorbar(
+            point.params,
+            point.iou,
+            yerr=point.spread or None,
+            marker="D" if point.measured else "o",
+            markersize=9 if point.measured else 11,
+            markerfacecolor=colormaps[COLOURS](norm(point.macs)),
+            markeredgecolor="black",
+            markeredgewidth=1.6 if point.measured else 0.6,
+            ecolor="black",
+            capsize=3,
+            zorder=3,
+        )
+    axes.set(xscale="log", xlabel="parameters (million)", ylabel="mIoU on ISIC 2018 (%)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.1, y=0.1)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    bar = figure.colorbar(
+        ScalarMappable(norm, COLOURS), ax=axes, label="GMACs at 256×256", pad=0.02
+    )
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    kinds = {False: "Table 1 of the paper", True: "run here, protocol “paper”"}
+    present = [kind for kind in kinds if kind in {point.measured for point in points}]
+    handles = [
+        Line2D([], [], ls="", marker="D" if kind else "o", mfc="white", mec="black", label=text)
+        for kind, text in kinds.items()
+        if kind in present
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    _label(figure, axes, points)
+    return figure
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    rows = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise EgeunetError(
+                    f"Line {number} of {path} is not JSON: mend or drop it."
+                ) from error
+    return rows
+
+
+def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
+    """Write the labels where they cover neither each other nor a point."""
+    figure.draw_without_rendering()  # settles where the axes lie
+    figure.set_layout_engine("none")
+    pixel = figure.dpi / 72
+    places = axes.transData.transform([(point.params, point.iou) for point in points])
+    taken = [
+        Bbox.from_bounds(x - 7 * pixel, y - 7 * pixel, 14 * pixel, 14 * pixel) for x, y in places
+    ]
+    angles = [0, 180, 90, 270, 45, 315, 135, 225]
+    for point in points:
+        text = axes.annotate(
+            point.label,
+            (point.params, point.iou),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=9,
+            fontweight="bold" if point.label.startswith("EGE-UNet") else "normal",
+            va="center",
+        )
+        for distance, angle in itertools.product((10, 17, 26, 38), angles):
+            x, y = (f(math.radians(angle)) * distance for f in (math.cos, math.sin))
+            text.set_position((x, y))
+            text.set_horizontalalignment("left" if x > 1 else "right" if x < -1 else "center")
+            box = text.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(text.get_window_extent())

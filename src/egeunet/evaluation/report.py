@@ -1,0 +1,104 @@
+"""Scores as rows: of a table for people, and of `results/*.jsonl` for whatever is made from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from egeunet.errors import EgeunetError
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from egeunet.evaluation.summary import Evaluation
+
+COLUMNS = ("score", "value", "95 % interval", "std")
+_POOLED = {
+    "iou": "mIoU, pooled",
+    "dice": "DSC, pooled",
+    "accuracy": "accuracy, pooled",
+    "sensitivity": "sensitivity, pooled",
+    "specificity": "specificity, pooled",
+}
+_PER_IMAGE = {
+    "jaccard": "Jaccard",
+    "dice": "Dice",
+    "thresholded_jaccard": "Jaccard (< .65 is 0)",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "accuracy": "accuracy",
+    "hd95": "HD95",
+    "assd": "surface distance",
+}
+_PIXELS = {"hd95", "assd"}
+
+
+def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """Write an evaluation as rows of text under `COLUMNS`.
+
+    Pooled scores first, as in the paper; then means over images; then the pooled scores of each
+    class where there are several.
+    """
+    intervals = evaluation.intervals
+    rows = []
+    for name, label in _POOLED.items():
+        low, high = (_text(name, end) for end in intervals["pooled"][name])
+        rows.append((label, _text(name, evaluation.pooled[name]), f"{low} – {high}", ""))
+    for name, label in _PER_IMAGE.items():
+        low, high = (_text(name, end) for end in intervals["means"][name])
+        missing = evaluation.undefined.get(name, 0)
+        label = f"{label} per image" + (f" ({missing} undefined)" if missing else "")
+        value, std = _text(name, evaluation.means[name]), _text(name, evaluation.stds[name])
+        rows.append((label, value, f"{low} – {high}", std))
+    for class_name, score in evaluation.per_class.items():
+        for name, label in (("iou", "IoU"), ("dice", "DSC")):
+            rows.append(
+                (f"{class_name}: {label}, pooled", _text(name, score["pooled"][name]), "", "")
+            )
+    return rows
+
+
+def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a file of JSON lines.
+
+    Several processes may add to one file at a time. The row is on disk when this returns; where
+    the disk is full the file is left as it was. A last line that a crash cut off is closed first.
+
+    Args:
+        path: A `.jsonl` file; made, with its folder, if missing.
+        row: What JSON can hold, without nan.
+
+    Raises:
+        EgeunetError: The row could not be written whole.
+    """
+    path = Path(path)
+    line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            if sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                line = (b"" if file.read(1) == b"\n" else b"\n") + line
+            written = file.write(line)
+            if written != len(line):
+                file.truncate(end)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise EgeunetError(f"The result could not be added to {path}: {error}.") from error
+    if written != len(line):
+        raise EgeunetError(f"The result could not be added to {path}: the disk is full.")
+
+
+def _text(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:.2f} px" if name in _PIXELS else f"{value:.2%}"

@@ -1,0 +1,234 @@
+"""How fast, how large and how good the ways to run a network are, measured side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from egeunet.data.cache import load_arrays
+from egeunet.data.datasets import open_data
+from egeunet.data.splits import split_dataset
+from egeunet.environment import environment
+from egeunet.errors import UsageError
+from egeunet.export.contenders import Contender, Runner, cores, find_contenders
+from egeunet.inference.preprocess import SIZE, scale
+from egeunet.metrics.counts import PixelCounts
+from egeunet.reporting import Reporter
+from egeunet.training.run import load_run, open_split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BATCH = 8  # of the throughput
+_PROBE = """
+import json, sys, time
+kind, path = sys.argv[1:]
+start = time.perf_counter()
+import numpy as np
+image = np.zeros((1, 3, {height}, {width}), np.float32)
+if kind == "torch":
+    import torch
+    from egeunet.training.run import load_run
+    model = load_run(path).model
+    ready = time.perf_counter()
+    with torch.inference_mode():
+        model(torch.from_numpy(image))
+else:
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ready = time.perf_counter()
+    session.run(None, {{"image": image}})
+if sys.platform == "linux":  # where getrusage also counts the process that started this one
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1e3
+else:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+print(json.dumps([ready - start, peak]))
+"""
+
+
+def benchmark(
+    weights: str | Path,
+    *,
+    data: str | Path | None = None,
+    official: str | Path | None = None,
+    rounds: int = 50,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Measure the ways to run a network, one after the other in each round.
+
+    Args:
+        weights: A run folder (torch, torch compiled, and every ONNX format), or an ONNX file.
+        data: A dataset or folder whose test part gives the score; not scored without.
+        official: A checkout of the published code, to be timed in the same run.
+        rounds: How often each is run; the first tenth is warm-up.
+        reporter: Hears of the progress.
+
+    Returns:
+        What JSON can hold: `rows`, one per way to run it, and the `environment`. A row has `name`,
+        `size_kb`, `startup_s` and `peak_mb` of a fresh process, `dice` (pooled, in percent), and
+        for `1` thread and for all `cores`: `p50_ms`, `p95_ms` at batch 1 and `images_per_s`. What
+        was not measured is None.
+
+    Raises:
+        UsageError: A number is out of its range, or a path is not what it should be.
+    """
+    if rounds < 10:
+        raise UsageError(f"rounds is {rounds}: expected 10 or more.")
+    reporter = reporter or Reporter()
+    size = load_run(weights).recipe.data.shape if Path(weights).is_dir() else (SIZE, SIZE)
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = find_contenders(
+            weights, Path(folder), Path(official) if official else None, reporter
+        )
+        threads = sorted({1, cores()})
+        times = {count: _time(contenders, count, size, rounds, reporter) for count in threads}
+        scores = _score(contenders, weights, data, size, reporter) if data else {}
+        rows = []
+        for contender in contenders:
+            startup, peak = _probe(contender, size)
+            row: dict[str, Any] = {
+                "name": contender.name,
+                "size_kb": contender.file.stat().st_size / 1000 if contender.file else None,
+                "startup_s": startup,
+                "peak_mb": peak,
+                "dice": scores.get(contender.name),
+                "threads": {str(count): times[count][contender.name] for count in threads},
+            }
+            rows.append(row)
+    return {"weights": str(weights), "rounds": rounds, "rows": rows, "environment": environment()}
+
+
+def _time(
+    contenders: Sequence[Contender],
+    threads: int,
+    size: tuple[int, int],
+    rounds: int,
+    reporter: Reporter,
+) -> dict[str, dict[str, float]]:
+    """Latency and throughput with a number of threads.
+
+    Each round runs every contender once, so that what else the machine does meets all alike.
+    """
+    rng = np.random.default_rng(0)
+    one = rng.uniform(0, 255, (1, 3, *size)).astype(np.float32)
+    many = np.repeat(one, BATCH, axis=0)
+    with _torch_threads(threads):
+        runners = {contender.name: contender.open(threads) for contender in contenders}
+        single: dict[str, list[float]] = {name: [] for name in runners}
+        several: dict[str, list[float]] = {name: [] for name in runners}
+        for round_ in reporter.track(range(rounds), f"timing, {threads} threads", rounds):
+            for name, run in runners.items():
+                single[name].append(_seconds(run, one))
+                if round_ % 5 == 0:
+                    several[name].append(_batch_seconds(run, many))
+    warm = rounds // 10
+    return {
+        name: {
+            "p50_ms": 1000 * float(np.percentile(single[name][warm:], 50)),
+            "p95_ms": 1000 * float(np.percentile(single[name][warm:], 95)),
+            "images_per_s": BATCH / float(np.median(several[name])),
+        }
+        for name in runners
+    }
+
+
+def _seconds(run: Runner, images: np.ndarray[Any, Any]) -> float:
+    start = time.perf_counter()
+    run(images)
+    return time.perf_counter() - start
+
+
+def _batch_seconds(run: Runner, images: np.ndarray[Any, Any]) -> float:
+    """The time of a batch; of its images one by one where a graph takes no batch."""
+    try:
+        return _seconds(run, images)
+    except Exception:
+        # A graph of a fixed batch refuses with errors of the runtime's own.
+        return sum(_seconds(run, image[None]) for image in images)
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, float | None]:
+    """Start-up in seconds and peak memory in MB of a fresh process that segments one image."""
+    if contender.probe is None or sys.platform == "win32":
+        return None, None
+    kind, path = contender.probe
+    code = _PROBE.format(height=size[0], width=size[1])
+    command = [sys.executable, "-c", code, kind, str(path)]
+    startup, peak = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return startup, peak
+
+
+def _score(
+    contenders: Sequence[Contender],
+    weights: str | Path,
+    data: str | Path,
+    size: tuple[int, int],
+    reporter: Reporter,
+) -> Mapping[str, float]:
+    """The pooled Dice of each on the test part of some data, in percent."""
+    recipe = load_run(weights).recipe if Path(weights).is_dir() else None
+    own = recipe is not None and str(data) == recipe.data.name
+    if recipe is not None and own:
+        split = open_split(recipe.data)[1]
+    else:
+        split = split_dataset(open_data(data), "holdout")
+    classes = recipe.data.num_classes if recipe else 1
+    arrays = load_arrays(split.test, size, classes, reporter=reporter)
+    masks = torch.from_numpy(np.array(arrays.masks))
+    found = {}
+    for contender in contenders:
+        if not contender.scored:
+            continue
+        run, counts = contender.open(cores()), PixelCounts(classes)
+        for start in reporter.track(range(0, len(masks), BATCH), f"scoring {contender.name}"):
+            chosen = slice(start, start + BATCH)
+            images = scale(np.array(arrays.images[chosen])).transpose(0, 3, 1, 2)
+            logits = torch.as_tensor(run(np.ascontiguousarray(images)))
+            counts.update(logits.clone(), masks[chosen])
+        found[contender.name] = 100 * counts.pooled()["dice"]
+    return found
+
+
+def latency_figure(report: Mapping[str, Any]) -> Figure:
+    """Draw the latency at batch 1 of each way to run the network, p50 with a whisker to p95."""
+    from matplotlib.figure import Figure
+
+    rows = report["rows"][::-1]
+    figure = Figure(figsize=(7, 0.9 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    counts = list(rows[0]["threads"])
+    height = 0.8 / len(counts)
+    for index, count in enumerate(counts):
+        p50 = np.array([row["threads"][count]["p50_ms"] for row in rows])
+        p95 = np.array([row["threads"][count]["p95_ms"] for row in rows])
+        places = np.arange(len(rows)) + (len(counts) - 1) * height / 2 - index * height
+        label = "1 thread" if count == "1" else f"{count} threads"
+        bars = axes.barh(places, p50, height, xerr=(0 * p50, p95 - p50), label=label, capsize=2)
+        axes.bar_label(bars, [f" {value:.1f}" for value in p50], label_type="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_xlabel("milliseconds per image, p50 and p95")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,172 @@
+"""The one table of formats: what `egeunet export` can write, and how."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.export.onnx import core_graph, describe, dynamic_graph, photo_graph
+from egeunet.export.parity import Parity, Reference, compare_core, compare_photo, make_reference
+from egeunet.export.quantize import quantize_static, store_half, store_int8
+from egeunet.files import atomic_write
+from egeunet.reporting import Reporter
+from egeunet.training.run import Run, load_run
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file that `egeunet export` can write.
+
+    Args:
+        name: What it is asked for by; several files may belong to one name.
+        file: What it is called in the run folder.
+        title: What it is.
+        build: Makes the graph; the reference has photos to calibrate with.
+        compare: Measures how near the file comes to the network.
+        difference: The largest difference with which a file is kept.
+        iou: The smallest IoU with which it is kept.
+    """
+
+    name: str
+    file: str
+    title: str
+    build: Callable[[Run, Reference], onnx.ModelProto]
+    compare: Callable[[Reference, Path], Parity] = compare_core
+    difference: float = 1e-3
+    iou: float = 0.995
+
+
+FORMATS = (
+    Format(
+        "onnx",
+        "model.onnx",
+        "float32: image (B, 3, 256, 256) to logits; what `Segmenter` runs",
+        lambda run, _: core_graph(run),
+    ),
+    Format(
+        "onnx",
+        "photo.onnx",
+        "float32: a photo of any size to its probability, pre- and postprocessing inside",
+        lambda run, _: photo_graph(run),
+        compare_photo,
+        difference=0.1,  # at the rim of a shrinking photo; see the mask
+    ),
+    Format(
+        "onnx-dynamic",
+        "dynamic.onnx",
+        "float32: as model.onnx for any height and width in steps of 32, from 64 on",
+        lambda run, _: dynamic_graph(run),
+    ),
+    Format(
+        "onnx-fp16",
+        "model-fp16.onnx",
+        "as model.onnx with weights stored in float16: half the size, the same speed",
+        lambda run, _: store_half(core_graph(run)),
+        difference=math.inf,  # single pixels may differ by much where a deviation is divided by
+        iou=0.99,
+    ),
+    Format(
+        "onnx-int8",
+        "model-int8.onnx",
+        "as model.onnx with weights stored in int8: a third of the size, the same speed",
+        lambda run, _: store_int8(core_graph(run)),
+        difference=math.inf,
+        iou=0.95,
+    ),
+    Format(
+        "onnx-int8-static",
+        "model-int8-static.onnx",
+        "as model.onnx with convolutions computed in int8 (QDQ), calibrated on photos",
+        lambda run, reference: quantize_static(core_graph(run), reference.photos),
+        difference=math.inf,
+        iou=0.9,
+    ),
+)
+
+NAMES = tuple(dict.fromkeys(form.name for form in FORMATS))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Args:
+        path: The file.
+        parity: How near it comes to the network in torch.
+    """
+
+    path: Path
+    parity: Parity
+
+
+def export(
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    reporter: Reporter | None = None,
+) -> list[Exported]:
+    """Write a run in other formats, each file checked against torch.
+
+    Args:
+        run: The run folder.
+        output: The folder to write to; the run folder by default.
+        formats: Names of `FORMATS`.
+        reporter: Hears of the progress.
+
+    Returns:
+        The files, each with how near it comes to torch; see `export_run` for the errors.
+    """
+    return export_run(load_run(run), Path(output) if output else None, formats, reporter)
+
+
+def export_run(
+    run: Run,
+    folder: Path | None = None,
+    formats: Sequence[str] = ("onnx",),
+    reporter: Reporter | None = None,
+) -> list[Exported]:
+    """Write a trained system in some formats; each file is kept only if it computes the same.
+
+    Args:
+        run: The trained system.
+        folder: Where to write; the run folder by default.
+        formats: Names of `FORMATS`.
+        reporter: Hears of each file.
+
+    Raises:
+        UsageError: There is no format of a name.
+        EgeunetError: A file differs from torch by more than its format allows; it is not kept.
+    """
+    reporter = reporter or Reporter()
+    for name in formats:
+        if name not in NAMES:
+            raise UsageError(f"There is no format {name!r}: expected one of {', '.join(NAMES)}.")
+    reference = make_reference(run)
+    wanted = [form for form in FORMATS if form.name in formats]
+    return [
+        _write(form, run, folder or run.folder, reference)
+        for form in reporter.track(wanted, "exporting", len(wanted))
+    ]
+
+
+def _write(form: Format, run: Run, folder: Path, reference: Reference) -> Exported:
+    model = form.build(run, reference)
+    with atomic_write(folder / form.file) as temporary:
+        onnx.save(model, temporary)
+        parity = form.compare(reference, temporary)
+        if not (parity.difference <= form.difference and parity.iou >= form.iou):
+            raise EgeunetError(
+                f"{form.file} of {run.folder} differs from torch by {parity.difference:.1e} and "
+                f"its masks have IoU {parity.iou:.4f}, less than {form.iou}: it was not kept."
+            )
+        entries = describe(run, format=form.name, parity=json.dumps(parity.to_dict()))
+        onnx.helper.set_model_props(model, entries)
+        onnx.save(model, temporary)
+    return Exported(folder / form.file, parity)

@@ -1,0 +1,150 @@
+"""The ONNX graphs of a trained system, in float32.
+
+`core` takes images as the network sees them, `image` float32 (B, 3, H, W) to `logits` float32
+(B, K, H, W), for runtimes with the preprocessing of `egeunet.inference` before them; `photo` takes
+a photo of any size and has pre- and postprocessing inside.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from egeunet import __version__
+from egeunet.data.registry import REGISTRY
+from egeunet.export.fold import can_fold, fold
+from egeunet.export.graph import IR_VERSION, OPSET, Graph, shorten
+from egeunet.inference import preprocess
+from egeunet.models.egeunet import MULTIPLE, EGEUNet
+from egeunet.training.run import Run
+
+NOTICE = "Research only; not a medical device, its masks are not a diagnosis."
+
+
+def core_graph(run: Run) -> onnx.ModelProto:
+    """Return the graph of the network alone, at the size it was trained with; B is free."""
+    if isinstance(run.model, EGEUNet) and can_fold(run.model):
+        return fold(run.model, run.recipe.data.shape)
+    return _convert(run.model, run.recipe.data.shape, dynamic=False)
+
+
+def dynamic_graph(run: Run) -> onnx.ModelProto:
+    """Return the graph of the network alone; B, and H and W in steps of 32 from 64 on, are free."""
+    return _convert(run.model, run.recipe.data.shape, dynamic=True)
+
+
+def photo_graph(run: Run) -> onnx.ModelProto:
+    """Return the graph from a photo to its probability, both of the photo's own size.
+
+    It takes `photo`, RGB uint8 (H, W, 3), and gives `probability`, float32 (H, W) of one class or
+    (K, H, W) of several. Inside are the definitions of `egeunet.inference.preprocess`.
+    """
+    core = core_graph(run)
+    one_class = run.recipe.data.num_classes == 1
+    before, after = Graph("before"), Graph("after")
+
+    x = before.add("Unsqueeze", before.add("Transpose", "photo", perm=[2, 0, 1]), [0])
+    size = [1, 3, *run.recipe.data.shape]
+    # On bytes the antialiasing of ONNX Runtime is that of Pillow, with its rounding.
+    x = before.add("Resize", x, "", "", before.constant(size), mode="linear", antialias=1)
+    x = before.add("Cast", x, to=TensorProto.FLOAT)
+    low, high = (before.add(name, x, keepdims=1) for name in ("ReduceMin", "ReduceMax"))
+    span = before.add("Max", before.add("Sub", high, low), np.array(1.0))  # 0 or at least 1
+    x = before.add("Div", before.add("Sub", x, low), span)
+    before.add("Mul", x, np.array(255.0), name="image")
+
+    y = after.add("Sigmoid", "logits") if one_class else after.add("Softmax", "logits", axis=1)
+    size_of_photo = after.add("Shape", "photo", start=0, end=2)
+    planes = [1, run.recipe.data.num_classes]
+    target = after.add("Concat", after.constant(planes), size_of_photo, axis=0)
+    y = after.add("Resize", y, "", "", target, mode="linear", antialias=1)
+    after.add("Squeeze", y, [0, 1] if one_class else [0], name="probability")
+
+    shape = ["height", "width"] if one_class else [planes[1], "height", "width"]
+    graph = helper.make_graph(
+        [*before.nodes, *core.graph.node, *after.nodes],
+        "photo",
+        [helper.make_tensor_value_info("photo", TensorProto.UINT8, ["height", "width", 3])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, shape)],
+        [*before.constants, *core.graph.initializer, *after.constants],
+    )
+    return helper.make_model(graph, opset_imports=core.opset_import, ir_version=IR_VERSION)
+
+
+def describe(run: Run, **entries: str) -> dict[str, str]:
+    """Return what a user of the graph must know, for its metadata.
+
+    Args:
+        run: The trained system.
+        **entries: What else to say.
+    """
+    data = run.recipe.data
+    names = ["lesion"] if data.num_classes == 1 else [f"class {k}" for k in range(data.num_classes)]
+    info = REGISTRY.get(run.dataset)
+    metrics = run.folder / "metrics.json"
+    scores: dict[str, Any] = json.loads(metrics.read_bytes()) if metrics.is_file() else {}
+    chosen = {k: v for k, v in scores.get("selected", {}).items() if k.startswith("val_")}
+    return {
+        "egeunet_version": __version__,
+        "system": run.recipe.system,
+        "dataset": run.dataset,
+        "data_licence": info.licence if info else "unknown",
+        "protocol": data.protocol,
+        "scores": json.dumps(chosen),
+        "scores_on": scores.get("selected_on", "unknown"),
+        "num_classes": str(data.num_classes),
+        "classes": json.dumps(names),
+        "input_size": "{},{}".format(*data.shape),
+        "threshold": "0.5",
+        "preprocessing": preprocess.NAME,
+        "recipe_hash": run.recipe.hash(),
+        "epoch": str(run.epoch),
+        "licence": "Apache-2.0 (code); the weights under the terms of the data",
+        "intended_use": NOTICE,
+        **entries,
+    }
+
+
+def _convert(model: nn.Module, size: tuple[int, int], dynamic: bool) -> onnx.ModelProto:
+    """Write any network with the framework's own exporter."""
+    # Sides other than 1, equal ones or those of a map, so that none is taken for a constant.
+    example = torch.zeros(2, 3, *((160, 224) if dynamic else size))
+    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if dynamic:
+        free |= {2: MULTIPLE * torch.export.Dim("rows"), 3: MULTIPLE * torch.export.Dim("columns")}
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it lists every torchvision operator that is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside torch itself
+            program = torch.onnx.export(
+                model.eval(),
+                (example,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes=(free,),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    graph = program.model_proto
+    # Where each operator came from in Python takes four times the room of the weights.
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del graph.graph.metadata_props[:]
+    del graph.metadata_props[:]
+    shorten(graph)
+    return graph

@@ -1,0 +1,125 @@
+"""What happens to a photo before the network and to its probability afterwards, defined once.
+
+The trainer, the exported graphs and the browser page are tested against these functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIZE = 256
+NAME = "rgb-bilinear-minmax255"
+"""What exported weights call this preprocessing in their metadata."""
+
+
+def resize(photo: NDArray[np.uint8], size: tuple[int, int] = (SIZE, SIZE)) -> NDArray[np.uint8]:
+    """Resize a photo, averaging over the pixels that fall together when it shrinks.
+
+    Args:
+        photo: RGB, uint8 (H, W, 3).
+        size: Height and width wanted.
+
+    Returns:
+        RGB, uint8 (h, w, 3).
+    """
+    height, width = size
+    if photo.shape[:2] == (height, width):
+        return photo
+    image = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def scale(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Stretch each image so that its darkest value is 0 and its brightest 255.
+
+    Args:
+        image: One image (h, w, 3) or several (..., h, w, 3), uint8 or float.
+
+    Returns:
+        float32 of the same shape in 0…255: (x - min) / (max - min) · 255 with one minimum and one
+        maximum over all pixels and channels of an image. A constant image gives zeros.
+    """
+    low = image.min(axis=(-3, -2, -1), keepdims=True).astype(np.float32)
+    high = image.max(axis=(-3, -2, -1), keepdims=True).astype(np.float32)
+    span = np.where(high > low, high - low, np.float32(1))
+    return (image.astype(np.float32) - low) / span * np.float32(255)
+
+
+def to_input(photo: NDArray[np.uint8], size: tuple[int, int] = (SIZE, SIZE)) -> NDArray[np.float32]:
+    """Make of a photo what the network takes: resized, scaled, channels first.
+
+    Args:
+        photo: RGB, uint8 (H, W, 3).
+        size: Height and width of the network's input.
+
+    Returns:
+        float32 (3, h, w) in 0…255.
+    """
+    return np.ascontiguousarray(scale(resize(photo, size)).transpose(2, 0, 1))
+
+
+def restore(probability: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring a probability map back to the photo's size, bilinearly.
+
+    Args:
+        probability: float32 (h, w) in 0…1.
+        size: Height and width of the photo.
+
+    Returns:
+        float32 (H, W) in 0…1.
+    """
+    height, width = size
+    if probability.shape == (height, width):
+        return probability
+    image = Image.fromarray(np.ascontiguousarray(probability, dtype=np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def restore_mask(
+    probability: NDArray[np.float32], size: tuple[int, int], threshold: float
+) -> NDArray[np.bool_]:
+    """Give `restore(probability, size) >= threshold` without the probabilities of each pixel.
+
+    Along a row of the photo, the probability is linear between the centres of two columns of the
+    map: the mask is what lies between the places where it crosses the threshold. They agree but for
+    pixels whose probability is the threshold up to rounding.
+
+    Args:
+        probability: float32 (h, w) in 0…1.
+        size: Height and width of the photo.
+        threshold: Of the mask.
+
+    Returns:
+        bool (H, W).
+    """
+    height, width = size
+    rows, columns = probability.shape
+    if height <= rows or width <= columns:  # shrinking averages, and small photos need no haste
+        return restore(probability, size) >= np.float32(threshold)
+    knots = _stretch(probability.astype(np.float64), height) - threshold
+    # The outermost values reach to the rim.
+    knots = np.concatenate((knots[:, :1], knots, knots[:, -1:]), axis=1)
+    inside = knots >= 0
+    at, left = np.nonzero(inside[:, 1:] != inside[:, :-1])
+    before, after = knots[at, left], knots[at, left + 1]
+    crossing = (left - 0.5 + before / (before - after)) * width / columns - 0.5
+    # A pixel whose centre is the crossing itself has the threshold's probability: it is inside.
+    first = np.where(after >= 0, np.ceil(crossing), np.floor(crossing) + 1)
+    flips = np.zeros((height, width), np.uint8)
+    kept = first < width
+    np.bitwise_xor.at(flips, (at[kept], first[kept].clip(0).astype(np.intp)), 1)
+    flips[:, 0] ^= inside[:, 0]
+    return np.bitwise_xor.accumulate(flips, axis=1, out=flips).view(np.bool_)
+
+
+def _stretch(values: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    """Interpolate the rows of (h, w) linearly to (length, w), pixel centres kept in place."""
+    position = (np.arange(length) + 0.5) * len(values) / length - 0.5
+    position = position.clip(0, len(values) - 1)
+    low = np.minimum(position.astype(np.intp), len(values) - 2) if len(values) > 1 else 0
+    weight = (position - low)[:, None]
+    return values[low] * (1 - weight) + values[np.minimum(low + 1, len(values) - 1)] * weight

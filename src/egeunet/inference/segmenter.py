@@ -1,0 +1,264 @@
+"""From photos to results, with ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.inference.components import tidy
+from egeunet.inference.preprocess import to_input
+from egeunet.inference.result import Result
+from egeunet.inference.sources import ReducedPhoto, Source, find_photos, read_reduced, source_name
+from egeunet.inference.weights import Metadata, find_weights, parse_metadata
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_Photo: TypeAlias = NDArray[np.uint8] | ReducedPhoto
+_Decoded: TypeAlias = tuple[_Photo, NDArray[np.float32]]
+_ENOUGH = 2  # times the network's size: a large JPEG is decoded no further than to this
+_DECODERS = min(4, os.cpu_count() or 1)
+
+
+class Segmenter:
+    """A trained network that segments photos.
+
+    Args:
+        weights: A run folder, an .onnx file from `egeunet export`, the name of weights that come
+            with the package ("isic2018", the default), or `https://…/x.onnx#sha256=…`.
+        threads: Threads of one inference; as many as there are cores by default.
+        providers: ONNX Runtime's execution providers in order of preference, for example
+            `["CUDAExecutionProvider"]`; the CPU by default, and always last.
+        threshold: Probability from which a pixel is lesion, between 0 and 1; by default what the
+            weights say. Networks of several classes have none.
+        tta: Average over the photo and its three mirror images: four times the work.
+        largest_component: Keep the largest piece of the mask alone. One class only.
+        fill_holes: Add what the mask surrounds. One class only.
+
+    Attributes:
+        metadata: What the weights say of themselves.
+        threshold: The threshold in use.
+
+    Raises:
+        EgeunetError: The weights are missing, damaged, or not from `egeunet export`.
+        UsageError: A setting is out of its range, or a provider is not installed.
+
+    Example:
+        >>> result = Segmenter("runs/x")("photo.jpg")
+        >>> result.area, result.box
+        >>> result.save("mask.png")
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        threshold: float | None = None,
+        tta: bool = False,
+        largest_component: bool = False,
+        fill_holes: bool = False,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}: expected 1 or more.")
+        if threshold is not None and not 0 < threshold < 1:
+            raise UsageError(f"The threshold is {threshold}: expected a number between 0 and 1.")
+        path = find_weights(weights)
+        self._session = _open_session(path, threads or 0, providers)
+        self.metadata = _check_graph(self._session, path)
+        own = threshold is not None or largest_component or fill_holes
+        if own and len(self.metadata.classes) > 1:
+            raise UsageError(
+                f"{path} tells several classes apart and takes no threshold, largest_component "
+                "or fill_holes."
+            )
+        self.tta = tta
+        self.largest_component, self.fill_holes = largest_component, fill_holes
+        self.threshold = self.metadata.threshold if threshold is None else threshold
+
+    @overload
+    def __call__(self, photo: list[Source] | tuple[Source, ...]) -> list[Result]: ...
+    @overload
+    def __call__(self, photo: Source) -> Result: ...
+    def __call__(self, photo: Source | list[Source] | tuple[Source, ...]) -> Result | list[Result]:
+        """Segment one photo, or each of a list.
+
+        Args:
+            photo: A path, the bytes of an image file, an open binary file, a Pillow image or an
+                array (see `egeunet.inference.sources.read_photo`); or a list of these.
+
+        Returns:
+            One result, or a list of them in the same order.
+
+        Raises:
+            EgeunetError: A photo cannot be read.
+        """
+        if isinstance(photo, (list, tuple)):
+            return list(self.stream(photo))
+        return self._infer(photo, *self._decode(photo))
+
+    def stream(self, photos: str | Path | Iterable[Source]) -> Iterator[Result]:
+        """Segment photos one after the other, decoding the next ones meanwhile.
+
+        Args:
+            photos: A folder or glob pattern, or any iterable of photos; it is read only a few
+                photos ahead, so that memory stays bounded however many there are.
+
+        Yields:
+            One result per photo, in order.
+
+        Raises:
+            EgeunetError: A photo cannot be read. See `outcomes` to go on after such a photo.
+        """
+        with closing(self.outcomes(photos)) as outcomes:
+            for _, outcome in outcomes:
+                if isinstance(outcome, EgeunetError):
+                    raise outcome
+                yield outcome
+
+    def outcomes(
+        self, photos: str | Path | Iterable[Source]
+    ) -> Generator[tuple[Source, Result | EgeunetError], None, None]:
+        """Segment photos as `stream` does, but hand over the error of a broken photo and go on.
+
+        Args:
+            photos: As for `stream`.
+
+        Yields:
+            Each photo as it was given, with its result or with the error that says what is wrong.
+        """
+        if isinstance(photos, (str, os.PathLike)):
+            photos = find_photos([photos])
+        waiting: deque[tuple[Source, Future[_Decoded]]] = deque()
+        pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        try:
+            for photo in photos:
+                waiting.append((photo, pool.submit(self._decode, photo)))
+                if len(waiting) > _DECODERS:
+                    yield self._finish(*waiting.popleft())
+            while waiting:
+                yield self._finish(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network alone.
+
+        Args:
+            images: float32 (B, 3, h, w) of the size in `metadata`, as
+                `egeunet.inference.preprocess.to_input` makes them.
+
+        Returns:
+            float32 (B, K, h, w).
+        """
+        return self._session.run(["logits"], {"image": images})[0]
+
+    def _finish(
+        self, photo: Source, future: Future[_Decoded]
+    ) -> tuple[Source, Result | EgeunetError]:
+        try:
+            return photo, self._infer(photo, *future.result())
+        except EgeunetError as error:
+            return photo, error
+
+    def _decode(self, photo: Source) -> _Decoded:
+        size = self.metadata.size
+        image = read_reduced(photo, least=_ENOUGH * max(size))
+        pixels = image.pixels if isinstance(image, ReducedPhoto) else image
+        return image, to_input(pixels, size)
+
+    def _infer(self, source: Source, photo: _Photo, image: NDArray[np.float32]) -> Result:
+        logits = self._mirrored(image) if self.tta else self.logits(image[None])[0]
+        if not np.isfinite(logits).all():
+            raise EgeunetError(
+                "The network gave values that are not finite: its weights are damaged; export them "
+                "again."
+            )
+        scores = _sigmoid(logits[0]) if len(logits) == 1 else _softmax(logits)
+        if self.largest_component or self.fill_holes:
+            scores = tidy(scores, self.threshold, self.largest_component, self.fill_holes)
+        return Result(
+            image=photo,
+            scores=scores,
+            threshold=self.threshold,
+            classes=self.metadata.classes,
+            source=source_name(source),
+        )
+
+    def _mirrored(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mean of the logits over the four mirror images, mirrored back."""
+        total = np.zeros((), np.float32)
+        for axes in ((), (1,), (2,), (1, 2)):
+            mirrored = np.ascontiguousarray(np.flip(image, axes))
+            total = total + np.flip(self.logits(mirrored[None])[0], axes)
+        return total / np.float32(4)
+
+
+def _open_session(
+    path: Path, threads: int, providers: Sequence[str] | None
+) -> onnxruntime.InferenceSession:
+    import onnxruntime  # here, because `import egeunet` shall not wait for it
+
+    wanted = [*(providers or ()), "CPUExecutionProvider"]
+    available = onnxruntime.get_available_providers()
+    for provider in wanted:
+        if provider not in available:
+            raise UsageError(
+                f"ONNX Runtime has no {provider} here: expected one of {', '.join(available)}."
+            )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what is wrong with a file is said below, in one sentence
+    try:
+        # From bytes: a graph read so cannot have ONNX Runtime open other files that it names.
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=list(dict.fromkeys(wanted))
+        )
+    except OSError as error:
+        raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:
+        # ONNX Runtime's errors share no class of their own.
+        raise EgeunetError(
+            f"{path} is not an ONNX graph that can be run, or is damaged: expected a file that "
+            "`egeunet export` wrote."
+        ) from error
+
+
+def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
+    """Hold a graph to the form that `egeunet export` gives it, and return its metadata."""
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    given = [
+        [(one.name, one.type, one.shape[1:]) for one in ends]
+        for ends in (session.get_inputs(), session.get_outputs())
+    ]
+    size = list(metadata.size)
+    expected = [
+        [("image", "tensor(float)", [3, *size])],
+        [("logits", "tensor(float)", [len(metadata.classes), *size])],
+    ]
+    if given != expected:
+        raise EgeunetError(
+            f"{path} does not take `image` (B, 3, {size[0]}, {size[1]}) and give `logits` "
+            f"(B, {len(metadata.classes)}, {size[0]}, {size[1]}): expected a file that "
+            "`egeunet export` wrote."
+        )
+    return metadata
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.float32(0.5) + np.float32(0.5) * np.tanh(logits * np.float32(0.5))
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max(axis=0))
+    return powers / powers.sum(axis=0)

@@ -1,0 +1,311 @@
+"""Where photos come from: files, bytes, open files, Pillow images, arrays; folders and globs."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from egeunet.errors import EgeunetError, UsageError
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]
+
+MAX_PIXELS = 200_000_000
+"""The largest photo that is decoded: what the largest phone cameras give, 0.6 GB as RGB."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+"""The files that count as photos in a folder."""
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_opening = threading.Lock()
+
+
+def read_photo(source: Source) -> NDArray[np.uint8]:
+    """Decode one photo, upright.
+
+    Args:
+        source: A path, the bytes of an image file, an open binary file, a Pillow image, or an array
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): bool, uint8, uint16, or float in 0…1.
+
+    Returns:
+        RGB, uint8 (H, W, 3). The EXIF orientation is applied; transparent pixels are laid on white;
+        16-bit values are divided by 257; of an animation it is the first frame.
+
+    Raises:
+        EgeunetError: The source is missing, empty, no image, damaged, larger than `MAX_PIXELS`, or
+            an array of another shape, type or range.
+    """
+    name = source_name(source) or "The photo"
+    if isinstance(source, np.ndarray):
+        return _from_array(source, name)
+    if isinstance(source, Image.Image):
+        return _decode(source, name)
+    return _decode_bytes(_read_bytes(source, name), name)
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedPhoto:
+    """A photo that was decoded at a fraction of its size.
+
+    Args:
+        pixels: RGB, uint8 (h, w, 3), upright.
+        shape: (H, W, 3) of the whole photo, upright.
+        data: The bytes of the image file.
+        name: What the photo is called in errors.
+    """
+
+    pixels: NDArray[np.uint8]
+    shape: tuple[int, int, int]
+    data: bytes
+    name: str
+
+    def full(self) -> NDArray[np.uint8]:
+        """Decode the whole photo: RGB, uint8 (H, W, 3)."""
+        return _decode_bytes(self.data, self.name)
+
+
+def read_reduced(source: Source, least: int) -> NDArray[np.uint8] | ReducedPhoto:
+    """Decode a photo as `read_photo` does; of a large JPEG only the coarse part.
+
+    JPEG keeps blocks of 8×8 pixels as frequencies, the lowest of which give the photo at 1/2, 1/4
+    or 1/8 of its size in a fraction of the time.
+
+    Args:
+        source: As for `read_photo`.
+        least: What both sides have at least, if the photo has it.
+
+    Raises:
+        EgeunetError: As for `read_photo`.
+    """
+    if isinstance(source, (np.ndarray, Image.Image)):
+        return read_photo(source)
+    name = source_name(source) or "The photo"
+    data = _read_bytes(source, name)
+    with _open(io.BytesIO(data), name) as image:
+        width, height = image.size
+        _check_size(width, height, name)
+        if image.format == "JPEG":
+            image.draft(image.mode, (least, least))
+        reduced = image.size != (width, height)
+        turned = reduced and _orientation(image) >= 5
+        pixels = _decode(image, name)
+    if not reduced:
+        return pixels
+    return ReducedPhoto(pixels, (width, height, 3) if turned else (height, width, 3), data, name)
+
+
+def source_name(source: Source) -> str | None:
+    """Return what a source is called: its path where it has one, else None."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    name = getattr(source, "filename", None) or getattr(source, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def find_photos(inputs: Sequence[str | Path], recursive: bool = False) -> list[Path]:
+    """List the photos that files, folders and globs stand for, sorted, each once.
+
+    Args:
+        inputs: Files (any suffix), folders (files with a suffix in `SUFFIXES`, hidden ones left
+            out) and glob patterns (`**` included).
+        recursive: Also look into the folders' subfolders.
+
+    Raises:
+        UsageError: An input does not exist, or there is no photo among them.
+    """
+    return list(locate_photos(inputs, recursive))
+
+
+def locate_photos(inputs: Sequence[str | Path], recursive: bool = False) -> dict[Path, Path]:
+    """Find photos as `find_photos` does, and where each lies below the folder it was found through.
+
+    Args:
+        inputs: As for `find_photos`.
+        recursive: As for `find_photos`.
+
+    Returns:
+        The path of each photo with its path relative to the folder (or to the fixed part of the
+        glob) that was asked for; the bare name for a file asked for by name.
+
+    Raises:
+        UsageError: As for `find_photos`.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
+    for one in inputs:
+        for path, root in _expand(one, recursive):
+            found.setdefault(os.path.abspath(path), (path, path.relative_to(root)))  # noqa: PTH100
+    if not found:
+        names = ", ".join(str(one) for one in inputs) or "an empty list"
+        hint = "" if recursive else "; subfolders are looked into with --recursive"
+        raise UsageError(f"No photo was found in {names} (jpg, png, bmp, tif, webp){hint}.")
+    return dict(sorted(found.values()))
+
+
+def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield the photos behind one input, each with the folder it was found through."""
+    path = Path(one)
+    if path.is_file():
+        yield path, path.parent
+    elif path.is_dir():
+        for folder, subfolders, names in os.walk(path):
+            subfolders[:] = [n for n in subfolders if recursive and not n.startswith(".")]
+            yield from ((Path(folder, name), path) for name in names if _is_photo(name))
+    elif glob.has_magic(str(one)):
+        parts = path.parts
+        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        root = Path(*parts[:fixed])
+        for match in map(Path, glob.glob(str(one), recursive=True)):  # noqa: PTH207
+            if match.is_dir():
+                yield from ((photo, root) for photo, _ in _expand(match, recursive))
+            elif _is_photo(match.name):
+                yield match, root
+    elif not path.exists():
+        raise UsageError(f"There is no file or folder {path}.")
+    else:
+        raise UsageError(f"{path} is neither a file nor a folder.")
+
+
+def _is_photo(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _read_bytes(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> bytes:
+    if isinstance(source, bytes):
+        data = source
+    elif isinstance(source, (str, os.PathLike)):
+        try:
+            data = Path(source).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise EgeunetError(f"{name} cannot be read: {reason}.") from error
+    elif hasattr(source, "read"):
+        data = source.read()
+        if not isinstance(data, bytes):
+            raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.")
+    else:
+        raise EgeunetError(
+            f"A photo cannot be read from {type(source).__name__}: "
+            "give a path, bytes, an open file, a Pillow image or a numpy array."
+        )
+    if not data:
+        raise EgeunetError(f"{name} is empty (0 bytes): expected an image.")
+    return data
+
+
+def _open(file: IO[bytes], name: str) -> Image.Image:
+    """Read an image's header; its size is checked by `_check_size`, not by Pillow's own limit."""
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file)
+        except Exception as error:
+            # The headers of damaged files make the decoders raise errors of a dozen kinds.
+            raise EgeunetError(
+                f"{name} is not an image that can be read: expected JPEG, PNG, BMP, TIFF or WebP."
+            ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
+    with _open(io.BytesIO(data), name) as image:
+        return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    _check_size(image.width, image.height, name)
+    try:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        if image.mode.startswith(("I", "F")):
+            pixels = _from_array(np.asarray(image), name)
+            image = Image.fromarray(pixels)
+        elif image.has_transparency_data:
+            image = _on_white(image)
+        elif image.mode != "RGB":
+            image = image.convert("RGB")
+        return np.asarray(image if turn is None else image.transpose(turn))
+    except EgeunetError:
+        raise
+    except Exception as error:
+        # As in `_open`: what a damaged file raises depends on its format and on the damage.
+        raise EgeunetError(f"{name} is damaged or cut short and cannot be decoded.") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:
+        return 1  # Broken EXIF data does not spoil the pixels.
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _from_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise EgeunetError(
+            f"{name} is an array of shape {array.shape}: expected (height, width), or "
+            "(height, width, channels) with 1, 3 or 4 channels."
+        )
+    _check_size(array.shape[1], array.shape[0], name)
+    pixels = _to_uint8(array, name)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    if pixels.shape[2] == 4:
+        return np.asarray(_on_white(Image.fromarray(np.ascontiguousarray(pixels))))
+    return np.array(pixels)  # A copy: the caller's array may change while a result keeps this.
+
+
+def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    kind = array.dtype.kind
+    if array.dtype == np.uint8:
+        return array
+    if kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.itemsize == 2 and kind == "u":
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.dtype == np.int32 and array.min() >= 0 and array.max() <= 65535:
+        return _to_uint8(array.astype(np.uint16), name)  # Pillow's mode "I" from a 16-bit file
+    if kind == "f":
+        low, high = float(array.min()), float(array.max())  # NaN spreads to both
+        if not (low >= 0 and high <= 1):
+            raise EgeunetError(
+                f"{name} has floating-point values from {low:g} to {high:g}: "
+                "expected finite values in 0…1, or uint8 in 0…255."
+            )
+        return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+    raise EgeunetError(
+        f"{name} has values of type {array.dtype}: expected uint8, uint16, or float in 0…1."
+    )
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height == 0:
+        raise EgeunetError(f"{name} has no pixels ({width}×{height}).")
+    if width * height > MAX_PIXELS:
+        raise EgeunetError(
+            f"{name} is too large ({width}×{height} pixels, the limit is "
+            f"{MAX_PIXELS // 1_000_000} megapixels): scale it down first."
+        )

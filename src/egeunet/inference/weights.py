@@ -1,0 +1,162 @@
+"""Which ONNX file a name, a run folder or a path stands for, and what the file says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.files import atomic_write, cache_folder, sha256_file
+from egeunet.inference import preprocess
+
+DEFAULT = "isic2018"
+SHIPPED = Path(__file__).parents[1] / "weights"
+_LARGEST = 200_000_000  # bytes that are fetched
+_NONSENSE = "The metadata of {} makes no sense: expected a file that `egeunet export` wrote."
+
+
+def find_weights(weights: str | Path | None = None) -> Path:
+    """Find the ONNX file that is meant.
+
+    Args:
+        weights: A run folder (its `model.onnx`), an .onnx file, the name of weights that come with
+            the package, `https://…/x.onnx#sha256=…`, which is fetched once and kept in the cache
+            folder, or None for the package's own choice.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        EgeunetError: There is none, or a file has not the SHA-256 that is expected of it; the
+            message says what to do.
+    """
+    if weights is None:
+        if not (SHIPPED / f"{DEFAULT}.onnx").is_file():
+            raise EgeunetError(
+                "No weights were named and none come with this version: give a run folder that "
+                "`egeunet train` left, or an .onnx file from `egeunet export`."
+            )
+        weights = DEFAULT
+    if str(weights).startswith(("https://", "http://")):
+        return _fetch(str(weights))
+    path = Path(weights)
+    if path.is_dir():
+        file = path / "model.onnx"
+        if not file.is_file():
+            raise EgeunetError(f"{path} holds no model.onnx: make it with `egeunet export {path}`.")
+        return file
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{weights}.onnx"
+    if path.parent == Path() and shipped.is_file():
+        _verify(shipped, _shipped_sums().get(shipped.name, ""))
+        return shipped
+    names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.onnx"))) or "none"
+    raise EgeunetError(
+        f"There are no weights {str(weights)!r}: expected a run folder, an .onnx file, or the name "
+        f"of weights that come with the package ({names})."
+    )
+
+
+def _shipped_sums() -> dict[str, str]:
+    """The table of shipped files, as `sha256sum` writes it, by file name."""
+    path = SHIPPED / "SHA256SUMS"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def _verify(path: Path, expected: str) -> None:
+    if sha256_file(path) != expected:
+        raise EgeunetError(
+            f"{path} is not what was shipped: its SHA-256 is another; install egeunet again."
+        )
+
+
+def _fetch(url: str) -> Path:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    address, _, digest = url.partition("#sha256=")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UsageError(f"{url} does not say what it is: append #sha256= and its 64 digits.")
+    path = cache_folder() / "weights" / f"{digest}.onnx"
+    if path.is_file() and sha256_file(path) == digest:
+        return path
+    try:
+        with urlopen(address, timeout=30) as answer:
+            data = answer.read(_LARGEST + 1)
+    except (URLError, OSError, ValueError) as error:
+        raise EgeunetError(f"{address} cannot be fetched: {error}.") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise EgeunetError(f"{address} is another file than expected: its SHA-256 differs.")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an exported graph says of itself.
+
+    Args:
+        system: The published network it is.
+        dataset: What it was trained on.
+        size: Height and width of its input.
+        threshold: Probability from which a pixel is lesion.
+        classes: One name, or one per class with the background first.
+    """
+
+    system: str
+    dataset: str
+    size: tuple[int, int]
+    threshold: float
+    classes: tuple[str, ...]
+
+
+def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
+    """Read the metadata that `egeunet export` writes into a graph.
+
+    Args:
+        entries: The graph's own key-value pairs.
+        name: What the file is called in errors.
+
+    Raises:
+        EgeunetError: An entry is missing or makes no sense.
+    """
+    try:
+        height, width = (int(side) for side in entries["input_size"].split(","))
+        names = json.loads(entries["classes"])
+        metadata = Metadata(
+            system=entries["system"],
+            dataset=entries["dataset"],
+            size=(height, width),
+            threshold=float(entries["threshold"]),
+            classes=tuple(names) if isinstance(names, list) else (),
+        )
+        preprocessing = entries["preprocessing"]
+        count = int(entries["num_classes"])
+    except KeyError as error:
+        raise EgeunetError(
+            f"{name} does not say its {error.args[0]} in its metadata: "
+            "expected a file that `egeunet export` wrote."
+        ) from error
+    except ValueError as error:
+        raise EgeunetError(_NONSENSE.format(name)) from error
+    if (
+        min(metadata.size) < 1
+        or not 0 < metadata.threshold < 1
+        or not 1 <= count <= 255
+        or len(metadata.classes) != count
+        or not all(isinstance(one, str) for one in metadata.classes)
+    ):
+        raise EgeunetError(_NONSENSE.format(name))
+    if preprocessing != preprocess.NAME:
+        raise EgeunetError(
+            f"{name} wants the preprocessing {preprocessing!r}, and this version knows "
+            f"{preprocess.NAME!r} only: use the version of egeunet that exported it."
+        )
+    return metadata

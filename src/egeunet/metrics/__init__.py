@@ -1,0 +1,5 @@
+"""What is measured on masks: pixel counts and surface distances."""
+
+from egeunet.compat import mend_torchvision
+
+mend_torchvision()  # torchmetrics imports torchvision where there is one

@@ -1,0 +1,175 @@
+"""Scores made of counted pixels: true and false positives and negatives, per image or pooled.
+
+Counts come first and scores are computed from them, so that the paper's pooled scores (one
+confusion matrix over all pixels of a set) and scores per image are the same formulas over sums
+taken at different places.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+SCORES = ("iou", "dice", "accuracy", "sensitivity", "specificity")
+
+
+class Counts(NamedTuple):
+    """Pixels counted per class, each class against all the others.
+
+    All four have one shape, (…, K). A binary task has K = 1, the foreground; a task of K > 1
+    classes has one column per class, background (0) included.
+    """
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor
+
+
+def predict_classes(logits: Tensor) -> Tensor:
+    """Turn logits into class indices.
+
+    Args:
+        logits: (B, K, H, W). One channel is binary: foreground where the probability is at least
+            0.5, which is a logit of at least 0. More channels are classes: the largest wins.
+
+    Returns:
+        int64 (B, H, W) in 0…max(K - 1, 1).
+    """
+    if logits.shape[1] == 1:
+        return (logits[:, 0] >= 0).long()
+    return logits.argmax(dim=1)
+
+
+def count_pixels(prediction: Tensor, target: Tensor, num_classes: int = 1) -> Counts:
+    """Count the pixels of each image that were called right and wrong.
+
+    Args:
+        prediction: Class indices (B, H, W), of any number type.
+        target: Class indices, (B, H, W) or (B, 1, H, W), of any number type.
+        num_classes: 1 for a binary task (indices 0 and 1), else the number of classes with the
+            background.
+
+    Returns:
+        int64 counts of shape (B, K), K = `num_classes`.
+
+    Raises:
+        ValueError: The two have different shapes.
+    """
+    if target.ndim == 4:
+        target = target.squeeze(1)
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} must both be "
+            "class indices of shape (B, H, W)."
+        )
+    first = 1 if num_classes == 1 else 0
+    classes = torch.arange(first, first + num_classes, device=target.device).view(1, -1, 1, 1)
+    said = prediction.unsqueeze(1) == classes  # (B, K, H, W)
+    true = target.unsqueeze(1) == classes
+    tp = (said & true).sum(dim=(2, 3))
+    fp = said.sum(dim=(2, 3)) - tp
+    fn = true.sum(dim=(2, 3)) - tp
+    pixels = target.shape[1] * target.shape[2]
+    return Counts(tp, fp, fn, pixels - tp - fp - fn)
+
+
+def scores(counts: Counts) -> dict[str, Tensor]:
+    """Compute every score that needs counts only.
+
+    ```
+    iou         = tp / (tp + fp + fn)            (Jaccard)
+    dice        = 2 tp / (2 tp + fp + fn)
+    accuracy    = (tp + tn) / (tp + fp + fn + tn)
+    sensitivity = tp / (tp + fn)                 (recall)
+    specificity = tn / (tn + fp)
+    ```
+
+    Args:
+        counts: Counts of any shape.
+
+    Returns:
+        One float64 tensor of the counts' shape per name in `SCORES`, in 0…1; nan where the
+        denominator is 0. `mean_foreground` gives those their value.
+    """
+    tp, fp, fn, tn = (count.double() for count in counts)
+    return {
+        "iou": tp / (tp + fp + fn),
+        "dice": 2 * tp / (2 * tp + fp + fn),
+        "accuracy": (tp + tn) / (tp + fp + fn + tn),
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp),
+    }
+
+
+def mean_foreground(score: Tensor, empty: float = 1.0) -> Tensor:
+    """Average a score over the foreground classes: all but class 0, or the only one.
+
+    Args:
+        score: (…, K), nan where undefined. Classes in which it is undefined are left out: a class
+            that neither truth nor prediction has says nothing about how well it is found.
+        empty: The mean where no class is left: IoU and Dice of an empty prediction on an empty
+            truth, the sensitivity where there is nothing to find (1: that was right).
+
+    Returns:
+        (…), free of nan if `empty` is.
+    """
+    foreground = score if score.shape[-1] == 1 else score[..., 1:]
+    return foreground.nanmean(dim=-1).nan_to_num(nan=empty)
+
+
+class PixelCounts(Metric):
+    """Counts pooled over all pixels of all images seen: the paper's way to score.
+
+    Example:
+        >>> counts = PixelCounts()
+        >>> counts.update(torch.tensor([[[[2.0, -1.0]]]]), torch.tensor([[[1, 1]]]))
+        >>> counts.pooled()["iou"]
+        0.5
+
+    Args:
+        num_classes: 1 for a binary task, else the number of classes with the background.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor
+
+    def __init__(self, num_classes: int = 1) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        for name in Counts._fields:
+            zeros = torch.zeros(num_classes, dtype=torch.int64)
+            self.add_state(name, default=zeros, dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            logits: (B, K, H, W), K = `num_classes`.
+            target: Class indices, (B, H, W) or (B, 1, H, W), of any number type.
+        """
+        counts = count_pixels(predict_classes(logits), target, self.num_classes)
+        for name, count in zip(Counts._fields, counts, strict=True):
+            setattr(self, name, getattr(self, name) + count.sum(dim=0))
+
+    @property
+    def counts(self) -> Counts:
+        """The counts of this process so far, int64 (K,)."""
+        return Counts(self.tp, self.fp, self.fn, self.tn)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return each score averaged over the foreground classes, a float64 scalar per name."""
+        return {name: mean_foreground(score) for name, score in scores(self.counts).items()}
+
+    def pooled(self) -> dict[str, float]:
+        """Return `compute()` as plain numbers, summed over all processes."""
+        return {name: float(score) for name, score in self.compute().items()}

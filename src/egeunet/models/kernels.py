@@ -1,0 +1,340 @@
+"""Fast CPU code for the parts of EGE-UNet that general kernels do badly: `kernels.c`.
+
+The framework's kernels are made for wide channels; this network has 8 to 64, and its four channel
+groups at 128×128 have 5. `kernels.c` computes the same in planes that stay in the cache. It is
+compiled by the C compiler of the machine when it is first used (about ten seconds, kept in the
+cache folder) and shares the framework's own threads. Without a compiler, on other devices, in other
+precisions, under autocast, compile or export, the plain formulas of `layers.py` and `egeunet.py`
+run instead. EGEUNET_KERNELS=0 switches it off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from egeunet.files import cache_folder
+
+SOURCE = Path(__file__).with_suffix(".c")
+# -ffast-math would switch denormals off in the whole process; these are the parts of it that let
+# loops with sums become vector code.
+FLAGS = (
+    *("-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fassociative-math", "-fno-signed-zeros", "-fno-tree-pre"),
+)
+_GROUPS = 4
+MAX_DILATION = 8  # of a bridge; the border of zeros in `kernels.c`
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether `kernels.c` can compute with these tensors here and now."""
+    return (
+        all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and type(tensors[0]) is Tensor  # neither traced nor counted
+        and not torch._C._len_torch_dispatch_stack()
+        and library() is not None
+    )
+
+
+@functools.cache
+def library() -> Any:
+    """Return the compiled `kernels.c`, or None where it cannot be had."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if os.environ.get("EGEUNET_KERNELS") == "0" or compiler is None or os.name == "nt":
+        return None
+    text = SOURCE.read_bytes()
+    machine = f"{platform.machine()} {platform.processor()} {_cpu_flags()} {compiler} {FLAGS}"
+    key = hashlib.sha256(text + machine.encode()).hexdigest()[:16]
+    path = cache_folder() / f"kernels-{key}.so"
+    try:
+        if not path.is_file():
+            _compile(compiler, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def norm_pool(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group normalisation, then the maximum of 2×2: (B, C, H, W) → (B, C, H/2, W/2)."""
+    return _NormPool.apply(x, norm.weight, norm.bias, norm.eps)
+
+
+def norm_resize(x: Tensor, norm: nn.GroupNorm, size: Sequence[int]) -> Tensor:
+    """Group normalisation, then bilinear resizing: (B, C, h, w) → (B, C, *size)."""
+    return _NormResize.apply(x, norm.weight, norm.bias, norm.eps, *size)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resizing with the corners kept: (B, C, h, w) → (B, C, *size)."""
+    return _Resize.apply(x, *size)
+
+
+def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer normalisation over all channels of each pixel of (B, C, H, W)."""
+    return _ChannelNorm.apply(x, weight, bias, eps)
+
+
+def bridge(
+    high: Tensor,
+    low: Tensor,
+    mask: Tensor | None,
+    norm: nn.Module,
+    convs: Iterable[Any],
+    tail: nn.Sequential,
+) -> Tensor:
+    """A group aggregation bridge behind its first projection; see `egeunet.models.egeunet.GAB`."""
+    convs, (tail_norm, out) = list(convs), tail
+    return _Bridge.apply(
+        high,
+        low,
+        mask,
+        norm.weight,
+        norm.bias,
+        torch.cat([conv.weight for conv in convs]),
+        torch.cat([conv.bias for conv in convs]),
+        tail_norm.weight,
+        tail_norm.bias,
+        out.weight,
+        out.bias,
+        tuple(conv.dilation[0] for conv in convs),
+    )
+
+
+def bce_dice(logits: Tensor, target: Tensor, smooth: float) -> Tensor:
+    """Binary cross-entropy + Dice loss; see `egeunet.training.losses.dice_loss`."""
+    return _BceDice.apply(logits, target, smooth)
+
+
+class _NormPool(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        x = _packed(x)
+        B, C, H, W = x.shape
+        out = _empty(B, C, H // 2, W // 2)
+        place = torch.empty(B, H // 2, W // 2, C, dtype=torch.uint8)
+        mean, rstd = torch.empty(B, _GROUPS), torch.empty(B, _GROUPS)
+        _call("norm_pool", x, weight, bias, eps, out, place, mean, rstd, B, H, W, C)
+        ctx.save_for_backward(x, weight, place, mean, rstd)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, place, mean, rstd = ctx.saved_tensors
+        B, C, H, W = x.shape
+        dx, dw, db = _empty(B, C, H, W), torch.empty(B, C), torch.empty(B, C)
+        grad = _packed(grad)
+        _call("norm_pool_back", x, weight, grad, place, mean, rstd, dx, dw, db, B, H, W, C)
+        return dx, dw.sum(0), db.sum(0), None
+
+
+class _NormResize(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, H: int, W: int
+    ) -> Tensor:
+        x = _packed(x)
+        B, C, h, w = x.shape
+        out = _empty(B, C, H, W)
+        mean, rstd = torch.empty(B, _GROUPS), torch.empty(B, _GROUPS)
+        _call("norm_resize", x, weight, bias, eps, out, mean, rstd, B, h, w, H, W, C)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        B, C, h, w = x.shape
+        H, W = grad.shape[-2:]
+        dx, dw, db = _empty(B, C, h, w), torch.empty(B, C), torch.empty(B, C)
+        grad = _packed(grad)
+        _call("norm_resize_back", x, weight, grad, mean, rstd, dx, dw, db, B, h, w, H, W, C)
+        return dx, dw.sum(0), db.sum(0), None, None, None
+
+
+class _Resize(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, H: int, W: int) -> Tensor:
+        x = _packed(x)
+        B, C, h, w = ctx.shape = x.shape
+        out = _empty(B, C, H, W)
+        _call("resize", x, out, B, h, w, H, W, C)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        B, C, h, w = ctx.shape
+        H, W = grad.shape[-2:]
+        dx = _empty(B, C, h, w)
+        _call("resize_back", _packed(grad), dx, B, h, w, H, W, C)
+        return dx, None, None
+
+
+class _ChannelNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        x, ctx.eps = _packed(x), eps
+        B, C, H, W = x.shape
+        out = _empty(B, C, H, W)
+        _call("channel_norm", x, weight, bias, eps, out, B, _Long(H * W), C)
+        ctx.save_for_backward(x, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        B, C, H, W = x.shape
+        dx, dw, db = _empty(B, C, H, W), torch.empty(B, C), torch.empty(B, C)
+        grad = _packed(grad)
+        _call("channel_norm_back", x, weight, grad, ctx.eps, dx, dw, db, B, _Long(H * W), C)
+        return dx, dw.sum(0), db.sum(0), None
+
+
+class _BridgeLayout(ctypes.Structure):
+    """The `Bridge` of `kernels.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("h", "w", "H", "W", "C", "masked")),
+        ("dilation", ctypes.c_int * _GROUPS),
+        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "conv_weight")),
+        *((name, ctypes.c_void_p) for name in ("conv_bias", "tail_weight", "tail_bias")),
+        *((name, ctypes.c_void_p) for name in ("out_weight", "out_bias")),
+    )
+
+
+class _Bridge(Function):
+    @staticmethod
+    def forward(ctx: Any, high: Tensor, low: Tensor, mask: Tensor | None, *rest: Any) -> Tensor:
+        *weights, ctx.dilations = rest
+        high, low = _packed(high), _packed(low)
+        mask = None if mask is None else mask.contiguous()
+        ctx.save_for_backward(high, low, mask, *weights)
+        out = _empty(*low.shape)
+        layout = _bridge_layout(high, low, mask, weights, ctx.dilations)
+        _call("bridge", layout, high, low, mask, out, len(low))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        high, low, mask, *weights = ctx.saved_tensors
+        layout = _bridge_layout(high, low, mask, weights, ctx.dilations)
+        dmask = None if mask is None else torch.empty_like(mask)
+        inputs = [_empty(*high.shape), _empty(*low.shape), dmask]
+        per_image = [torch.empty(len(low), *weight.shape) for weight in weights]
+        grad = _packed(grad)
+        _call("bridge_back", layout, high, low, mask, grad, *inputs, *per_image, len(low))
+        return (*inputs, *(part.sum(0) for part in per_image), None)
+
+
+def _bridge_layout(
+    high: Tensor,
+    low: Tensor,
+    mask: Tensor | None,
+    weights: Sequence[Tensor],
+    dilations: tuple[int, ...],
+) -> Any:
+    layout = _BridgeLayout(
+        *high.shape[-2:],
+        *low.shape[-2:],
+        low.shape[1],
+        mask is not None,
+        (ctypes.c_int * _GROUPS)(*dilations),
+        *(weight.data_ptr() for weight in weights),
+    )
+    return ctypes.byref(layout)
+
+
+class _BceDice(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, smooth: float) -> Tensor:
+        logits, target = logits.contiguous(), target.contiguous()
+        B, P = len(logits), logits[0].numel()
+        sums = torch.empty(B, 4)
+        _call("bce_dice", logits, target, sums, B, _Long(P))
+        entropy, overlap, said, true = sums.unbind(1)
+        size = said + true + smooth
+        dice = (2 * overlap + smooth) / size
+        ctx.save_for_backward(logits, target, dice, size)
+        return entropy.sum() / (B * P) + 1 - dice.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target, dice, size = ctx.saved_tensors
+        B, P = len(logits), logits[0].numel()
+        factor = float(grad)
+        # d(1 − dice)/dp = (dice − 2 y) / size, averaged over images
+        overlap = size.reciprocal() * (-2 * factor / B)
+        whole = dice / size * (factor / B)
+        out = torch.empty_like(logits)
+        entropy = ctypes.c_float(factor / (B * P))
+        _call("bce_dice_back", logits, target, entropy, overlap, whole, out, B, _Long(P))
+        return out, None, None
+
+
+class _Long(int):
+    """A number that C takes as `long`."""
+
+
+def _call(name: str, *arguments: Any) -> None:
+    getattr(library(), name)(*map(_to_c, arguments))
+
+
+def _to_c(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_long(value) if isinstance(value, _Long) else value
+
+
+def _packed(x: Tensor) -> Tensor:
+    """The same values with the channels of a pixel beside each other in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(B: int, C: int, H: int, W: int) -> Tensor:
+    return torch.empty((B, C, H, W), memory_format=torch.channels_last)
+
+
+def _compile(compiler: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        code, whole = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
+        # Compiled with OpenMP but linked without: its functions are those that torch has loaded,
+        # so that there is one pool of threads and not two that wait for each other.
+        for command in (
+            [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(code)],
+            [compiler, "-shared", str(code), "-o", str(whole), "-lm"],
+        ):
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        whole.replace(path)
+
+
+def _cpu_flags() -> str:
+    """What `-march=native` depends on: a cache folder may be shared by unlike machines."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return ""
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

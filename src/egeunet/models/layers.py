@@ -1,0 +1,93 @@
+"""What several systems share: normalisation, resizing, weights at the start, the shape check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from egeunet.errors import UsageError
+from egeunet.models import kernels
+
+
+class ChannelLayerNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel (Liu et al. 2022, ConvNeXt).
+
+    Args:
+        channels: C, the channels of the input.
+        groups: Normalise each of so many equal groups of neighbouring channels by itself.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, channels: int, groups: int = 1, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.groups = groups
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape, in the weight's precision even under autocast."""
+        if self.groups == 1 and kernels.usable(x):
+            return kernels.channel_norm(x, self.weight, self.bias, self.eps)
+        grouped = x.to(self.weight.dtype).unflatten(1, (self.groups, -1))
+        centred = grouped - grouped.mean(2, keepdim=True)  # (B, groups, C / groups, H, W)
+        variance = centred.square().mean(2, keepdim=True)
+        normal = (centred / torch.sqrt(variance + self.eps)).flatten(1, 2)
+        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize (B, C, h, w) bilinearly to (B, C, *size), the outer pixels kept in the corners."""
+    if kernels.usable(x):
+        return kernels.resize(x, size)
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
+
+
+def foreground_logit(logits: Tensor) -> Tensor:
+    """Return the logit of "not background", (B, 1, H, W), of binary or K-class logits.
+
+    For K classes the softmax probability of the classes 1 … K-1 together is the sigmoid of it.
+    """
+    if logits.shape[1] == 1:
+        return logits
+    return torch.logsumexp(logits[:, 1:], dim=1, keepdim=True) - logits[:, :1]
+
+
+def check_input(x: Tensor, in_channels: int, multiple: int) -> None:
+    """Check that `x` is (B, in_channels, H, W) with H and W divisible by `multiple`.
+
+    Raises:
+        UsageError: If not; for a size the message names the next valid one.
+    """
+    if x.dim() != 4 or x.shape[1] != in_channels:
+        raise UsageError(
+            f"The network takes images of shape (B, {in_channels}, H, W), got {tuple(x.shape)}."
+        )
+    height, width = x.shape[-2:]
+    if height % multiple or width % multiple or not height or not width:
+        valid = [max(1, math.ceil(side / multiple)) * multiple for side in (height, width)]
+        raise UsageError(
+            f"H and W must be divisible by {multiple}, got {height}×{width}: "
+            f"resize or pad to {valid[0]}×{valid[1]}."
+        )
+
+
+def init_fan_out(module: nn.Module) -> None:
+    """Draw convolution weights from a normal distribution, std √(2 / fan_out); for `apply`.
+
+    2-D: fan_out counts one group, biases are 0. 1-D: fan_out counts all groups and biases keep
+    the framework's uniform start, both as in the published code of MALUNet and EGE-UNet.
+    """
+    if isinstance(module, nn.Conv1d):
+        nn.init.normal_(
+            module.weight, 0, math.sqrt(2 / (module.kernel_size[0] * module.out_channels))
+        )
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,274 @@
+"""MALUNet: a multi-attention and light-weight UNet for skin lesion segmentation.
+
+Ruan, Xiang, Xie, Liu, Fu. IEEE BIBM 2022, arXiv 2211.01784.
+
+A six-stage U of widths 8 … 64. The deep stages are an inverted external attention (IEA) and a
+dilated gated attention (DGA); all skips together pass a bridge of spatial (SAB) and channel (CAB)
+attention. As in the published code, the bottleneck takes the fifth encoder feature as it was before
+the bridge, the final 1×1 convolution comes before the last upsampling, and the memory of keys of an
+external attention is tied to that of values, its transpose.
+
+The published code keeps the two as parameters in one piece of storage: its 177,943 parameters count
+both, 146,711 are free. A deep copy, or a move to another device or precision, silently gives each
+its own storage and so cuts the tie. Here both parameters exist too, so that counts and checkpoints
+agree, but what computes is one matrix, their mean: nothing can cut that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.models.layers import check_input, init_fan_out, resize
+from egeunet.models.registry import StateDict, register
+
+GROUPS = 4
+MULTIPLE = 32
+DILATIONS = (7, 5, 2, 1)
+
+
+class ExternalAttention(nn.Module):
+    """IEA, inverted external attention: pixels attend to a learned memory, not to each other.
+
+    Args:
+        channels: C of the map; the memory holds 4 C vectors.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(channels, channels, 1)
+        value = torch.randn(channels, 4 * channels) * math.sqrt(2 / channels)
+        self.key = nn.Parameter(value.T.contiguous())
+        self.value = nn.Parameter(value)
+        self.leave = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.GroupNorm(GROUPS, channels)
+
+    def memory(self) -> Tensor:
+        """Return the matrix, (4 C, C), that is both the keys and, transposed, the values.
+
+        Key and value start as transposes and get the same gradient, so they stay transposes.
+        """
+        return (self.key + self.value.T) / 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        memory = self.memory()
+        scores = memory @ self.enter(x).flatten(2)  # (B, 4 C, H·W)
+        attention = torch.softmax(scores, dim=-1)
+        attention = attention / (attention.sum(dim=1, keepdim=True) + 1e-9)
+        mixed = (memory.T @ attention).unflatten(-1, x.shape[-2:])
+        return F.gelu(self.norm(self.leave(mixed)) + x)
+
+
+class DilatedGatedAttention(nn.Module):
+    """DGA: four dilations in four channel groups, then a gated attention.
+
+    Args:
+        in_channels: C_in, divisible by 4.
+        out_channels: C_out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        group = in_channels // GROUPS
+        self.convs = nn.ModuleList(
+            nn.Conv2d(group, group, 3, padding=d, dilation=d, groups=group) for d in DILATIONS
+        )
+        self.norm = nn.GroupNorm(GROUPS, in_channels)
+        self.mix = nn.Conv2d(in_channels, in_channels, 1)
+        self.gate = _separable(in_channels, in_channels, 3)
+        self.content = _separable(in_channels, in_channels, 5)
+        self.out = _separable(in_channels, out_channels, 3)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
+        groups = zip(self.convs, x.chunk(GROUPS, dim=1), strict=True)
+        x = torch.cat([conv(group) for conv, group in groups], dim=1)
+        x = F.gelu(self.mix(self.norm(x)))
+        gated = torch.sigmoid(self.gate(x)) * F.gelu(self.content(x))
+        return F.gelu(self.out(gated)) + self.shortcut(x)
+
+
+class SpatialAttention(nn.Module):
+    """SAB: one dilated 7×7 convolution, shared by all levels, says where to look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=9, dilation=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attention map, (B, 1, H, W) in 0…1, of a feature (B, C, H, W)."""
+        summary = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), dim=1)
+        return torch.sigmoid(self.conv(summary))
+
+
+class ChannelAttention(nn.Module):
+    """CAB: the mean channels of all levels together say what to look for.
+
+    Args:
+        widths: C of each level.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        heads = [nn.Linear(sum(widths), width) for width in widths]
+        for head in heads:
+            nn.init.trunc_normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Return, for each level (B, C, H, W), its channel weights (B, C, 1, 1) in 0…1."""
+        means = torch.cat([x.mean((2, 3)) for x in levels], dim=1)  # (B, ΣC)
+        mixed = self.mix(means.unsqueeze(1)).squeeze(1)
+        return [torch.sigmoid(head(mixed))[:, :, None, None] for head in self.heads]
+
+
+class MALUNet(nn.Module):
+    """MALUNet.
+
+    Args:
+        in_channels: Channels of the image; values 0…255, min–max scaled per image.
+        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        widths: Channels of the six stages, each divisible by 4.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 1,
+        widths: Sequence[int] = (8, 16, 24, 32, 48, 64),
+    ) -> None:
+        super().__init__()
+        if len(widths) != 6 or any(width < GROUPS or width % GROUPS for width in widths):
+            raise UsageError(
+                f"MALUNet takes six widths, each divisible by {GROUPS}, got {list(widths)}."
+            )
+        self.in_channels = in_channels
+        stages = list(itertools.pairwise((in_channels, *widths)))
+        makers = [_conv3x3, _conv3x3, _conv3x3, _attend_down, _attend_down]
+        self.encoder = nn.ModuleList(
+            nn.Sequential(make(*pair), nn.GroupNorm(GROUPS, pair[1]))
+            for make, pair in zip(makers, stages[:-1], strict=True)
+        )
+        self.bottleneck = _attend_down(*stages[-1])
+        self.spatial = SpatialAttention()
+        self.channel = ChannelAttention(widths[:-1])
+        # From here on index 0 is the deepest level, the order in which the decoder runs.
+        makers = [_attend_up, _attend_up, _attend_up, _conv3x3, _conv3x3]
+        self.decoder = nn.ModuleList(
+            nn.Sequential(make(deep, shallow), nn.GroupNorm(GROUPS, shallow))
+            for make, (shallow, deep) in zip(makers, stages[:0:-1], strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], num_classes, 1)
+        self.apply(init_fan_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W), H and W divisible by 32, to logits (B, num_classes, H, W)."""
+        check_input(x, self.in_channels, MULTIPLE)
+        size = x.shape[-2:]
+        features: list[Tensor] = []
+        for stage in self.encoder:
+            x = F.gelu(F.max_pool2d(stage(x), 2))
+            features.append(x)
+        x = F.gelu(self.bottleneck(x))  # (B, C6, H/32, W/32)
+        skips = self._bridge(features)
+        for decode in self.decoder:
+            skip = skips.pop()
+            x = decode(x)
+            if x.shape[-2:] != skip.shape[-2:]:  # the deepest level has the bottleneck's size
+                x = resize(x, skip.shape[-2:])
+            x = F.gelu(x) + skip
+        return resize(self.head(x), size)
+
+    def _bridge(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Both attentions on all skips, each with its residual; shapes stay."""
+        seen = [x * self.spatial(x) for x in features]
+        sums = [x + y for x, y in zip(features, seen, strict=True)]
+        triples = zip(seen, sums, self.channel(sums), strict=True)
+        return [y + weight * total for y, total, weight in triples]
+
+
+def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+def _attend_down(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Sequential(
+        ExternalAttention(in_channels), DilatedGatedAttention(in_channels, out_channels)
+    )
+
+
+def _attend_up(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Sequential(
+        DilatedGatedAttention(in_channels, out_channels), ExternalAttention(out_channels)
+    )
+
+
+def _separable(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """Depthwise convolution → GroupNorm → 1×1 convolution."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels),
+        nn.GroupNorm(GROUPS, in_channels),
+        nn.Conv2d(in_channels, out_channels, 1),
+    )
+
+
+def _convert_official(published: StateDict) -> dict[str, Tensor]:
+    """Published names → ours; the two matrices of an external attention must still be tied."""
+    names = {"bottleneck": "encoder6", "head": "final"}
+    names |= {"spatial.conv": "scab.satt.shared_conv2d.0", "channel.mix": "scab.catt.get_all_att"}
+    for i in range(5):
+        names |= {
+            f"encoder.{i}.0": f"encoder{i + 1}" if i > 2 else f"encoder{i + 1}.0",
+            f"encoder.{i}.1": f"ebn{i + 1}",
+            f"channel.heads.{i}": f"scab.catt.att{i + 1}",
+            f"decoder.{i}.0": f"decoder{i + 1}" if i < 3 else f"decoder{i + 1}.0",
+            f"decoder.{i}.1": f"dbn{i + 1}",
+        }
+    inner = {"enter": "conv1", "key": "linear_0.weight", "value": "linear_1.weight"}
+    inner |= {"leave": "conv2", "norm": "norm_layer", "mix": "conv", "shortcut": "gau.cw"}
+    inner |= {f"convs.{i}": f"mda{i}" for i in range(len(DILATIONS))}
+    for ours, theirs in {"gate": "w1", "content": "w2", "out": "wo"}.items():
+        for i, part in enumerate(("conv1", "norm_layer", "conv2")):
+            inner[f"{ours}.{i}"] = f"gau.{theirs}.0.{part}"
+
+    converted = {}
+    for key in MALUNet().state_dict():
+        ours = next(name for name in names if key.startswith(name + "."))
+        rest = key.removeprefix(ours + ".")
+        block, _, part = rest.partition(".")
+        for mine, theirs in inner.items():
+            if part == mine or part.startswith(mine + "."):
+                rest = f"{block}.{theirs}{part.removeprefix(mine)}"
+                break
+        tensor = published[f"{names[ours]}.{rest}"]
+        converted[key] = tensor.squeeze(-1) if key.endswith((".key", ".value")) else tensor
+    for key in [key for key in converted if key.endswith(".key")]:
+        if not torch.equal(converted[key], converted[key.removesuffix("key") + "value"].T):
+            raise EgeunetError(
+                "This MALUNet checkpoint has an external attention whose linear_1 is not the "
+                "transpose of linear_0, as training on a GPU with the published code leaves it, "
+                "but here they are one matrix: train the system again with this package."
+            )
+    return converted
+
+
+register(
+    "malunet",
+    MALUNet,
+    paper="Ruan et al., MALUNet, BIBM 2022",
+    arxiv="2211.01784",
+    licence="no licence",
+    table=("0.177", "0.085"),
+    convert_official=_convert_official,
+)

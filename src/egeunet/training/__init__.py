@@ -1,0 +1,1 @@
+"""How a system is trained: recipe, loss, loop, checkpoints."""

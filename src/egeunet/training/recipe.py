@@ -1,0 +1,241 @@
+"""The typed settings of a training, written as YAML and overridden as `key=value`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from egeunet.errors import UsageError
+from egeunet.files import atomic_write
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Side = Annotated[int, Field(ge=16, multiple_of=16)]
+
+
+class DataSettings(_Settings):
+    """What is learned from."""
+
+    name: str | None = Field(None, description="A dataset of `egeunet data list`; null: any folder")
+    root: Path | None = Field(
+        None, description="Its folder; null: the one below the variable EGEUNET_DATA"
+    )
+    protocol: Literal["paper", "holdout"] = Field(
+        "holdout", description="How it is split and the checkpoint selected"
+    )
+    size: Side | tuple[Side, Side] = Field(
+        256, description="What photos are resized to: the side of a square, or height and width"
+    )
+    num_classes: int = Field(1, ge=1, le=255, description="1: a foreground; K > 1: with background")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width that photos are resized to."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class AugmentationSettings(_Settings):
+    """What is done to a training sample, with which probability."""
+
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="Probability of left-right")
+    vertical_flip: float = Field(0.5, ge=0, le=1, description="Probability of upside down")
+    rotation: float = Field(0.5, ge=0, le=1, description="Probability of a rotation")
+    angle: Literal["per_sample", "once"] = Field(
+        "per_sample",
+        description="Draw the angle per sample, or once per run as the published code does",
+    )
+
+
+class OptimizerSettings(_Settings):
+    """What turns gradients into steps."""
+
+    name: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="AdamW (Loshchilov & Hutter 2019), Adam, or SGD with Nesterov momentum"
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate at the start")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="Decay of the two moments; SGD takes the first as its momentum"
+    )
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator")
+    weight_decay: float = Field(1e-2, ge=0, description="Weight decay; decoupled in AdamW")
+    clip_norm: float | None = Field(
+        None, gt=0, description="Largest norm of the gradient; null: not clipped"
+    )
+
+
+class SchedulerSettings(_Settings):
+    """The learning rate of each epoch: cosine annealing, or steps where there are milestones."""
+
+    t_max: int | None = Field(
+        50,
+        ge=1,
+        description="Epochs of a half swing; the published 50 swings with period 100 over 300 "
+        "epochs and ends at the full rate; null: one decay over the whole run",
+    )
+    eta_min: float = Field(1e-5, ge=0, description="Lowest learning rate")
+    milestones: tuple[int, ...] = Field(
+        (), description="Epochs after which the rate is multiplied by gamma, instead of annealing"
+    )
+    gamma: float = Field(0.5, gt=0, le=1, description="The factor at each milestone")
+
+
+class LossSettings(_Settings):
+    """One term on the output and one on each further mask that a system predicts in training."""
+
+    name: Literal["bce_dice", "structure"] = Field(
+        "bce_dice", description="Cross-entropy + Dice, or the structure loss of F³Net and TransFuse"
+    )
+    output_weight: float = Field(1.0, gt=0, description="λ of the output")
+    stage_weights: tuple[float, ...] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5),
+        description="λ of the further masks, deepest first; a system with fewer takes the last",
+    )
+
+
+class TrainerSettings(_Settings):
+    """The loop."""
+
+    epochs: int = Field(300, ge=1, description="Passes over the training part")
+    batch_size: int = Field(8, ge=1, description="Samples per step")
+    preview_every: int = Field(10, ge=1, description="Epochs between previews in TensorBoard")
+
+
+class Recipe(_Settings):
+    """How a system is trained: every setting, its default the paper's."""
+
+    system: str = Field("egeunet", description="A name of `egeunet models`")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of the system's constructor, such as widths"
+    )
+    data: DataSettings = DataSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    loss: LossSettings = LossSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    seed: int = Field(42, ge=0, description="Start of all random numbers")
+    out: Path = Field(Path("runs/egeunet"), description="The run folder")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="Arithmetic of the forward pass"
+    )
+    workers: int = Field(1, ge=0, description="Threads that prepare batches")
+
+    def hash(self) -> str:
+        """Return 12 hexadecimal digits of what decides the result (not where it runs or lies)."""
+        content = self.model_dump(mode="json", exclude={"out", "device", "workers"})
+        del content["data"]["root"]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def write(self, path: Path) -> None:
+        """Write the recipe as YAML."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and set single values of it.
+
+    Args:
+        path: A YAML file, or the name of a recipe that comes with the package.
+        overrides: `key=value` with a dotted key, the value in YAML, such as `trainer.epochs=4`.
+
+    Raises:
+        UsageError: If there is no such file, or a key or value is wrong; a misspelt key is
+            answered with the nearest right one.
+    """
+    file = _find(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file} is not a recipe: expected settings as `key: value`.")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UsageError(f"{override!r} is not a setting: expected key=value.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"The value of {override!r} is not YAML.") from error
+        _assign(content, key.split("."), value)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{file}: {_explain(error)}") from error
+
+
+def describe_settings() -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, type, default, description) of every setting, for tables in docs."""
+    yield from _describe(Recipe, "")
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the recipes that come with the package."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def _find(path: str | Path) -> Path:
+    given = Path(path)
+    if given.is_dir() and (given / "recipe.yaml").is_file():
+        return given / "recipe.yaml"
+    if given.is_file():
+        return given
+    shipped = {file.stem: file for file in recipe_folder().glob("*.yaml")}
+    name = given.name.removesuffix(".yaml")
+    if name in shipped:
+        return shipped[name]
+    near = difflib.get_close_matches(name, shipped, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(shipped))}."
+    raise UsageError(f"There is no recipe {str(path)!r}: {hint}")
+
+
+def _assign(content: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = content.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{key!r} holds no settings of its own, so {'.'.join(keys)!r} fails.")
+        content = inner
+    content[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake, in one sentence."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = [name for name, *_ in describe_settings()]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+        return f"there is no setting {key!r}: {hint}"
+    return f"{key}: {first['msg']}, got {first['input']!r}."
+
+
+def _describe(settings: type[_Settings], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, _Settings):
+            yield from _describe(kind, f"{prefix}{name}.")
+            continue
+        values = get_args(kind)
+        if values and all(isinstance(value, str) for value in values):
+            shown = " | ".join(values)
+        else:
+            shown = str(kind).replace("typing.", "") if values else getattr(kind, "__name__", "")
+        default = field.get_default(call_default_factory=True)
+        yield f"{prefix}{name}", shown, str(default), field.description or ""

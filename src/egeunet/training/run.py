@@ -1,0 +1,156 @@
+"""A run: the folder that one training left."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from egeunet.data.datasets import Dataset, open_dataset, open_folder
+from egeunet.data.splits import Split, format_list, split_dataset
+from egeunet.environment import environment
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.files import atomic_write
+from egeunet.models.registry import create_model
+from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
+from egeunet.training.recipe import DataSettings, Recipe, load_recipe
+
+SPLIT, HISTORY = "split.txt", "history.csv"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained system.
+
+    Attributes:
+        folder: The run folder.
+        recipe: How it was trained.
+        dataset: The name of the dataset it was trained on.
+        model: The network in eval mode, on the CPU.
+        epoch: The epoch its weights come from, counted from 1.
+        seconds: How long its training took.
+    """
+
+    folder: Path
+    recipe: Recipe
+    dataset: str
+    model: nn.Module
+    epoch: int
+    seconds: float
+
+
+def load_run(folder: str | Path, *, last: bool = False) -> Run:
+    """Read a run folder.
+
+    Args:
+        folder: What `out=` named.
+        last: Take the weights of the last epoch instead of the selected ones.
+
+    Raises:
+        UsageError: If it is not a run folder.
+        EgeunetError: If its weights are missing or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "recipe.yaml").is_file():
+        raise UsageError(f"{folder} is not a run folder: it has no recipe.yaml.")
+    recipe = load_recipe(folder / "recipe.yaml")
+    state, metadata = load_weights(folder / WEIGHTS)
+    epoch = int(metadata["epoch"])
+    if last:
+        checkpoint = load_checkpoint(folder)
+        if checkpoint is None:
+            raise EgeunetError(f"{folder} has no checkpoint: the training has not saved any.")
+        state, epoch = checkpoint["model"], int(checkpoint["epoch"])
+    # The weights it starts with are overwritten at once: they need not be fetched.
+    options = {key: value for key, value in recipe.options.items() if key != "pretrained"}
+    with torch.random.fork_rng(devices=[]):
+        model = create_model(recipe.system, num_classes=recipe.data.num_classes, **options)
+    model.load_state_dict(state)
+    with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
+        seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
+    return Run(folder, recipe, metadata["dataset"], model.eval(), epoch, seconds)
+
+
+def open_split(data: DataSettings) -> tuple[Dataset, Split]:
+    """Find the dataset that a recipe names and split it by its protocol.
+
+    Raises:
+        UsageError: If the recipe names neither a dataset nor a folder.
+    """
+    if data.name:
+        dataset = open_dataset(data.name, data.root)
+    elif data.root:
+        dataset = open_folder(data.root)
+    else:
+        raise UsageError("No data: set data.name (see `egeunet data list`) or data.root=FOLDER.")
+    return dataset, split_dataset(dataset, data.protocol)
+
+
+def read_parts(folder: Path) -> dict[str, str]:
+    """Return id → part of the samples a run was trained and selected on, as it recorded them."""
+    lines = (folder / SPLIT).read_text(encoding="utf-8").splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def check_folder(recipe: Recipe, resume: bool) -> Path:
+    """Return the run folder of a recipe if this training may write to it.
+
+    Raises:
+        UsageError: If it holds a run and `resume` is off, or one of other settings.
+    """
+    folder = recipe.out
+    recorded = folder / "recipe.yaml"
+    if not recorded.exists():
+        return folder
+    if not resume:
+        raise UsageError(
+            f"{folder} holds a run already: add --resume to go on with it, or choose another "
+            "out=FOLDER."
+        )
+    before = load_recipe(recorded)
+    if before.hash() != recipe.hash():
+        raise UsageError(
+            f"{folder} was trained with other settings ({_differences(before, recipe)}): "
+            "resume with the same ones, or choose another out=FOLDER."
+        )
+    return folder
+
+
+def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
+    """Write into the run folder what decides a training: recipe, split, environment.
+
+    Raises:
+        EgeunetError: If the folder cannot be written.
+    """
+    folder = recipe.out
+    try:
+        with atomic_write(folder / SPLIT) as temporary:
+            text = format_list(dataset, recipe.data.protocol, 0, split)
+            temporary.write_text(text, encoding="utf-8")
+        write_json(folder / "environment.json", environment())
+        recipe.write(folder / "recipe.yaml")
+    except OSError as error:
+        raise EgeunetError(f"The run folder {folder} cannot be written: {error}.") from error
+
+
+def _differences(old: Recipe, new: Recipe) -> str:
+    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict) or not value:
+            return {prefix: value}
+        join = f"{prefix}." if prefix else ""
+        return {k: v for key in value for k, v in flat(value[key], f"{join}{key}").items()}
+
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    return ", ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys)

@@ -1,0 +1,191 @@
+"""What the commands do, as functions: the same words in Python and at the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from egeunet.data.cache import load_arrays
+from egeunet.data.datasets import Dataset, Sample, open_data
+from egeunet.data.splits import Protocol, split_dataset
+from egeunet.environment import environment
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays
+from egeunet.evaluation.figures import save_figure, training_curves
+from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
+from egeunet.evaluation.report import append_result
+from egeunet.export.formats import export, export_run
+from egeunet.files import sha256_file
+from egeunet.inference.segmenter import Segmenter
+from egeunet.reporting import Reporter
+from egeunet.training.checkpoint import WEIGHTS
+from egeunet.training.recipe import Recipe, load_recipe
+from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
+from egeunet.training.trainer import train as train_recipe
+
+__all__ = ["evaluate", "export", "train"]
+
+PROTOCOLS = ("paper", "holdout", "external")
+PARTS = ("train", "val", "test")
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *settings: str,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Train a system, and write its ONNX file beside the weights.
+
+    Args:
+        recipe: A recipe, its YAML file, or the name of one that is shipped.
+        *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`.
+        resume: Go on from the checkpoint in the run folder.
+        reporter: Hears of the progress.
+
+    Returns:
+        The run folder; see `egeunet.training.trainer.train` for its files and the errors.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, settings)
+    elif settings:
+        raise UsageError("Settings go with the name of a recipe, not with a Recipe object.")
+    folder = train_recipe(recipe, resume=resume, reporter=reporter)
+    save_figure(training_curves(folder / HISTORY), folder / "curves.png")
+    export_run(load_run(folder))
+    return folder
+
+
+def evaluate(
+    weights: str | Path,
+    *,
+    data: str | Path | None = None,
+    protocol: str | None = None,
+    part: str = "test",
+    last: bool = False,
+    device: str = "auto",
+    out: str | Path | None = None,
+    record: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Score trained weights on the part of a dataset that a protocol names.
+
+    Args:
+        weights: A run folder, or an ONNX file.
+        data: A dataset's name or folder; the run's own by default.
+        protocol: "paper", "holdout", or "external": all of `data` that the run has not seen in
+            training or selection. The run's own by default.
+        part: "train", "val" or "test"; with "external" there are no parts.
+        last: Take the last epoch of a run instead of the selected one.
+        device: "auto", "cpu" or "cuda".
+        out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; the folder
+            `evaluation` of a run by default, nowhere for an ONNX file.
+        record: A file of results (JSON lines) to which a row is added.
+        reporter: Hears of the progress.
+
+    Raises:
+        UsageError: If the words do not fit together, or images to be scored were trained on.
+    """
+    if part not in PARTS:
+        raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
+    subject = _open_subject(Path(weights), last, device)
+    protocol = protocol or (subject.run.recipe.data.protocol if subject.run else "holdout")
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"There is no protocol {protocol!r}: expected {', '.join(PROTOCOLS)}.")
+    dataset, samples = _choose(subject.run, data, protocol, part)
+    arrays = load_arrays(samples, subject.size, subject.num_classes, reporter=reporter)
+    result = evaluate_arrays(
+        subject.predict, arrays, num_classes=subject.num_classes, reporter=reporter
+    )
+    out = out or (subject.run.folder / "evaluation" if subject.run else None)
+    if out:
+        result.write(Path(out), arrays)
+    if record:
+        row = {
+            **subject.row,
+            "dataset": dataset.name,
+            "protocol": protocol,
+            "part": "all" if protocol == "external" else part,
+            "weights_epoch": "last" if last else "selected",
+            "selected_on": "test" if protocol == "paper" else "validation",
+            **result.to_dict(),
+            **environment(),
+        }
+        append_result(Path(record), row)
+    return result
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated."""
+
+    predict: Predictor
+    size: tuple[int, int]
+    num_classes: int
+    run: Run | None
+    row: dict[str, object]
+
+
+def _open_subject(weights: Path, last: bool, device: str) -> _Subject:
+    if weights.is_dir():
+        run = load_run(weights, last=last)
+        recipe = run.recipe
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        row = {
+            "system": recipe.system,
+            "recipe_hash": recipe.hash(),
+            "recipe": recipe.model_dump(mode="json", exclude={"out": True, "data": {"root"}}),
+            "seed": recipe.seed,
+            "epochs": recipe.trainer.epochs,
+            "epoch": run.epoch,
+            "train_seconds": run.seconds,
+            "weights_sha256": sha256_file(weights / WEIGHTS),
+        }
+        predict = torch_predictor(run.model, device)
+        return _Subject(predict, recipe.data.shape, recipe.data.num_classes, run, row)
+    if last:
+        raise UsageError("last=True takes a run folder: an ONNX file has one set of weights.")
+    segmenter = Segmenter(weights)
+    metadata = segmenter.metadata
+    row = {"system": metadata.system, "weights_sha256": sha256_file(weights)}
+    num_classes = len(metadata.classes)
+    return _Subject(onnx_predictor(segmenter), metadata.size, num_classes, None, dict(row))
+
+
+def _choose(
+    run: Run | None, data: str | Path | None, protocol: str, part: str
+) -> tuple[Dataset, tuple[Sample, ...]]:
+    """The samples to score, none of which the run was trained on."""
+    if run is None and data is None:
+        raise UsageError("An ONNX file says nothing of data: give data=, a dataset or a folder.")
+    seen = read_parts(run.folder) if run else {}
+    if protocol == "external":
+        if data is None:
+            raise UsageError("The protocol external takes data=: another dataset than the run's.")
+        dataset = open_data(data)
+        # Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
+        same = run is not None and run.dataset == dataset.name
+        samples = tuple(
+            s for s in dataset.samples if s.id not in seen or not (same or s.id.startswith("ISIC_"))
+        )
+        if not samples:
+            raise EgeunetError(f"Every image of {dataset.name} was used by the run already.")
+        return dataset, samples
+    known: Protocol = "paper" if protocol == "paper" else "holdout"
+    if data is None and run is not None:
+        settings = run.recipe.data.model_copy(update={"protocol": known})
+        dataset, split = open_split(settings)
+    else:
+        dataset = open_data(data or "")
+        split = split_dataset(dataset, known)
+    samples = {"train": split.train, "val": split.val, "test": split.test}[part]
+    trained = [s.id for s in samples if seen.get(s.id) == "train"]
+    if part != "train" and trained:
+        raise UsageError(
+            f"The run was trained on {len(trained)} of these {len(samples)} images, such as "
+            f"{trained[0]}: evaluate under its own protocol, or with protocol external."
+        )
+    return dataset, samples

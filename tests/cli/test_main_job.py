@@ -1,0 +1,131 @@
+"""The main job in the words of the shell: train, evaluate, export, predict; and wrong words."""
+
+import io
+import json
+import shutil
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from egeunet.cli.main import main
+from egeunet.data.synthetic import write_dataset
+from egeunet.training.run import read_parts
+
+
+@pytest.fixture(scope="module")
+def egeunet(tmp_path_factory):
+    """Run the program in this process; returns its exit code, stdout and stderr."""
+    folder = tmp_path_factory.mktemp("main")
+
+    def run(*words):
+        out, errors = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            redirect_stdout(out),
+            redirect_stderr(errors),
+        ):
+            patch.chdir(folder)
+            patch.setenv("EGEUNET_CACHE", str(folder / "cache"))
+            patch.setattr(sys, "argv", ["egeunet", *map(str, words)])
+            with pytest.raises(SystemExit) as end:
+                main()
+        return end.value.code or 0, out.getvalue(), errors.getvalue()
+
+    write_dataset(folder / "skin", 30, size=(64, 64), seed=3)
+    run.folder = folder
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(egeunet):
+    """A run folder that `egeunet train` left."""
+    code, out, errors = egeunet(
+        *("train", "egeunet-synthetic", "data.root=skin", "data.size=64", "trainer.epochs=2"),
+        *("out=runs/x", "options.widths=[8, 8, 8, 8, 8, 8]"),
+    )
+    assert code == 0, errors
+    assert out == "runs/x\n"
+    assert "epoch 2/2" in errors
+    return egeunet.folder / "runs" / "x"
+
+
+def test_a_run_is_evaluated_and_recorded(egeunet, run):
+    code, out, errors = egeunet("evaluate", "runs/x", "--json", "--record", "results.jsonl")
+    assert code == 0, errors
+    scores = json.loads(out)
+    assert scores["n"] == 6
+    assert 0 <= scores["pooled"]["iou"] <= 1
+    assert (run / "evaluation" / "worst_cases.png").is_file()
+    row = json.loads((egeunet.folder / "results.jsonl").read_text())
+    assert row["protocol"] == "holdout"
+    assert row["pooled"] == scores["pooled"]
+    assert len(row["weights_sha256"]) == 64
+    assert row["seed"] == 42
+
+
+def test_the_exported_file_scores_as_the_run(egeunet, run):
+    assert egeunet("export", "runs/x", "-o", "exported")[0] == 0
+    _, of_run, _ = egeunet("evaluate", "runs/x", "--json")
+    code, of_file, errors = egeunet("evaluate", "exported/model.onnx", "--data", "skin", "--json")
+    assert code == 0, errors
+    one, other = (json.loads(text)["pooled"]["iou"] for text in (of_run, of_file))
+    assert one == pytest.approx(other, abs=2e-3)
+
+
+def test_the_last_epoch_is_reported_beside_the_selected_one(egeunet, run):
+    assert egeunet("evaluate", "runs/x", "--last", "-o", "last")[0] == 0
+    assert (egeunet.folder / "last" / "per_image.csv").read_text().count("\n") == 7
+
+
+def test_images_that_were_trained_on_are_not_scored(egeunet, run):
+    """Without the images it was not trained on, the folder is split anew, among the others."""
+    fewer = egeunet.folder / "fewer"
+    shutil.copytree(egeunet.folder / "skin", fewer)
+    for name, part in read_parts(run).items():
+        if part != "train":
+            for file in fewer.glob(f"*/{name}.*"):
+                file.unlink()
+    code, _, errors = egeunet("evaluate", "runs/x", "--data", "fewer")
+    assert code == 2
+    assert "was trained on" in errors
+
+
+def test_external_data_is_scored_whole(egeunet, run):
+    write_dataset(egeunet.folder / "other", 5, size=(64, 48), seed=9)
+    code, out, errors = egeunet(
+        "evaluate", "runs/x", "--data", "other", "--protocol", "external", "--json"
+    )
+    assert code == 0, errors
+    assert json.loads(out)["n"] == 5
+
+
+def test_photos_get_masks_of_their_own_size(egeunet, run):
+    Image.new("RGB", (90, 50), (200, 150, 120)).save(egeunet.folder / "photo.jpg")
+    code, _, errors = egeunet("predict", "photo.jpg", "-o", "masks", "--weights", "runs/x")
+    assert code == 0, errors
+    mask = np.asarray(Image.open(egeunet.folder / "masks" / "photo_mask.png"))
+    assert mask.shape == (50, 90)
+    assert set(np.unique(mask)) <= {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "answer"),
+    [
+        (("train", "nothing"), 2, "There is no recipe"),
+        (("train", "egeunet-synthetic", "trainer.epoch=1"), 2, "did you mean 'trainer.epochs'"),
+        (("train", "egeunet-synthetic", "data.root=nowhere"), 1, "no folder nowhere"),
+        (("evaluate", "nowhere"), 1, "nowhere"),
+        (("evaluate", "skin"), 2, "not a run folder"),
+        (("evaluate", "runs/x", "--part", "all"), 2, "expected one of train, val, test"),
+        (("evaluate", "runs/x", "--protocol", "mine"), 2, "no protocol 'mine'"),
+        (("export", "skin"), 2, "not a run folder"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence_and_an_exit_code(egeunet, run, words, code, answer):
+    given, out, errors = egeunet(*words)
+    assert (given, out) == (code, "")
+    assert answer in errors
+    assert errors.startswith("error: ")

@@ -1,0 +1,30 @@
+"""What several test files share: where the real data lies, if it is there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from egeunet.compat import mend_torchvision
+
+mend_torchvision()  # before tests import torchmetrics and timm as oracles
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that holds `isic2018/` and `kvasir_seg/`."""
+    root = Path(os.environ.get("EGEUNET_DATA") or SHARED / "data")
+    if not (root / "isic2018").is_dir():
+        pytest.skip("no real data: set EGEUNET_DATA to a folder that holds isic2018/")
+    return root
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden tensors that published networks gave."""
+    folder = Path(os.environ.get("EGEUNET_GOLDEN") or SHARED / "golden")
+    if not folder.is_dir():
+        pytest.skip("no golden tensors: set EGEUNET_GOLDEN to the folder that holds them")
+    return folder

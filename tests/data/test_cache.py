@@ -1,0 +1,177 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from egeunet.data.cache import load_arrays
+from egeunet.data.datasets import open_folder
+from egeunet.data.synthetic import draw, write_dataset
+from egeunet.errors import EgeunetError
+from egeunet.files import cache_folder
+from egeunet.inference.preprocess import resize
+from egeunet.inference.sources import read_photo
+
+LOAD = """
+import hashlib, sys
+from pathlib import Path
+from egeunet.data.cache import load_arrays
+from egeunet.data.datasets import open_folder
+arrays = load_arrays(open_folder(sys.argv[1]).samples, (256, 256), cache_dir=Path(sys.argv[2]))
+print(hashlib.sha256(arrays.images.tobytes() + arrays.masks.tobytes()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "set", 40, (120, 160))
+
+
+def start(folder: Path, cache: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD, str(folder), str(cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+def fingerprint(arrays) -> str:
+    return hashlib.sha256(arrays.images.tobytes() + arrays.masks.tobytes()).hexdigest()
+
+
+def test_arrays_are_the_preprocessed_photos_and_masks(synthetic, tmp_path):
+    samples = open_folder(synthetic).samples
+    arrays = load_arrays(samples, (64, 96), cache_dir=tmp_path)
+    assert arrays.ids == tuple(sample.id for sample in samples)
+    assert arrays.images.shape == (40, 64, 96, 3)
+    assert arrays.masks.shape == (40, 64, 96)
+    assert arrays.images.dtype == arrays.masks.dtype == np.uint8
+    np.testing.assert_allclose(arrays.aspects, 160 / 120)
+    for index in (0, 39):
+        photo = read_photo(samples[index].image)
+        np.testing.assert_array_equal(arrays.images[index], resize(photo, (64, 96)))
+    exact = load_arrays(samples, (120, 160), cache_dir=tmp_path)
+    np.testing.assert_array_equal(exact.masks[7], draw((0, 7), (120, 160))[1])
+
+
+def test_the_second_time_nothing_is_decoded(synthetic, tmp_path):
+    samples = open_folder(synthetic).samples
+    first = load_arrays(samples, cache_dir=tmp_path)
+    (built,) = tmp_path.iterdir()
+    written = (built / "images.npy").stat().st_mtime_ns
+    second = load_arrays(samples, cache_dir=tmp_path)
+    assert (built / "images.npy").stat().st_mtime_ns == written
+    assert fingerprint(first) == fingerprint(second)
+    assert not first.images.flags.writeable
+
+
+def test_the_content_decides_not_the_name(folder, tmp_path):
+    before = load_arrays(open_folder(folder).samples, (32, 32), cache_dir=tmp_path)
+    moved = folder.rename(folder.with_name("elsewhere"))
+    load_arrays(open_folder(moved).samples, (32, 32), cache_dir=tmp_path)
+    assert len(list(tmp_path.glob("*/meta.json"))) == 1
+    Image.new("RGB", (32, 24), "red").save(moved / "images/a03.png")
+    after = load_arrays(open_folder(moved).samples, (32, 32), cache_dir=tmp_path)
+    assert (after.images[3] == (255, 0, 0)).all()
+    np.testing.assert_array_equal(before.images[4], after.images[4])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other shape", "no meta", "bad meta"])
+def test_a_damaged_cache_is_built_again(damage, folder, tmp_path):
+    samples = open_folder(folder).samples
+    good = fingerprint(load_arrays(samples, (32, 32), cache_dir=tmp_path / "cache"))
+    (built,) = (tmp_path / "cache").iterdir()
+    if damage == "truncated":
+        os.truncate(built / "images.npy", 2000)
+    elif damage == "empty":
+        (built / "masks.npy").write_bytes(b"")
+    elif damage == "other shape":
+        np.save(built / "masks.npy", np.zeros((2, 32, 32), np.uint8))
+    elif damage == "no meta":
+        (built / "meta.json").unlink()
+    else:
+        (built / "meta.json").write_text("{")
+    again = load_arrays(samples, (32, 32), cache_dir=tmp_path / "cache")
+    assert fingerprint(again) == good
+    assert list((tmp_path / "cache").iterdir()) == [built]
+
+
+def test_a_kill_while_it_is_written_leaves_nothing_that_is_read(synthetic, tmp_path):
+    cache = tmp_path / "cache"
+    good = finish(start(synthetic, tmp_path / "other"))
+    killed = 0
+    for delay in (0.0, 0.02, 0.05):
+        process = start(synthetic, cache)
+        deadline = time.monotonic() + 30
+        while not list(cache.glob("building-*/images.npy")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL and not list(cache.glob("*/meta.json"))
+    assert killed, "no process was killed before it had finished"
+    assert finish(start(synthetic, cache)) == good
+    # What the killed ones left is removed when it is surely abandoned.
+    left = list(cache.glob("building-*"))
+    assert left
+    for path in left:
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
+    load_arrays(open_folder(synthetic).samples[:3], (32, 32), cache_dir=cache)
+    assert not list(cache.glob("building-*"))
+
+
+def test_processes_that_build_the_same_cache_at_once_agree(synthetic, tmp_path):
+    processes = [start(synthetic, tmp_path / "cache") for _ in range(3)]
+    assert len({finish(process) for process in processes}) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(synthetic, tmp_path):
+    resource = pytest.importorskip("resource")
+    assert resource  # the limit on file sizes stands in for the end of the disk
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n" + LOAD
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(synthetic), str(tmp_path / "cache")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "EgeunetError: Cannot write the cache" in run.stderr
+    assert "EGEUNET_CACHE" in run.stderr
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_what_cannot_be_loaded_is_named(folder, tmp_path, write_pair):
+    with pytest.raises(EgeunetError, match="no samples"):
+        load_arrays([], cache_dir=tmp_path)
+    write_pair(folder / "images/b.png", None)
+    with pytest.raises(EgeunetError, match=r"b\.png has no mask"):
+        load_arrays(open_folder(folder).samples, cache_dir=tmp_path)
+    write_pair(folder / "masks/b.png", None, size=(10, 10))
+    with pytest.raises(EgeunetError, match="10×10 pixels but its image 32×24"):
+        load_arrays(open_folder(folder).samples, cache_dir=tmp_path)
+    (folder / "masks/b.png").write_bytes(b"no image")
+    with pytest.raises(EgeunetError, match=r"b\.png is not an image"):
+        load_arrays(open_folder(folder).samples, cache_dir=tmp_path)
+
+
+def test_where_caches_lie(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    monkeypatch.delenv("EGEUNET_CACHE", raising=False)
+    assert cache_folder() == tmp_path / "x/egeunet"
+    monkeypatch.setenv("EGEUNET_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"

@@ -1,0 +1,75 @@
+"""Batches: the same at any time for the same seed, scaled as inference scales."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+
+from egeunet.data.augment import Augmentation
+from egeunet.data.cache import Arrays
+from egeunet.data.loader import Loader, scale_batch
+from egeunet.inference.preprocess import scale
+
+
+@pytest.fixture
+def arrays():
+    generator = np.random.default_rng(0)
+    return Arrays(
+        ids=tuple(f"s{index:02}" for index in range(19)),
+        images=generator.integers(0, 256, (19, 32, 32, 3), np.uint8),
+        masks=generator.integers(0, 3, (19, 32, 32), np.uint8),
+        aspects=np.ones(19, np.float32),
+    )
+
+
+@given(
+    arrays_of.arrays(np.uint8, (2, 4, 5, 3), elements=st.integers(0, 255)),
+    st.booleans(),
+)
+def test_scaling_is_that_of_inference(images, constant):
+    if constant:
+        images[0] = images[0, 0, 0, 0]
+    ours = scale_batch(torch.from_numpy(images)).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(ours, scale(images), rtol=1e-6, atol=1e-4)
+
+
+def test_an_epoch_sees_every_sample_once_in_its_own_order(arrays):
+    loader = Loader(arrays, batch_size=4, augmentation=Augmentation(), seed=1)
+    epochs = [[key for batch in loader.epoch(n) for key in batch.ids] for n in (0, 1)]
+    assert len(loader) == 5
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(arrays.ids)
+    assert epochs[0] != epochs[1]
+
+
+def test_without_augmentation_samples_come_in_order_as_they_are(arrays):
+    batches = list(Loader(arrays, batch_size=4).epoch())
+    assert [key for batch in batches for key in batch.ids] == list(arrays.ids)
+    np.testing.assert_array_equal(batches[4].masks[:, 0].numpy(), arrays.masks[16:].astype("f4"))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_any_step_can_be_drawn_again(arrays, workers):
+    loader = Loader(arrays, batch_size=4, augmentation=Augmentation(), seed=1, workers=workers)
+    whole = list(loader.epoch(7))
+    late = list(loader.epoch(7, start=3))
+    assert [batch.ids for batch in late] == [batch.ids for batch in whole[3:]]
+    assert torch.equal(late[0].images, whole[3].images)
+    assert torch.equal(late[0].masks, whole[3].masks)
+
+
+def test_classes_come_as_indices(arrays):
+    batch = next(iter(Loader(arrays, num_classes=3, batch_size=4).epoch()))
+    assert batch.masks.dtype == torch.int64
+    assert batch.masks.shape == (4, 32, 32)
+
+
+def test_an_epoch_that_is_left_early_leaves_no_thread_behind(arrays):
+    import threading
+
+    before = threading.active_count()
+    batches = Loader(arrays, batch_size=1, workers=2).epoch()
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before

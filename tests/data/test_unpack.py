@@ -1,0 +1,82 @@
+import stat
+import zipfile
+
+import pytest
+
+from egeunet.data.unpack import unpack
+from egeunet.errors import EgeunetError
+
+
+@pytest.fixture
+def write_zip(tmp_path):
+    def write(files: dict[str, bytes], mode: int = 0o644, compression=zipfile.ZIP_DEFLATED):
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w", compression) as file:
+            for name, content in files.items():
+                info = zipfile.ZipInfo(name)
+                info.external_attr = mode << 16
+                info.compress_type = compression
+                file.writestr(info, content)
+        return path
+
+    return write
+
+
+def names(folder) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_contents_are_unpacked_and_what_is_there_is_left_alone(write_zip, tmp_path):
+    path = write_zip({"d/a.txt": b"aa", "b.txt": b"bbb", "__MACOSX/._a": b"x", "e/": b""})
+    target = tmp_path / "out"
+    (target / "d").mkdir(parents=True)
+    (target / "d/a.txt").write_bytes(b"me")  # of the full size: it is there
+    (target / "b.txt").write_bytes(b"b")  # cut short
+    unpack(path, target)
+    assert names(target) == ["b.txt", "d/a.txt"]
+    assert (target / "d/a.txt").read_bytes() == b"me"
+    assert (target / "b.txt").read_bytes() == b"bbb"
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "C:/evil"])
+def test_nothing_is_written_outside(name, write_zip, tmp_path):
+    path = write_zip({"good": b"x", name: b"x"})
+    with pytest.raises(EgeunetError, match="outside its folder"):
+        unpack(path, tmp_path / "out")
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_links_are_refused(write_zip, tmp_path):
+    path = write_zip({"link": b"/etc"}, mode=stat.S_IFLNK | 0o777)
+    with pytest.raises(EgeunetError, match="link"):
+        unpack(path, tmp_path / "out")
+
+
+def test_an_archive_that_grows_beyond_reason_is_refused(write_zip, tmp_path):
+    path = write_zip({"zeros": bytes(20_000_000)})
+    with pytest.raises(EgeunetError, match="200 times its size"):
+        unpack(path, tmp_path / "out")
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_a_member_that_lies_about_its_size_is_damaged(write_zip, tmp_path):
+    path = write_zip({"zeros": bytes(100_000)})
+    content = bytearray(path.read_bytes())
+    for offset in (content.find(b"PK\x01\x02") + 24, 22):
+        content[offset : offset + 4] = (50).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(EgeunetError, match="damaged"):
+        unpack(path, tmp_path / "out")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty"])
+def test_a_damaged_archive_is_removed(damage, write_zip, tmp_path):
+    path = write_zip({"a.txt": bytes(range(256)) * 9}, compression=zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[500] ^= 255
+    cases = {"cut": content[:900], "flipped": content, "text": b"<html>", "empty": b""}
+    path.write_bytes(cases[damage])
+    with pytest.raises(EgeunetError, match=r"a\.zip is damaged or no zip file.*removed"):
+        unpack(path, tmp_path / "out")
+    assert names(tmp_path) == []

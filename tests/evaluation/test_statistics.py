@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from egeunet.evaluation.statistics import (
+    bootstrap_interval,
+    image_means,
+    paired_difference,
+    pooled_scores,
+    resample,
+)
+from egeunet.metrics.counts import Counts
+
+
+def counts_of(jaccards, truth=1000, pixels=4096):
+    """Counts of images whose predictions lie inside a truth of so many pixels."""
+    tp = torch.from_numpy((np.asarray(jaccards) * truth).round().astype(np.int64))[:, None]
+    zero = torch.zeros_like(tp)
+    return Counts(tp, zero, truth - tp, zero + pixels - truth)
+
+
+@given(st.integers(1, 40), st.integers(0, 5))
+@settings(deadline=None, max_examples=20)
+def test_a_bootstrap_sample_has_as_many_images_as_the_set(n, seed):
+    weights = resample(n, resamples=50, seed=seed)
+    assert (weights.sum(axis=1) == n).all()
+    assert (weights == resample(n, resamples=50, seed=seed)).all()
+
+
+def test_the_interval_of_a_mean_is_scipys():
+    values = np.random.default_rng(0).beta(5, 2, 200)
+    low, high = bootstrap_interval(image_means(values, resample(200, 5000)))
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert low == pytest.approx(expected.low, abs=0.05 * width)
+    assert high == pytest.approx(expected.high, abs=0.05 * width)
+
+
+def test_pooled_scores_of_a_sample_are_those_of_its_images_written_out():
+    generator = np.random.default_rng(0)
+    counts = Counts(*(torch.from_numpy(generator.integers(1, 99, (6, 1))) for _ in range(4)))
+    weights = resample(6, resamples=5)
+    found = pooled_scores(counts, weights)
+    for row, iou, specificity in zip(weights, found["iou"], found["specificity"], strict=True):
+        drawn = np.repeat(np.arange(6), row.astype(int))
+        tp, fp, fn, tn = (float(count[drawn].sum()) for count in counts)
+        assert iou == pytest.approx(tp / (tp + fp + fn))
+        assert specificity == pytest.approx(tn / (tn + fp))
+
+
+def test_undefined_values_are_left_out_of_means():
+    values = np.array([1.0, np.nan, 3.0])
+    weights = np.array([[1.0, 1, 1], [0, 2, 1], [0, 3, 0]])
+    assert image_means(values, weights) == pytest.approx([2, 3, np.nan], nan_ok=True)
+
+
+def test_one_image_has_an_interval_without_width():
+    assert bootstrap_interval(image_means(np.array([0.7]), resample(1))) == (0.7, 0.7)
+
+
+def test_a_clear_difference_is_said():
+    generator = np.random.default_rng(0)
+    hard = generator.uniform(0.5, 0.8, 100)  # what both find hard cancels out
+    a, b = counts_of(hard + 0.1 + generator.normal(0, 0.01, 100)), counts_of(hard)
+    found = paired_difference(a, b)
+    assert found.difference == pytest.approx(0.1, abs=0.005)
+    assert found.interval[0] < found.difference < found.interval[1]
+    assert found.p_value < 1e-6
+    assert found.verdict == "a is better"
+    assert paired_difference(b, a).verdict == "b is better"
+    assert paired_difference(b, a).difference == pytest.approx(-found.difference)
+
+
+def test_a_difference_below_its_interval_is_no_difference():
+    generator = np.random.default_rng(0)
+    a, b = (counts_of(generator.uniform(0.6, 0.9, 50)) for _ in range(2))
+    found = paired_difference(a, b)
+    assert found.interval[0] < 0 < found.interval[1]
+    assert found.p_value > 0.05
+    assert found.verdict == "no difference"
+
+
+def test_the_p_value_is_wilcoxons():
+    generator = np.random.default_rng(3)
+    first, second = generator.integers(500, 900, (2, 60)) / 1000
+    found = paired_difference(counts_of(first), counts_of(second))
+    assert found.p_value == pytest.approx(stats.wilcoxon(first, second).pvalue)
+
+
+def test_a_system_does_not_differ_from_itself():
+    counts = counts_of(np.linspace(0.2, 0.9, 30))
+    found = paired_difference(counts, counts)
+    assert (found.difference, found.interval, found.p_value) == (0, (0, 0), 1)
+    assert found.verdict == "no difference"
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(100):
+        values = generator.uniform(0.4, 1.0, 60)
+        low, high = bootstrap_interval(image_means(values, resample(60, 500, seed)))
+        covered += low <= 0.7 <= high
+    assert 88 <= covered <= 100
+
+
+def test_other_images_are_refused():
+    with pytest.raises(ValueError, match="not scored on the same images"):
+        paired_difference(counts_of([0.5, 0.6]), counts_of([0.5, 0.6], truth=900))
+    with pytest.raises(ValueError, match="2 and 1"):
+        paired_difference(counts_of([0.5, 0.6]), counts_of([0.5]))

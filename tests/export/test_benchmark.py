@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import torch._inductor.config as inductor
+
+from egeunet.errors import UsageError
+from egeunet.evaluation.figures import save_figure
+from egeunet.export.benchmark import benchmark, latency_figure
+from egeunet.reporting import Reporter
+
+PUBLISHED = """
+import torch
+from timm.models.layers import trunc_normal_
+from einops import rearrange
+
+class EGEUNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 1, 1)
+        print("was built")
+
+    def forward(self, x):
+        return (), torch.sigmoid(self.conv(x))
+"""
+
+
+class Listener(Reporter):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "egeunet.py").write_text(PUBLISHED)
+    return tmp_path
+
+
+def test_a_run_without_a_compiler(
+    trained: Path, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    listener = Listener()
+    report = benchmark(trained, data=samples, rounds=10, reporter=listener)
+    assert any("torch.compile does not work here" in warning for warning in listener.warnings)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert {"torch eager", "ONNX float32", "ONNX fp16"} <= set(rows)
+    exact, half = rows["ONNX float32"], rows["ONNX fp16"]
+    assert exact["dice"] == pytest.approx(rows["torch eager"]["dice"], abs=0.1)
+    assert half["size_kb"] < exact["size_kb"]
+    for row in rows.values():
+        assert row["peak_mb"] > 10
+        assert row["startup_s"] > 0
+        for times in row["threads"].values():
+            assert 0 < times["p50_ms"] <= times["p95_ms"]
+            assert times["images_per_s"] > 0
+    save_figure(latency_figure(report), tmp_path / "benchmark.png")
+    assert (tmp_path / "benchmark.png").stat().st_size > 5000
+
+
+def test_the_published_network_beside_an_onnx_file(
+    make_run, published: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from egeunet.export.formats import export_run
+
+    run = make_run(size=256)
+    export_run(run)
+    report = benchmark(run.folder / "model.onnx", official=published, rounds=10)
+    names = [row["name"] for row in report["rows"]]
+    assert names == ["published, torch eager", "published, ONNX", "ONNX"]
+    assert all(row["dice"] is None for row in report["rows"])
+    assert "was built" not in capfd.readouterr().out
+
+
+def test_wrong_words(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="rounds is 3"):
+        benchmark(trained, rounds=3)
+    with pytest.raises(UsageError, match=r"no checkout.*models/egeunet\.py"):
+        benchmark(trained / "model.onnx", official=tmp_path)

@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import egeunet
+from egeunet.data.datasets import open_dataset
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.export.formats import export_run
+from egeunet.inference.preprocess import to_input
+from egeunet.inference.sources import read_photo
+from egeunet.training.run import load_run
+
+
+def test_formats_of_a_trained_run(trained: Path, tmp_path: Path) -> None:
+    # The others have tests of their own; a network of two epochs is too rough to be rounded.
+    files = egeunet.export(trained, tmp_path)
+    assert [one.path.name for one in files] == ["model.onnx", "photo.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "photo.onnx"]
+    for one in files:
+        session = onnxruntime.InferenceSession(str(one.path))
+        entries = session.get_modelmeta().custom_metadata_map
+        assert json.loads(entries["parity"]) == one.parity.to_dict()
+        assert entries["dataset"]
+    exact = {one.path.name: one.parity for one in files}
+    assert exact["model.onnx"].difference < 1e-3
+    assert exact["model.onnx"].iou > 0.999
+    assert exact["photo.onnx"].iou > 0.995
+
+
+def test_training_leaves_what_the_segmenter_opens(trained: Path) -> None:
+    assert (trained / "model.onnx").is_file()
+    assert (trained / "photo.onnx").is_file()
+    segmenter = egeunet.Segmenter(trained, threads=1)
+    photo = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    image = torch.from_numpy(to_input(photo, (64, 64))[None])
+    with torch.no_grad():
+        expected = load_run(trained).model(image).numpy()
+    np.testing.assert_allclose(
+        segmenter.logits(image.numpy()), expected, atol=2e-4 * np.abs(expected).max()
+    )
+
+
+def test_an_unknown_format_names_the_known(trained: Path) -> None:
+    with pytest.raises(UsageError, match=r"'onxx'.*onnx-int8"):
+        egeunet.export(trained, formats=["onxx"])
+
+
+class Forgetful(nn.Module):
+    """Gives something else each time, so that no graph computes what it computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.conv(x) + self.calls * 100.0
+
+
+def test_a_graph_that_differs_is_not_kept(make_run) -> None:
+    run = make_run(model=Forgetful().eval())
+    (run.folder / "model.onnx").write_bytes(b"the one before")
+    with pytest.raises(EgeunetError, match=r"model\.onnx.*differs from torch.*not kept"):
+        export_run(run)
+    assert [path.name for path in run.folder.iterdir()] == ["model.onnx"]
+    assert (run.folder / "model.onnx").read_bytes() == b"the one before"
+
+
+def test_on_real_photos_torch_core_photo_and_segmenter_agree(make_run, real_data) -> None:
+    run = make_run(size=256)
+    export_run(run)
+    segmenter = egeunet.Segmenter(run.folder, threads=1)
+    photo_graph = onnxruntime.InferenceSession(str(run.folder / "photo.onnx"))
+    ious = []
+    for sample in open_dataset("isic2018", real_data / "isic2018").samples[::200]:
+        photo = read_photo(sample.image)
+        with torch.no_grad():
+            logits = run.model(torch.from_numpy(to_input(photo)[None]))[0, 0].numpy()
+        np.testing.assert_allclose(
+            segmenter.logits(to_input(photo)[None])[0, 0], logits, atol=1e-3 * np.abs(logits).max()
+        )
+        mask = segmenter(sample.image).mask
+        (probability,) = photo_graph.run(["probability"], {"photo": photo})
+        other = probability >= 0.5
+        ious.append((mask & other).sum() / max(1, (mask | other).sum()))
+    assert np.mean(ious) > 0.995

@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from egeunet.data.synthetic import draw
+from egeunet.export.onnx import core_graph, describe, dynamic_graph, photo_graph
+from egeunet.inference.preprocess import restore, to_input
+from egeunet.inference.weights import parse_metadata
+
+
+def open_graph(graph) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(graph.SerializeToString())
+
+
+@pytest.mark.parametrize("system", ["egeunet", "malunet"])
+def test_core_gives_the_logits_of_torch(make_run, system) -> None:
+    run = make_run(system)
+    image = np.stack([to_input(draw(seed, (64, 64))[0], (64, 64)) for seed in range(3)])
+    (given,) = open_graph(core_graph(run)).run(["logits"], {"image": image})
+    with torch.no_grad():
+        expected = run.model(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(given, expected, atol=2e-4 * max(1, np.abs(expected).max()))
+
+
+def test_dynamic_takes_any_size_in_steps_of_32(make_run) -> None:
+    run = make_run()
+    session = open_graph(dynamic_graph(run))
+    rng = np.random.default_rng(0)
+    for shape in ((1, 3, 64, 64), (2, 3, 96, 64), (1, 3, 64, 256)):
+        image = rng.uniform(0, 255, shape).astype(np.float32)
+        (given,) = session.run(["logits"], {"image": image})
+        with torch.no_grad():
+            expected = run.model(torch.from_numpy(image)).numpy()
+        np.testing.assert_allclose(given, expected, atol=2e-4 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(
+    ("size", "num_classes"),
+    [((64, 64), 1), ((240, 320), 1), ((900, 70), 1), ((40, 50), 1), ((1, 1), 1), ((150, 200), 3)],
+)
+def test_photo_gives_the_probability_at_the_photos_size(make_run, size, num_classes) -> None:
+    run = make_run(num_classes=num_classes)
+    photo = draw(3, (max(16, size[0]), max(16, size[1])))[0][: size[0], : size[1]].copy()
+    (given,) = open_graph(photo_graph(run)).run(["probability"], {"photo": photo})
+    with torch.no_grad():
+        logits = run.model(torch.from_numpy(to_input(photo, (64, 64))[None]))[0]
+    scores = (logits.sigmoid() if num_classes == 1 else logits.softmax(0)).numpy()
+    expected = np.stack([restore(plane, size) for plane in scores])
+    assert given.shape == (size if num_classes == 1 else (3, *size))
+    given = given.reshape(expected.shape)
+    # A photo smaller than the map: the two libraries weigh the pixels at its rim differently.
+    np.testing.assert_allclose(given, expected, atol=0.05 if min(size) > 1 else 0.1)
+    assert np.abs(given - expected).mean() < 0.005 or size == (1, 1)
+
+
+def test_a_photo_of_one_colour(make_run) -> None:
+    run = make_run()
+    photo = np.full((50, 70, 3), 93, np.uint8)
+    (given,) = open_graph(photo_graph(run)).run(["probability"], {"photo": photo})
+    with torch.no_grad():
+        expected = run.model(torch.zeros(1, 3, 64, 64)).sigmoid()[0, 0].numpy()
+    np.testing.assert_allclose(given.mean(), restore(expected, (50, 70)).mean(), atol=0.01)
+
+
+def test_metadata_is_what_the_segmenter_reads(make_run) -> None:
+    run = make_run(num_classes=3)
+    (run.folder / "metrics.json").write_text(
+        json.dumps({"selected": {"val_dice": 0.9, "epoch": 3}, "selected_on": "validation"})
+    )
+    entries = describe(run, format="onnx")
+    found = parse_metadata(entries, "x")
+    assert found.size == (64, 64)
+    assert len(found.classes) == 3
+    assert json.loads(entries["scores"]) == {"val_dice": 0.9}
+    assert entries["scores_on"] == "validation"
+    assert entries["format"] == "onnx"
+    assert entries["recipe_hash"] == run.recipe.hash()
+    assert "not a medical device" in entries["intended_use"]

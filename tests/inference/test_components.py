@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
+
+from egeunet.inference.components import fill, keep_largest, label, tidy
+
+MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
+CORNERS = np.ones((3, 3), int)
+
+
+@given(MASKS)
+def test_pieces_are_those_of_scipy(mask: np.ndarray) -> None:
+    np.testing.assert_array_equal(label(mask, corners=True), ndimage.label(mask, CORNERS)[0])
+    np.testing.assert_array_equal(label(mask, corners=False), ndimage.label(mask)[0])
+
+
+@given(MASKS)
+def test_filling_is_that_of_scipy(mask: np.ndarray) -> None:
+    np.testing.assert_array_equal(fill(mask), ndimage.binary_fill_holes(mask))
+
+
+@given(MASKS)
+def test_the_largest_piece_is_one_of_the_pieces_and_none_is_larger(mask: np.ndarray) -> None:
+    kept = keep_largest(mask)
+    pieces, count = ndimage.label(mask, CORNERS)
+    sizes = [(pieces == index).sum() for index in range(1, count + 1)]
+    assert kept.sum() == max(sizes, default=0)
+    assert len(np.unique(pieces[kept])) == min(count, 1)
+
+
+@given(
+    arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32)),
+    st.floats(0.1, 0.9),
+)
+def test_tidying_changes_no_more_than_the_mask_needs(scores: np.ndarray, threshold: float) -> None:
+    limit = np.float32(threshold)
+    mask = scores >= limit
+    expected = fill(keep_largest(mask))
+    found = tidy(scores, threshold, largest_component=True, fill_holes=True)
+    np.testing.assert_array_equal(found >= limit, expected)
+    np.testing.assert_array_equal(found[mask == expected], scores[mask == expected])
+    assert found.dtype == np.float32
+
+
+def test_a_large_mask_of_noise_is_done_in_time() -> None:
+    mask = np.random.default_rng(0).random((256, 256)) < 0.5
+    pieces, _ = ndimage.label(mask, CORNERS)
+    assert keep_largest(mask).sum() == np.bincount(pieces[mask]).max()
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_full_and_empty_masks(value: bool) -> None:
+    mask = np.full((5, 4), value)
+    np.testing.assert_array_equal(keep_largest(mask), mask)
+    np.testing.assert_array_equal(fill(mask), mask)

@@ -1,0 +1,112 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.inference.folder import plan, read_rows, run_jobs, write_rows
+from egeunet.inference.segmenter import Segmenter
+
+
+def put(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def masks(root: Path, jobs: list) -> dict[str, str]:
+    return {job.name: job.mask.relative_to(root).as_posix() for job in jobs}
+
+
+def test_masks_are_called_after_their_photos_and_keep_subfolders(tmp_path: Path) -> None:
+    put(tmp_path, "in/a.jpg", "in/b.PNG", "in/s/a.jpg")
+    out = tmp_path / "out"
+    assert masks(out, plan([tmp_path / "in"], out, recursive=True)) == {
+        "a.jpg": "a_mask.png",
+        "b.PNG": "b_mask.png",
+        "s/a.jpg": "s/a_mask.png",
+    }
+    (job,) = plan([tmp_path / "in" / "a.jpg"], out, overlay=True)
+    assert [path.name for path in job.outputs] == ["a_mask.png", "a_overlay.jpg"]
+
+
+def test_photos_that_share_a_name_keep_their_suffix(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "a.png", "b.jpg", "C.jpg", "c.png")
+    out = tmp_path / "out"
+    assert masks(out, plan([tmp_path], out)) == {
+        "a.jpg": "a.jpg_mask.png",
+        "a.png": "a.png_mask.png",
+        "b.jpg": "b_mask.png",
+        "C.jpg": "C.jpg_mask.png",
+        "c.png": "c.png_mask.png",
+    }
+
+
+def test_two_photos_never_become_one_mask(tmp_path: Path) -> None:
+    put(tmp_path, "x/a.jpg", "y/a.jpg")
+    with pytest.raises(UsageError, match="different folders"):
+        plan([tmp_path / "x", tmp_path / "y"], tmp_path / "out")
+    put(tmp_path, "z/a.jpg", "z/a.png", "z/a.jpg.png")
+    with pytest.raises(UsageError, match="different folders"):
+        plan([tmp_path / "z"], tmp_path / "out")
+
+
+def test_masks_written_beside_the_photos_are_not_photos(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "a_mask.png", "a_overlay.jpg")
+    assert list(masks(tmp_path, plan([tmp_path], tmp_path))) == ["a.jpg"]
+    out = tmp_path / "out"
+    put(out, "a_mask.png")
+    found = plan([tmp_path], out, recursive=True)
+    assert list(masks(out, found)) == ["a.jpg", "a_mask.png", "a_overlay.jpg"]
+    with pytest.raises(UsageError, match="no photo"):
+        plan([out], out)
+
+
+def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "out")
+    with pytest.raises(UsageError, match="is a file"):
+        plan([tmp_path], tmp_path / "out")
+
+
+def test_rows_say_what_was_measured_or_what_was_wrong(
+    write_graph, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    Image.fromarray(lesion).save(photos / "a.png")
+    (photos / "b.png").write_bytes(b"")
+    segmenter = Segmenter(write_graph())
+    jobs = plan([photos], out, overlay=True)
+    good, bad = run_jobs(segmenter, jobs, out)
+    assert good["name"] == "a.png"
+    assert good["mask"] == "a_mask.png"
+    assert good["error"] is None
+    assert (good["width"], good["height"]) == (160, 120)
+    assert good["area"] == pytest.approx(segmenter(lesion).area)
+    assert (bad["name"], bad["mask"]) == ("b.png", None)
+    assert "empty" in bad["error"]
+    assert sorted(path.name for path in out.iterdir()) == ["a_mask.png", "a_overlay.jpg"]
+    with Image.open(out / "a_overlay.jpg") as image:
+        assert image.size == (160, 120)
+
+    rows = {row["name"]: row for row in (bad, good)}
+    write_rows(out, rows)
+    assert read_rows(out) == rows
+    assert "not a medical device" in json.loads((out / "predictions.json").read_text())["notice"]
+    with (out / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert [int(first[key]) for key in ("x0", "y0", "x1", "y1")] == good["box"]
+    assert float(first["confidence"]) == good["confidence"]
+    assert "empty" in second["error"]
+
+
+def test_a_table_of_another_origin_is_not_replaced(tmp_path: Path) -> None:
+    assert read_rows(tmp_path) == {}
+    for text in ("", "[]", '{"photos": [1]}', '{"photos": [{}]}', "\xff"):
+        (tmp_path / "predictions.json").write_text(text, encoding="latin-1")
+        with pytest.raises(EgeunetError, match="move it away"):
+            read_rows(tmp_path)

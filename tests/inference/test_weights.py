@@ -1,0 +1,172 @@
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.files import cache_folder
+from egeunet.inference import weights as module
+from egeunet.inference.weights import find_weights, parse_metadata
+
+GOOD = {
+    "system": "egeunet",
+    "dataset": "isic2018",
+    "num_classes": "1",
+    "classes": '["lesion"]',
+    "input_size": "256,192",
+    "threshold": "0.4",
+    "preprocessing": "rgb-bilinear-minmax255",
+}
+
+
+def test_a_run_folder_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    with pytest.raises(EgeunetError, match=f"egeunet export {tmp_path}"):
+        find_weights(tmp_path)
+    file.touch()
+    assert find_weights(tmp_path) == file
+    assert find_weights(str(file)) == file
+
+
+def test_an_unknown_name_and_none_say_what_can_be_given() -> None:
+    for wrong in ("nothing-like-it", "runs/none", "none.onnx"):
+        with pytest.raises(EgeunetError, match=f"'{wrong}'.*run folder.*onnx"):
+            find_weights(wrong)
+
+
+# Weights that come with the package
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package folder with weights and their table, as `sha256sum *.onnx` writes it."""
+    (tmp_path / "isic2018.onnx").write_bytes(b"skin")
+    (tmp_path / "kvasir.onnx").write_bytes(b"gut")
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(tmp_path.glob("*.onnx"))
+    ]
+    (tmp_path / "SHA256SUMS").write_text("".join(lines))
+    monkeypatch.setattr(module, "SHIPPED", tmp_path)
+    return tmp_path
+
+
+def test_shipped_weights_are_found_by_name_and_isic2018_by_none(shipped: Path) -> None:
+    assert find_weights("kvasir") == shipped / "kvasir.onnx"
+    assert find_weights("isic2018") == find_weights() == shipped / "isic2018.onnx"
+    with pytest.raises(EgeunetError, match=r"'isic2019'.*\(isic2018, kvasir\)"):
+        find_weights("isic2019")
+
+
+def test_shipped_weights_that_were_changed_are_refused(shipped: Path) -> None:
+    (shipped / "isic2018.onnx").write_bytes(b"skim")
+    with pytest.raises(EgeunetError, match=r"isic2018\.onnx is not what was shipped.*install"):
+        find_weights()
+    (shipped / "SHA256SUMS").unlink()
+    with pytest.raises(EgeunetError, match="is not what was shipped"):
+        find_weights("kvasir")
+
+
+def test_without_shipped_weights_the_error_names_what_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHIPPED", tmp_path)
+    with pytest.raises(EgeunetError, match=r"none come with this version.*run folder.*\.onnx"):
+        find_weights()
+
+
+# Weights from a URL
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a folder with one file, served from this machine."""
+    monkeypatch.setenv("EGEUNET_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "x.onnx").write_bytes(b"weights")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    handler = partial(Quiet, directory=str(tmp_path / "files"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+DIGEST = hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_url_is_fetched_once_and_verified(server: str, tmp_path: Path) -> None:
+    url = f"{server}/x.onnx#sha256={DIGEST}"
+    found = find_weights(url)
+    assert found.read_bytes() == b"weights"
+    assert cache_folder() in found.parents
+    (tmp_path / "files" / "x.onnx").unlink()
+    assert find_weights(url) == found
+    found.write_bytes(b"changed in the cache")
+    with pytest.raises(EgeunetError, match=r"cannot be fetched.*404"):
+        find_weights(url)
+
+
+def test_a_url_with_other_content_is_refused_and_not_kept(server: str) -> None:
+    wrong = hashlib.sha256(b"other").hexdigest()
+    with pytest.raises(EgeunetError, match="SHA-256 differs"):
+        find_weights(f"{server}/x.onnx#sha256={wrong}")
+    assert not list(cache_folder().rglob("*.onnx"))
+
+
+@pytest.mark.parametrize("end", ["", "#sha256=", "#sha256=12", f"#md5={DIGEST}"])
+def test_a_url_must_say_what_it_is(end: str) -> None:
+    with pytest.raises(UsageError, match="#sha256="):
+        find_weights("https://example.org/x.onnx" + end)
+
+
+def test_metadata() -> None:
+    found = parse_metadata(GOOD, "x")
+    assert found.size == (256, 192)
+    assert found.threshold == 0.4
+    assert found.classes == ("lesion",)
+    assert (found.system, found.dataset) == ("egeunet", "isic2018")
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_a_missing_entry_is_named(key: str) -> None:
+    with pytest.raises(EgeunetError, match=f"x.onnx does not say its {key}"):
+        parse_metadata({k: v for k, v in GOOD.items() if k != key}, "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_classes", "0"),
+        ("num_classes", "2"),
+        ("num_classes", "one"),
+        ("classes", "lesion"),
+        ("classes", '{"lesion": 1}'),
+        ("classes", "[3]"),
+        ("classes", "5"),
+        ("input_size", "256"),
+        ("input_size", "256,-256"),
+        ("input_size", "a,b"),
+        ("threshold", "0"),
+        ("threshold", "nan"),
+        ("threshold", "high"),
+    ],
+)
+def test_entries_that_make_no_sense(key: str, value: str) -> None:
+    with pytest.raises(EgeunetError, match=r"x\.onnx makes no sense"):
+        parse_metadata(GOOD | {key: value}, "x.onnx")
+
+
+def test_another_preprocessing_is_named() -> None:
+    with pytest.raises(EgeunetError, match=r"'zscore'.*'rgb-bilinear-minmax255'"):
+        parse_metadata(GOOD | {"preprocessing": "zscore"}, "x.onnx")

@@ -1,0 +1,224 @@
+"""The C kernels against the plain formulas, value by value and gradient by gradient."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from egeunet.models import create_model, kernels
+from egeunet.models.egeunet import GAB
+from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
+
+if kernels.library() is None:
+    pytest.skip("no C compiler here: the plain formulas run alone", allow_module_level=True)
+
+WIDTHS = [4, 8, 12, 24, 64]  # with and without a specialised loop
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def compare(fast, plain, *inputs, tolerance=2e-5):
+    """Outputs and gradients of `fast` in float32 are those of `plain` in float64."""
+    results = []
+    for function, dtype in ((fast, torch.float32), (plain, torch.float64)):
+        leaves = [x.detach().to(dtype).requires_grad_(x.is_floating_point()) for x in inputs]
+        output = function(*leaves)
+        weight = torch.linspace(-1, 1, output.numel(), dtype=dtype).view(output.shape)
+        (output * weight).sum().backward()
+        results.append([output.detach(), *(leaf.grad for leaf in leaves if leaf.requires_grad)])
+    for given, expected in zip(*results, strict=True):
+        scale = expected.abs().max().clamp(min=1)
+        torch.testing.assert_close(given.double() / scale, expected / scale, rtol=0, atol=tolerance)
+
+
+class Norm:
+    """A group norm whose weights are leaves of the test."""
+
+    def __init__(self, weight, bias):
+        self.weight, self.bias, self.eps = weight, bias, 1e-5
+
+
+def group_norm(x, weight, bias):
+    return F.group_norm(x, 4, weight, bias)
+
+
+@pytest.mark.parametrize("channels", WIDTHS)
+@pytest.mark.parametrize("size", [(2, 2), (6, 10), (32, 64)])
+def test_norm_and_pooling(channels, size):
+    x, weight, bias = (
+        torch.randn(3, channels, *size) * 5 + 20,
+        torch.randn(channels),
+        torch.randn(channels),
+    )
+    compare(
+        lambda x, w, b: kernels.norm_pool(x, Norm(w, b)),
+        lambda x, w, b: F.max_pool2d(group_norm(x, w, b), 2),
+        *(x, weight, bias),
+        tolerance=1e-4,
+    )
+
+
+@pytest.mark.parametrize("channels", WIDTHS)
+@pytest.mark.parametrize(
+    "sizes", [((2, 2), (4, 4)), ((4, 3), (8, 6)), ((5, 7), (5, 7)), ((8, 8), (11, 30))]
+)
+def test_norm_and_resizing(channels, sizes):
+    small, large = sizes
+    x, weight, bias = torch.randn(3, channels, *small), torch.randn(channels), torch.randn(channels)
+    compare(
+        lambda x, w, b: kernels.norm_resize(x, Norm(w, b), large),
+        lambda x, w, b: F.interpolate(
+            group_norm(x, w, b), size=large, mode="bilinear", align_corners=True
+        ),
+        *(x, weight, bias),
+        tolerance=1e-4,
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize(
+    "sizes", [((1, 1), (4, 4)), ((1, 5), (3, 9)), ((8, 6), (8, 6)), ((9, 5), (31, 64))]
+)
+def test_resizing(channels, sizes):
+    small, large = sizes
+    compare(
+        lambda x: kernels.resize(x, large),
+        lambda x: F.interpolate(x, size=large, mode="bilinear", align_corners=True),
+        torch.randn(2, channels, *small),
+    )
+
+
+@pytest.mark.parametrize("channels", [3, 8, 24, 130])
+def test_channel_norm(channels):
+    def plain(x, weight, bias):
+        mean, variance = x.mean(1, keepdim=True), x.var(1, correction=0, keepdim=True)
+        normal = (x - mean) / torch.sqrt(variance + 1e-6)
+        return normal * weight[:, None, None] + bias[:, None, None]
+
+    x, weight, bias = torch.randn(2, channels, 5, 7), torch.randn(channels), torch.randn(channels)
+    compare(lambda *leaves: kernels.channel_norm(*leaves, 1e-6), plain, x, weight, bias)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("dilations", [(1, 2, 5, 7), (1, 1, 1, 1), (8, 3, 1, 2)])
+@pytest.mark.parametrize(
+    ("channels", "high", "size"), [(8, (8, 6), (16, 12)), (16, (2, 2), (2, 2))]
+)
+def test_bridge(mask, dilations, channels, high, size):
+    block = GAB(12, channels, mask=mask, dilations=dilations)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter)
+    wide = GAB(12, channels, mask=mask, dilations=dilations).double()
+    wide.load_state_dict(block.state_dict())
+    inputs = [torch.randn(3, 12, *high), torch.randn(3, channels, *size)]
+    inputs += [torch.randn(3, 1, *size)] if mask else []
+
+    def run(module):
+        return lambda high, low, mask=None: module(high, low, mask)
+
+    compare(run(block), run(wide), *inputs, tolerance=1e-4)
+    for (name, fast), plain in zip(block.named_parameters(), wide.parameters(), strict=True):
+        scale = plain.grad.abs().max().clamp(min=1)
+        error = (fast.grad.double() - plain.grad).abs().max() / scale
+        assert error < 1e-4, name
+
+
+@pytest.mark.parametrize("scale", [0.1, 3, 100, 1e4])
+def test_loss(scale):
+    logits, target = torch.randn(3, 1, 17, 33) * scale, (torch.rand(3, 1, 17, 33) > 0.6).float()
+    compare(
+        lambda x: cross_entropy_dice(x, target).view(1),
+        lambda x: cross_entropy_dice(x, target.double()).view(1),
+        logits,
+    )
+
+
+def test_a_soft_target_is_possible():
+    logits, target = torch.randn(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    compare(
+        lambda x: cross_entropy_dice(x, target).view(1),
+        lambda x: cross_entropy_dice(x, target.double()).view(1),
+        logits,
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_logit_that_is_not_finite_is_not_hidden(value):
+    logits = torch.zeros(1, 1, 64, 64)
+    logits[0, 0, 3, 5] = value
+    assert not torch.isfinite(cross_entropy_dice(logits, torch.zeros(1, 1, 64, 64)))
+
+
+def test_fifty_steps_take_the_same_way(monkeypatch):
+    """The trace of the loss with kernels is that of the plain formulas in double precision.
+
+    Rounding grows from step to step, so the first steps are held tighter than the rest.
+    """
+    images = torch.rand(4, 3, 64, 64) * 255
+    target = (images.mean(1, keepdim=True) > 127).float()
+
+    def trace(dtype):
+        torch.manual_seed(1)
+        model = create_model("egeunet").to(dtype)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        losses = []
+        for _ in range(50):
+            optimizer.zero_grad()
+            loss = DeepSupervisionLoss()(model(images.to(dtype)), target.to(dtype)).total
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    fast = trace(torch.float32)
+    monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    plain = trace(torch.float64)
+    assert fast == pytest.approx(plain, rel=5e-3)
+    assert fast[:5] == pytest.approx(plain[:5], rel=2e-4)
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads():
+    before = torch.get_num_threads()
+    gradients = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            x = torch.randn(3, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+            x.requires_grad_()
+            norm = nn.GroupNorm(4, 8)
+            kernels.norm_pool(x, norm).square().sum().backward()
+            gradients.append((x.grad, norm.weight.grad))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"EGEUNET_KERNELS": "0"}, {"CC": "no-such-compiler"}, {"CC": "false"}]
+)
+def test_without_a_compiler_the_plain_formulas_run(setting, tmp_path):
+    code = (
+        "import torch; from egeunet.models import create_model, kernels;"
+        "assert kernels.library() is None;"
+        "create_model('egeunet')(torch.rand(2, 3, 32, 32))[0].sum().backward()"
+    )
+    environment = {**os.environ, "EGEUNET_CACHE": str(tmp_path), **setting}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert not list(tmp_path.glob("*.so"))
+
+
+def test_two_processes_may_compile_at_once(tmp_path):
+    code = "from egeunet.models import kernels; assert kernels.library() is not None"
+    environment = {**os.environ, "EGEUNET_CACHE": str(tmp_path)}
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,85 @@
+"""Recipes: what is written, what is overridden, what is refused."""
+
+import pytest
+
+from egeunet.errors import UsageError
+from egeunet.models import list_models
+from egeunet.training.recipe import Recipe, describe_settings, load_recipe, recipe_folder
+
+
+@pytest.mark.parametrize("path", sorted(recipe_folder().glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_states_its_command(path):
+    assert load_recipe(path).system in list_models()
+    assert "egeunet train" in path.read_text(encoding="utf-8").split("\nsystem")[0]
+
+
+def test_defaults_are_the_papers():
+    paper = load_recipe("egeunet-isic2018")
+    assert paper.optimizer == Recipe().optimizer
+    assert paper.scheduler == Recipe().scheduler
+    assert paper.trainer == Recipe().trainer
+    assert paper.augmentation == Recipe().augmentation
+
+
+def test_words_replace_settings(tmp_path):
+    recipe = load_recipe("egeunet-isic2018", ["trainer.epochs=4", "seed=3", f"out={tmp_path}"])
+    assert (recipe.trainer.epochs, recipe.seed, recipe.out) == (4, 3, tmp_path)
+    assert recipe.trainer.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("trainer.epoch=4", "did you mean 'trainer.epochs'"),
+        ("optimiser.lr=1", "did you mean 'optimizer.lr'"),
+        ("sed=4", "did you mean 'seed'"),
+        ("trainer.epochs=0", "trainer.epochs"),
+        ("trainer.epochs=many", "trainer.epochs"),
+        ("precision=8", "precision"),
+        ("seed.x=4", "seed"),
+        ("seed", "expected key=value"),
+        ("seed=[", "not YAML"),
+    ],
+)
+def test_a_wrong_word_is_answered(word, answer):
+    with pytest.raises(UsageError, match=answer):
+        load_recipe("egeunet-isic2018", [word])
+
+
+def test_a_wrong_name_is_answered():
+    with pytest.raises(UsageError, match="did you mean 'egeunet-kvasir'"):
+        load_recipe("egeunet-kvasr")
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: [", "\ttab"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"x\.yaml"):
+        load_recipe(tmp_path / "x.yaml")
+
+
+def test_what_is_written_reads_the_same(tmp_path):
+    recipe = load_recipe("egeunet-isic2018", ["options.widths=[4, 4, 4, 4, 8, 8]", "seed=7"])
+    recipe.write(tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_the_hash_is_of_what_decides_the_result():
+    base = load_recipe("egeunet-isic2018")
+    elsewhere = load_recipe("egeunet-isic2018", ["out=x", "workers=0", "data.root=y", "device=cpu"])
+    assert base.hash() == elsewhere.hash()
+    assert base.hash() != load_recipe("egeunet-isic2018", ["seed=1"]).hash()
+
+
+def test_every_setting_is_described():
+    keys = [key for key, *_ in describe_settings()]
+    assert "trainer.epochs" in keys
+    for key, kind, _, description in describe_settings():
+        assert kind, key
+        assert description, key
+
+
+def test_settings_cannot_run_code(tmp_path):
+    (tmp_path / "x.yaml").write_text("seed: !!python/object/apply:os.getpid []")
+    with pytest.raises(UsageError):
+        load_recipe(tmp_path / "x.yaml")

@@ -1,0 +1,271 @@
+"""Training as users meet it: run folders, resuming after real kills, signals, bad numbers."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import egeunet
+from egeunet.data.cache import load_arrays
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.reporting import Reporter
+from egeunet.training.checkpoint import load_checkpoint
+from egeunet.training.recipe import SchedulerSettings, load_recipe
+from egeunet.training.run import load_run, read_parts
+from egeunet.training.trainer import learning_rate, train
+
+
+def start(words, *more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "egeunet", "train", *words, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def same(one: Path, other: Path):
+    """Whether two runs ended with the same bits: selected weights, last weights, moments."""
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    a, b = load_checkpoint(one), load_checkpoint(other)
+    for row in a["history"] + b["history"]:
+        row.pop("seconds")
+    assert a["history"] == b["history"]
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    for key, moments in a["optimizer"]["state"].items():
+        assert torch.equal(moments["exp_avg_sq"], b["optimizer"]["state"][key]["exp_avg_sq"])
+
+
+def test_a_run_leaves_what_the_docs_name(recipe):
+    folder = train(recipe)
+    run = load_run(folder)
+    assert load_recipe(folder / "recipe.yaml") == recipe
+    assert sum(file.name.startswith("events.out.tfevents") for file in folder.iterdir()) == 1
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["selected"]["val_iou"] == max(float(row["val_iou"]) for row in rows)
+    assert metrics["epoch"] == str(run.epoch)
+    assert "git_commit" in json.loads((folder / "environment.json").read_text())
+    parts = read_parts(folder)
+    assert sorted(parts.values()).count("train") == 16
+    assert run.model(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+
+
+def test_the_loss_falls(samples, words):
+    folder = train(load_recipe(words[0], [*words[1:], "trainer.epochs=12"]))
+    history = load_checkpoint(folder)["history"]
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+
+
+def test_multi_class_trains_and_is_scored(tmp_path, words):
+    from egeunet.data.synthetic import write_dataset
+
+    write_dataset(tmp_path / "three", 20, size=(32, 32), seed=2, num_classes=3)
+    recipe = load_recipe(
+        words[0],
+        [*words[1:], f"data.root={tmp_path / 'three'}", "data.num_classes=3", "trainer.epochs=1"],
+    )
+    run = load_run(train(recipe))
+    assert run.model(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_nothing_of_the_callers_random_state_is_touched(recipe):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(recipe)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_same_seed_gives_the_same_bits_with_any_number_of_workers(words, tmp_path):
+    one = train(load_recipe(words[0], [*words[1:], f"out={tmp_path / 'a'}", "workers=0"]))
+    two = train(load_recipe(words[0], [*words[1:], f"out={tmp_path / 'b'}", "workers=3"]))
+    same(one, two)
+
+
+def test_a_run_killed_anywhere_resumes_to_the_same_bits(words, tmp_path, samples):
+    settings = [*words[:-1], "trainer.epochs=60", "trainer.preview_every=60"]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    process = start(settings, f"out={undisturbed}")
+    generator = np.random.default_rng()
+    other = start(settings, f"out={killed}", "--resume")
+    kills = 0
+    for _ in range(3):
+        while not (killed / "last.ckpt").exists() and other.poll() is None:
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 0.7))
+        other.send_signal(signal.SIGKILL)
+        kills += other.wait() == -signal.SIGKILL
+        other.communicate()
+        other = start(settings, f"out={killed}", "--resume")
+        deadline = time.monotonic() + 60
+        stamp = (killed / "recipe.yaml").stat().st_mtime_ns
+        while (killed / "recipe.yaml").stat().st_mtime_ns == stamp and time.monotonic() < deadline:
+            time.sleep(0.02)
+            if other.poll() is not None:
+                break
+    _, errors = other.communicate(timeout=120)
+    assert other.returncode == 0, errors
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert kills >= 1
+    same(undisturbed, killed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(words, tmp_path, number):
+    settings = [*words[:-1], "trainer.epochs=2000", f"out={tmp_path / 'stopped'}"]
+    process = start(settings)
+    while not (tmp_path / "stopped" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"egeunet train {tmp_path / 'stopped' / 'recipe.yaml'} --resume" in errors
+    assert "Traceback" not in errors
+    assert load_checkpoint(tmp_path / "stopped")["epoch"] >= 1
+
+
+class StopAfter(Reporter):
+    """Raises a signal in this process after so many bars were opened."""
+
+    def __init__(self, bars):
+        self.left = bars
+
+    def bar(self, description, total=None):
+        self.left -= description.startswith(("epoch", "validation"))
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return super().bar(description, total)
+
+
+@pytest.mark.parametrize("bars", [1, 2, 3])
+def test_a_stop_in_the_middle_of_an_epoch_loses_nothing(words, tmp_path, bars):
+    def recipe(name):
+        return load_recipe(words[0], [*words[1:], f"out={tmp_path / name}"])
+
+    with pytest.raises(EgeunetError, match="--resume"):
+        train(recipe("stopped"), reporter=StopAfter(bars))
+    checkpoint = load_checkpoint(tmp_path / "stopped")
+    assert checkpoint["step"] > 0
+    same(train(recipe("stopped"), resume=True), train(recipe("whole")))
+
+
+def test_a_second_run_does_not_overwrite_the_first(recipe):
+    train(recipe)
+    with pytest.raises(UsageError, match="--resume"):
+        train(recipe)
+
+
+def test_resuming_with_other_settings_names_them(recipe):
+    train(recipe)
+    with pytest.raises(UsageError, match="seed: 42 there, 43 here"):
+        train(recipe.model_copy(update={"seed": 43}), resume=True)
+
+
+def test_a_loss_that_is_not_finite_names_the_images(words, samples):
+    recipe = load_recipe(words[0], [*words[1:], "optimizer.lr=1e30"])
+    with pytest.raises(
+        EgeunetError, match=r"The loss is (nan|inf) in epoch .*\d+.*lower optimizer"
+    ):
+        train(recipe)
+
+
+def test_a_training_that_could_not_start_does_not_claim_its_folder(words, tmp_path):
+    with pytest.raises(EgeunetError, match="no folder"):
+        train(load_recipe(words[0], [*words[1:], f"data.root={tmp_path / 'nowhere'}"]))
+    assert load_run(train(load_recipe(words[0], words[1:])))
+
+
+def test_no_data_says_what_to_set(words):
+    recipe = load_recipe(words[0], [*words[1:], "data.root=null"])
+    with pytest.raises(UsageError, match=r"data\.root=FOLDER"):
+        train(recipe)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_named(words):
+    with pytest.raises(UsageError, match="device=cpu"):
+        train(load_recipe(words[0], [*words[1:], "device=cuda"]))
+
+
+def test_bf16_trains(words):
+    folder = train(load_recipe(words[0], [*words[1:], "precision=bf16-mixed"]))
+    assert np.isfinite(load_checkpoint(folder)["history"][-1]["train_loss"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "optimizer.name=adam",
+        "optimizer.name=sgd",
+        "optimizer.clip_norm=0.1",
+        "loss.name=structure",
+        "data.size=[32, 64]",
+        "augmentation.angle=once",
+    ],
+)
+def test_every_kind_of_training_runs_and_is_exported(words, setting):
+    folder = egeunet.train(*words, setting, "trainer.epochs=1")
+    assert np.isfinite(load_checkpoint(folder)["history"][-1]["val_loss"])
+    assert (folder / "model.onnx").is_file()
+    assert (folder / "curves.png").is_file()
+
+
+def test_milestones_multiply_the_rate():
+    settings = SchedulerSettings(milestones=(2, 4), gamma=0.1)
+    rates = [learning_rate(settings, 1.0, epoch, 6) for epoch in range(6)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("t_max", [50, 7, None])
+def test_the_rate_is_that_of_the_frameworks_scheduler(t_max):
+    epochs = 120
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, t_max or epochs, 1e-5)
+    for epoch in range(epochs):
+        rate = learning_rate(SchedulerSettings(t_max=t_max), 1e-3, epoch, epochs)
+        assert rate == pytest.approx(oracle.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        oracle.step()
+
+
+def test_the_paper_protocol_selects_by_the_lowest_loss_on_its_test_part(words):
+    folder = train(load_recipe(words[0], [*words[1:], "data.protocol=paper"]))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["selected_on"] == "test"
+    losses = [row["val_loss"] for row in load_checkpoint(folder)["history"]]
+    assert metrics["selected"]["val_loss"] == min(losses)
+
+
+def test_validation_scores_are_those_of_the_whole_part_at_once(recipe):
+    """Batches of unequal size must not weigh unequally."""
+    from sklearn.metrics import jaccard_score
+
+    from egeunet.data.loader import scale_batch
+    from egeunet.training.run import open_split
+
+    folder = train(recipe)
+    run = load_run(folder)
+    _, split = open_split(recipe.data)
+    arrays = load_arrays(split.val, (32, 32))
+    logits = run.model(scale_batch(torch.from_numpy(np.array(arrays.images))))
+    truth = np.array(arrays.masks).ravel()
+    iou = jaccard_score(truth, (logits >= 0).numpy().ravel())
+    selected = json.loads((folder / "metrics.json").read_text())["selected"]
+    assert selected["val_iou"] == pytest.approx(iou, abs=1e-6)
