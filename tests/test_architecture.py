@@ -10,7 +10,7 @@ import pytest
 import egeunet
 
 SOURCE = Path(egeunet.__file__).parent
-ANYBODY = {"errors", "reporting", "files", "environment", "compat", "egeunet"}
+ANYBODY = {"errors", "reporting", "files", "environment", "compat", "native", "egeunet"}
 MAY_IMPORT = {
     "models": set(),
     "metrics": set(),

@@ -23,6 +23,7 @@ from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS
 from egeunet.training.recipe import Recipe, load_recipe
 from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
+from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
 from egeunet.training.trainer import train as train_recipe
 
 __all__ = ["evaluate", "export", "train"]
@@ -41,17 +42,35 @@ def train(
 
     Args:
         recipe: A recipe, its YAML file, or the name of one that is shipped.
-        *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`.
+        *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`; and
+            `seeds=0-4` or `seeds=1,3` trains one after the other.
         resume: Go on from the checkpoint in the run folder.
         reporter: Hears of the progress.
 
     Returns:
-        The run folder; see `egeunet.training.trainer.train` for its files and the errors.
+        The run folder; see `egeunet.training.trainer.train` for its files and the errors. Of
+        several seeds the folder that holds theirs, `seed-0` and so on, and `seeds.json` with mean
+        and standard deviation.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, settings)
-    elif settings:
-        raise UsageError("Settings go with the name of a recipe, not with a Recipe object.")
+    if isinstance(recipe, Recipe):
+        if settings:
+            raise UsageError("Settings go with the name of a recipe, not with a Recipe object.")
+        return _train_one(recipe, resume, reporter)
+    seeds, others = split_seeds(settings)
+    if not seeds:
+        return _train_one(load_recipe(recipe, others), resume, reporter)
+    folder = load_recipe(recipe, others).out
+    runs = []
+    for seed in seeds:
+        out = folder / f"seed-{seed}"
+        one = load_recipe(recipe, [*others, f"seed={seed}", f"out={out}"])
+        runs.append(_train_one(one, resume, reporter))
+    summary = summarise_seeds(folder, runs)
+    (reporter or Reporter()).info(describe_seeds(summary))
+    return folder
+
+
+def _train_one(recipe: Recipe, resume: bool, reporter: Reporter | None) -> Path:
     folder = train_recipe(recipe, resume=resume, reporter=reporter)
     save_figure(training_curves(folder / HISTORY), folder / "curves.png")
     export_run(load_run(folder))

@@ -21,7 +21,7 @@ from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import load_checkpoint
 from egeunet.training.recipe import SchedulerSettings, load_recipe
 from egeunet.training.run import load_run, read_parts
-from egeunet.training.trainer import learning_rate, train
+from egeunet.training.trainer import learning_rate, set_rate, train
 
 
 def start(words, *more):
@@ -269,3 +269,19 @@ def test_validation_scores_are_those_of_the_whole_part_at_once(recipe):
     iou = jaccard_score(truth, (logits >= 0).numpy().ravel())
     selected = json.loads((folder / "metrics.json").read_text())["selected"]
     assert selected["val_iou"] == pytest.approx(iou, abs=1e-6)
+
+
+def test_a_rate_that_a_recorded_step_reads_is_set_in_place():
+    """On CUDA the rate is a tensor; the same steps as with a number, here on the CPU."""
+    ends = []
+    for lr in (0.1, torch.tensor(0.1)):
+        weight = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.AdamW([weight], lr, fused=True)
+        rate = optimizer.param_groups[0]["lr"]
+        for value in (0.1, 0.05):
+            set_rate(optimizer, value)
+            (weight * torch.arange(3.0)).sum().backward()
+            optimizer.step()
+        assert optimizer.param_groups[0]["lr"] is rate or isinstance(lr, float)
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[0], ends[1])

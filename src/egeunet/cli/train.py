@@ -26,6 +26,8 @@ def train(
     For example:
 
         egeunet train egeunet-isic2018 data.root=isic2018 trainer.epochs=40 seed=3 out=runs/x
+
+        egeunet train egeunet-isic2018 data.root=isic2018 seeds=0-4 out=runs/five
     """
     import egeunet
 

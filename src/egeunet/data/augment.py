@@ -1,4 +1,4 @@
-"""Geometric augmentation of whole batches, on the device that holds them.
+"""What a batch goes through before the network: scaled, and for training moved, in one pass.
 
 The paper's three operations (horizontal flip, vertical flip, rotation, each with probability 0.5)
 are one linear map of the image plane per sample, applied in a single look-up of the nearest pixel,
@@ -8,11 +8,17 @@ which is also how the published code rotates. Image and mask move together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from egeunet.native import call, load
+
+_SOURCE = Path(__file__).with_name("batch.c")
+_HALF = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -59,32 +65,63 @@ class Augmentation:
         return np.array(rows, dtype=np.float32).transpose(2, 0, 1)
 
 
-def warp(images: Tensor, masks: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Move every sample by its linear map; nearest pixel, exact for flips.
+def transform(
+    images: Tensor, masks: Tensor, maps: NDArray[np.float32] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scale each image min–max to 0…255 and move each sample by its linear map.
+
+    Places are whole numbers in 1/65536 of a pixel, so that the C code and the formulas below, on
+    any device, give the same bits.
 
     Args:
         images: uint8 (B, H, W, 3).
         masks: uint8 (B, H, W).
-        maps: float32 (B, 2, 2); see `Augmentation.draw`.
+        maps: float32 (B, 2, 2), see `Augmentation.draw`; nearest pixel, exact for flips. None
+            moves nothing.
 
     Returns:
-        Image and mask of the same shapes. What comes from outside is 0 in the mask and, in the
-        image, the smallest value the image has, which is 0 once it is scaled.
+        Images float32 (B, 3, H, W), channels last in memory, scaled by the extremes of the unmoved
+        image as `egeunet.inference.preprocess.scale` does; masks uint8 (B, H, W). What comes from
+        outside is 0 in both.
     """
     count, height, width = masks.shape
-    y = (torch.arange(height, device=masks.device) * 2 + 1) / height - 1
-    x = (torch.arange(width, device=masks.device) * 2 + 1) / width - 1
-    m = maps[:, :, :, None, None]
-    old_x = m[:, 0, 0] * x + m[:, 0, 1] * y[:, None]  # (B, H, W)
-    old_y = m[:, 1, 0] * x + m[:, 1, 1] * y[:, None]
-    column = ((old_x + 1) * (width / 2)).floor_().int()
-    row = ((old_y + 1) * (height / 2)).floor_().int()
+    if maps is None:
+        maps = np.broadcast_to(np.eye(2, dtype=np.float32), (count, 2, 2))
+    per_pixel = np.array([[1, width / height], [height / width, 1]])
+    fixed = torch.from_numpy(np.rint(maps * per_pixel * _HALF).astype(np.int32, order="C"))
+    library = load(_SOURCE) if masks.device.type == "cpu" else None
+    if library is None:
+        return _transform(images, masks, fixed.to(masks.device))
+    images, masks = images.contiguous(), masks.contiguous()
+    moved = torch.empty(count, height, width, 3)
+    moved_masks = torch.empty_like(masks)
+    call(library, "batch", images, masks, fixed, moved, moved_masks, count, height, width)
+    return moved.permute(0, 3, 1, 2), moved_masks
+
+
+def _transform(images: Tensor, masks: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    """The formulas of `batch.c`."""
+    count, height, width = masks.shape
+    y = torch.arange(height, device=masks.device, dtype=torch.int32)[:, None] * 2 + 1 - height
+    x = torch.arange(width, device=masks.device, dtype=torch.int32) * 2 + 1 - width
+    m = fixed[:, :, :, None, None]
+    column = (m[:, 0, 0] * x + m[:, 0, 1] * y + width * _HALF) >> 16  # (B, H, W)
+    row = (m[:, 1, 0] * x + m[:, 1, 1] * y + height * _HALF) >> 16
     outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
     place = (row * width + column).masked_fill_(outside, 0).long().flatten(1)
 
     # The four bytes of a pixel (red, green, blue, class) move as one 32-bit number.
     pixels = torch.cat((images, masks.unsqueeze(-1)), dim=-1).view(torch.int32).flatten(1)
     moved = pixels.gather(1, place).view(torch.uint8).view(count, height, width, 4)
-    darkest = images.flatten(1).amin(1)[:, None, None, None]
-    moved_images = torch.where(outside.unsqueeze(-1), darkest, moved[..., :3])
-    return moved_images, moved[..., 3].masked_fill(outside, 0)
+    low, factor = extremes(images)
+    scaled = ((moved[..., :3].float() - low) * factor).masked_fill_(outside.unsqueeze(-1), 0)
+    return scaled.permute(0, 3, 1, 2), moved[..., 3].masked_fill(outside, 0)
+
+
+def extremes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what scales uint8 (B, H, W, 3) min–max to 0…255: subtract the first, then multiply."""
+    pixels = images.flatten(1)
+    low, high = pixels.amin(1).float(), pixels.amax(1).float()
+    # A quotient of tensors: `255 / tensor` is a product with the rounded reciprocal.
+    factor = torch.full_like(low, 255) / (high - low).clamp(min=1)
+    return low[:, None, None, None], factor[:, None, None, None]

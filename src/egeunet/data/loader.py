@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egeunet.data.augment import Augmentation, warp
+from egeunet.data.augment import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
 
 
@@ -36,10 +37,7 @@ def scale_batch(images: Tensor) -> Tensor:
 
     The same values as `egeunet.inference.preprocess.scale`, for a batch on any device.
     """
-    pixels = images.flatten(1)
-    low = pixels.amin(1).float()[:, None, None, None]
-    high = pixels.amax(1).float()[:, None, None, None]
-    factor = 255 / (high - low).clamp(min=1)
+    low, factor = extremes(images)
     return ((images.float() - low) * factor).permute(0, 3, 1, 2)
 
 
@@ -74,6 +72,12 @@ class Loader:
         self.seed = seed
         self.device = torch.device(device)
         self.workers = workers
+        # On the CPU these are the mapped files themselves; another device holds the bytes whole,
+        # so that nothing is copied to it during an epoch.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self._images = torch.from_numpy(arrays.images).to(self.device)
+            self._masks = torch.from_numpy(arrays.masks).to(self.device)
 
     def __len__(self) -> int:
         return -(-len(self.arrays.ids) // self.batch_size)
@@ -92,14 +96,16 @@ class Loader:
         return _ahead(prepare, steps, self.workers) if self.workers else map(prepare, steps)
 
     def _batch(self, chosen: NDArray[np.int64], generator: np.random.Generator) -> Batch:
-        images = torch.from_numpy(self.arrays.images[chosen]).to(self.device)
-        masks = torch.from_numpy(self.arrays.masks[chosen]).to(self.device)
+        index = torch.from_numpy(chosen).to(self.device)
+        maps = None
         if self.augmentation:
             maps = self.augmentation.draw(self.arrays.aspects[chosen], generator)
-            images, masks = warp(images, masks, torch.from_numpy(maps).to(self.device))
+        images, masks = transform(
+            self._images.index_select(0, index), self._masks.index_select(0, index), maps
+        )
         return Batch(
             ids=tuple(self.arrays.ids[index] for index in chosen),
-            images=scale_batch(images),
+            images=images,
             masks=masks.unsqueeze(1).float() if self.num_classes == 1 else masks.long(),
         )
 

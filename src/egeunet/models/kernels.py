@@ -1,23 +1,14 @@
 """Fast CPU code for the parts of EGE-UNet that general kernels do badly: `kernels.c`.
 
 The framework's kernels are made for wide channels; this network has 8 to 64, and its four channel
-groups at 128×128 have 5. `kernels.c` computes the same in planes that stay in the cache. It is
-compiled by the C compiler of the machine when it is first used (about ten seconds, kept in the
-cache folder) and shares the framework's own threads. Without a compiler, on other devices, in other
-precisions, under autocast, compile or export, the plain formulas of `layers.py` and `egeunet.py`
-run instead. EGEUNET_KERNELS=0 switches it off.
+groups at 128×128 have 5. `kernels.c` computes the same in planes that stay in the cache; see
+`egeunet.native` for how it comes to run. Without a compiler, on other devices, in other precisions,
+under autocast, compile or export, the plain formulas of `layers.py` and `egeunet.py` run instead.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +18,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from egeunet.files import cache_folder
+from egeunet.native import Long, call, load
 
-SOURCE = Path(__file__).with_suffix(".c")
-# -ffast-math would switch denormals off in the whole process; these are the parts of it that let
-# loops with sums become vector code.
-FLAGS = (
-    *("-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fassociative-math", "-fno-signed-zeros", "-fno-tree-pre"),
-)
+_SOURCE = Path(__file__).with_suffix(".c")
 _GROUPS = 4
 MAX_DILATION = 8  # of a bridge; the border of zeros in `kernels.c`
 
@@ -52,22 +37,9 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-@functools.cache
 def library() -> Any:
     """Return the compiled `kernels.c`, or None where it cannot be had."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if os.environ.get("EGEUNET_KERNELS") == "0" or compiler is None or os.name == "nt":
-        return None
-    text = SOURCE.read_bytes()
-    machine = f"{platform.machine()} {platform.processor()} {_cpu_flags()} {compiler} {FLAGS}"
-    key = hashlib.sha256(text + machine.encode()).hexdigest()[:16]
-    path = cache_folder() / f"kernels-{key}.so"
-    try:
-        if not path.is_file():
-            _compile(compiler, path)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return load(_SOURCE)
 
 
 def norm_pool(x: Tensor, norm: nn.GroupNorm) -> Tensor:
@@ -194,7 +166,7 @@ class _ChannelNorm(Function):
         x, ctx.eps = _packed(x), eps
         B, C, H, W = x.shape
         out = _empty(B, C, H, W)
-        _call("channel_norm", x, weight, bias, eps, out, B, _Long(H * W), C)
+        _call("channel_norm", x, weight, bias, eps, out, B, Long(H * W), C)
         ctx.save_for_backward(x, weight)
         return out
 
@@ -205,7 +177,7 @@ class _ChannelNorm(Function):
         B, C, H, W = x.shape
         dx, dw, db = _empty(B, C, H, W), torch.empty(B, C), torch.empty(B, C)
         grad = _packed(grad)
-        _call("channel_norm_back", x, weight, grad, ctx.eps, dx, dw, db, B, _Long(H * W), C)
+        _call("channel_norm_back", x, weight, grad, ctx.eps, dx, dw, db, B, Long(H * W), C)
         return dx, dw.sum(0), db.sum(0), None
 
 
@@ -270,7 +242,7 @@ class _BceDice(Function):
         logits, target = logits.contiguous(), target.contiguous()
         B, P = len(logits), logits[0].numel()
         sums = torch.empty(B, 4)
-        _call("bce_dice", logits, target, sums, B, _Long(P))
+        _call("bce_dice", logits, target, sums, B, Long(P))
         entropy, overlap, said, true = sums.unbind(1)
         size = said + true + smooth
         dice = (2 * overlap + smooth) / size
@@ -288,24 +260,12 @@ class _BceDice(Function):
         whole = dice / size * (factor / B)
         out = torch.empty_like(logits)
         entropy = ctypes.c_float(factor / (B * P))
-        _call("bce_dice_back", logits, target, entropy, overlap, whole, out, B, _Long(P))
+        _call("bce_dice_back", logits, target, entropy, overlap, whole, out, B, Long(P))
         return out, None, None
 
 
-class _Long(int):
-    """A number that C takes as `long`."""
-
-
 def _call(name: str, *arguments: Any) -> None:
-    getattr(library(), name)(*map(_to_c, arguments))
-
-
-def _to_c(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_long(value) if isinstance(value, _Long) else value
+    call(library(), name, *arguments)
 
 
 def _packed(x: Tensor) -> Tensor:
@@ -315,26 +275,3 @@ def _packed(x: Tensor) -> Tensor:
 
 def _empty(B: int, C: int, H: int, W: int) -> Tensor:
     return torch.empty((B, C, H, W), memory_format=torch.channels_last)
-
-
-def _compile(compiler: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        code, whole = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
-        # Compiled with OpenMP but linked without: its functions are those that torch has loaded,
-        # so that there is one pool of threads and not two that wait for each other.
-        for command in (
-            [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(code)],
-            [compiler, "-shared", str(code), "-o", str(whole), "-lm"],
-        ):
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-        whole.replace(path)
-
-
-def _cpu_flags() -> str:
-    """What `-march=native` depends on: a cache folder may be shared by unlike machines."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return ""
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

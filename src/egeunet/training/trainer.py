@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from egeunet.data.augment import Augmentation
 from egeunet.data.cache import load_arrays
-from egeunet.data.loader import Batch, Loader
+from egeunet.data.loader import Loader
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
 from egeunet.files import atomic_write
 from egeunet.metrics.counts import PixelCounts
@@ -37,6 +37,7 @@ from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
 from egeunet.training.preview import Board
 from egeunet.training.recipe import LossSettings, OptimizerSettings, Recipe, SchedulerSettings
 from egeunet.training.run import HISTORY, check_folder, describe_run, open_split, write_json
+from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
 from egeunet.training.structure_loss import structure_loss
 
@@ -84,14 +85,25 @@ class _Training:
         self.folder = check_folder(recipe, resume)
         self.fabric = _fabric(recipe)
         self.loss = _loss(recipe.loss)
+        on_cuda = self.fabric.device.type == "cuda"
         num_classes = recipe.data.num_classes
 
         torch.manual_seed(recipe.seed)
         model = create_model(recipe.system, num_classes=num_classes, **recipe.options)
         # As the images of the loader are, and as convolutions like it.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = _optimizer(recipe.optimizer, model)
+        model = self.fabric.to_device(model)
+        optimizer = _optimizer(recipe.optimizer, model, on_cuda)
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
+        self.train_step = Step(
+            self.fabric,
+            self.model,
+            self.optimizer,
+            lambda logits, masks: self.loss(logits, masks).total,
+            recipe.optimizer.clip_norm,
+            on_cuda and recipe.optimizer.name != "sgd" and recipe.precision != "16-mixed",
+            reporter,
+        )
 
         self.dataset, split = open_split(recipe.data)
         self.loader, self.val_loader = (
@@ -102,7 +114,7 @@ class _Training:
                 augmentation=augmentation,
                 seed=recipe.seed,
                 device=self.fabric.device,
-                workers=recipe.workers,
+                workers=0 if on_cuda else recipe.workers,
             )
             for samples, augmentation in ((split.train, _augmentation(recipe)), (split.val, None))
         )
@@ -110,6 +122,9 @@ class _Training:
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps of the one under way
         self.loss_sum = 0.0
+        self.unread: list[
+            tuple[tuple[str, ...], Tensor]
+        ] = []  # losses that are still on the device
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         if resume:
@@ -138,38 +153,36 @@ class _Training:
         rate = learning_rate(
             self.recipe.scheduler, self.recipe.optimizer.lr, self.epoch, self.recipe.trainer.epochs
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.model.train()
         title = f"epoch {self.epoch + 1}/{self.recipe.trainer.epochs}"
         with self.reporter.bar(title, len(self.loader)) as bar, self._clock():
             bar.advance(self.step)
             for batch in self.loader.epoch(self.epoch, self.step):
-                self.loss_sum += self._train_step(batch)
+                # For systems with dropout: their masks, too, depend on (seed, epoch, step) alone.
+                seeds = np.random.SeedSequence((self.recipe.seed, self.epoch, self.step))
+                torch.manual_seed(int(seeds.generate_state(1)[0]))
+                self.unread.append((batch.ids, self.train_step(batch)))
                 self.step += 1
-                bar.advance(1, loss=self.loss_sum / self.step, **self._latest())
+                if self.fabric.device.type == "cpu":
+                    self._read_losses()
+                bar.advance(1, **self._latest())
                 self._stop_if_asked()
+            self._read_losses()
 
-    def _train_step(self, batch: Batch) -> float:
-        # For systems with dropout: their masks, too, depend on (seed, epoch, step) alone.
-        seeds = np.random.SeedSequence((self.recipe.seed, self.epoch, self.step))
-        torch.manual_seed(int(seeds.generate_state(1)[0]))
-        self.optimizer.zero_grad()
-        loss = self.loss(self.model(batch.images), batch.masks).total
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise EgeunetError(
-                f"The loss is {value} in epoch {self.epoch + 1}, step {self.step + 1}, on "
-                f"{', '.join(batch.ids)}: look at these images or lower optimizer.lr; the last "
-                "checkpoint is intact."
-            )
-        self.fabric.backward(loss)
-        if self.recipe.optimizer.clip_norm is not None:
-            self.fabric.clip_gradients(
-                self.model, self.optimizer, max_norm=self.recipe.optimizer.clip_norm
-            )
-        self.optimizer.step()
-        return value
+    def _read_losses(self) -> None:
+        """Add up the losses of the steps since the last time, and stop at one that is none."""
+        first = self.step - len(self.unread)
+        values = torch.stack([loss for _, loss in self.unread]).tolist() if self.unread else []
+        for step, (value, (ids, _)) in enumerate(zip(values, self.unread, strict=True), first):
+            if not math.isfinite(value):
+                raise EgeunetError(
+                    f"The loss is {value} in epoch {self.epoch + 1}, step {step + 1}, on "
+                    f"{', '.join(ids)}: look at these images or lower optimizer.lr; the last "
+                    "checkpoint is intact."
+                )
+            self.loss_sum += value
+        self.unread.clear()
 
     def _finish_epoch(self, board: Board) -> None:
         preview = (self.epoch + 1) % self.recipe.trainer.preview_every == 0 or self.epoch == 0
@@ -177,7 +190,7 @@ class _Training:
             scores = self._validate(board if preview else None)
         row = {
             "epoch": self.epoch + 1,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
             "train_loss": self.loss_sum / max(1, self.step),
             **scores,
             "seconds": round(self.seconds, 3),
@@ -202,11 +215,11 @@ class _Training:
     def _validate(self, board: Board | None) -> dict[str, float]:
         self.model.eval()
         counts = PixelCounts(self.recipe.data.num_classes).to(self.fabric.device)
-        loss_sum = 0.0
+        loss_sum = torch.zeros((), device=self.fabric.device)
         with self.reporter.bar("validation", len(self.val_loader)) as bar:
             for batch in self.val_loader.epoch():
                 logits = self.model(batch.images)
-                loss_sum += float(self.loss(logits, batch.masks).output) * len(batch.ids)
+                loss_sum += self.loss(logits, batch.masks).output * len(batch.ids)
                 counts.update(logits, batch.masks)
                 if board:
                     board.preview(self.epoch + 1, batch.images, batch.masks, logits)
@@ -215,7 +228,7 @@ class _Training:
                 self._stop_if_asked()
         pooled = counts.pooled()
         return {
-            "val_loss": loss_sum / len(self.val_loader.arrays.ids),
+            "val_loss": float(loss_sum) / len(self.val_loader.arrays.ids),
             "val_iou": pooled["iou"],
             "val_dice": pooled["dice"],
         }
@@ -226,7 +239,10 @@ class _Training:
         return (max if more else min)(self.history, key=lambda row: row[key])
 
     def _latest(self) -> dict[str, float]:
-        return {"mIoU": self.history[-1]["val_iou"]} if self.history else {}
+        """What the bar shows beside the progress."""
+        read = self.step - len(self.unread)
+        latest = {"loss": self.loss_sum / read} if read else {}
+        return latest | ({"mIoU": self.history[-1]["val_iou"]} if self.history else {})
 
     def _metadata(self, epoch: float) -> dict[str, str]:
         return {
@@ -240,6 +256,7 @@ class _Training:
     def _stop_if_asked(self) -> None:
         if not self.stop.signal_number:
             return
+        self._read_losses()
         self._save()
         raise InterruptedRunError(
             f"Stopped after epoch {self.epoch}, step {self.step}; go on with: "
@@ -272,7 +289,12 @@ class _Training:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
+        # What depends on the device stays: the run may have begun on another.
+        groups = self.optimizer.param_groups
+        own = [{k: group[k] for k in group if k in ("lr", "capturable")} for group in groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
         for name in ("epoch", "step", "loss_sum", "seconds", "history"):
             setattr(self, name, state[name])
 
@@ -304,7 +326,9 @@ def _loss(settings: LossSettings) -> DeepSupervisionLoss:
     return DeepSupervisionLoss(settings.stage_weights, settings.output_weight, term)
 
 
-def _optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(
+    settings: OptimizerSettings, model: nn.Module, on_cuda: bool
+) -> torch.optim.Optimizer:
     parameters, lr, decay = list(model.parameters()), settings.lr, settings.weight_decay
     if settings.name == "sgd":
         momentum = settings.betas[0]
@@ -312,7 +336,20 @@ def _optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Opt
             parameters, lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
         )
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr, settings.betas, settings.eps, decay, fused=True)
+    # A recorded step reads its rate from the device; see `Step`.
+    rate = torch.tensor(lr, device=parameters[0].device) if on_cuda else lr
+    return kind(
+        parameters, rate, settings.betas, settings.eps, decay, fused=True, capturable=on_cuda
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, in place where it is a tensor that a recorded step reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _augmentation(recipe: Recipe) -> Augmentation:

@@ -1,0 +1,86 @@
+"""One step of training: forward, loss, backward, optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from egeunet.data.loader import Batch
+from egeunet.reporting import Reporter
+
+WARM_UP = 5  # steps before one is recorded: libraries choose their algorithms in the first ones
+
+
+class Step:
+    """Trains on a batch; the loss stays on the device, so that nobody waits for it.
+
+    On CUDA a step of the usual batch size is recorded once and replayed: starting its several
+    hundred small kernels one by one takes longer than they run. Where that fails, steps run one
+    kernel after the other as on the CPU, and the reporter hears why.
+
+    Args:
+        fabric: Places and precision.
+        model: As `fabric.setup` gave it.
+        optimizer: Likewise.
+        loss: From the model's output and masks to the loss.
+        clip_norm: Largest norm of the gradient; None does not clip.
+        record: Whether steps may be recorded: on CUDA, with a capturable optimiser and without the
+            loss scaling of float16, which decides on the host.
+        reporter: Hears of what could not be done.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[..., Tensor],
+        clip_norm: float | None,
+        record: bool,
+        reporter: Reporter,
+    ) -> None:
+        self.fabric, self.model, self.optimizer, self.loss = fabric, model, optimizer, loss
+        self.clip_norm, self.reporter = clip_norm, reporter
+        self._left = WARM_UP if record else -1  # -1: never
+        self._recorded: tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Train on a batch; return its loss, a number without a gradient."""
+        if self._left == 0:
+            self._record(batch)
+        self._left = max(-1, self._left - 1)
+        if self._recorded is not None:
+            graph, images, masks, loss = self._recorded
+            if images.shape == batch.images.shape:
+                images.copy_(batch.images)
+                masks.copy_(batch.masks)
+                graph.replay()
+                return loss.clone()
+        return self._run(batch.images, batch.masks)
+
+    def _run(self, images: Tensor, masks: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(images), masks)
+        self.fabric.backward(loss)
+        if self.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        return loss.detach()
+
+    def _record(self, batch: Batch) -> None:
+        """Record a step on copies of a batch; nothing is computed yet."""
+        images, masks = batch.images.clone(), batch.masks.clone()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                loss = self._run(images, masks)
+        except RuntimeError as error:
+            self.reporter.warn(f"Steps are not recorded as a CUDA graph: {error}")
+            self.optimizer.zero_grad()
+            return
+        self._recorded = graph, images, masks, loss
