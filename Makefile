@@ -3,9 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA ?=
 OUT ?= runs/demo
+RUN ?=
+NAME ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-slow lint format clean
+.PHONY: help install demo docs weights test test-slow lint format clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +26,9 @@ demo: .venv/installed ## train, evaluate and segment in minutes (DATA=folder: on
 
 docs: .venv/installed ## write the generated tables and figures of README and docs anew
 	$(BIN)/python docs/generate.py
+
+weights: .venv/installed ## make shipped weights of a run, with their card (RUN=folder NAME=isic2018)
+	$(BIN)/python docs/weights.py $(RUN) $(NAME)
 
 # One process per core, each with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto

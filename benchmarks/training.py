@@ -1,12 +1,12 @@
-"""Training speed: the whole step, the loader alone, an epoch with both, evaluation.
+"""Training speed: the whole step, the loader alone, an epoch with both, evaluation; peak memory.
 
     python benchmarks/training.py --data isic2018 --official CHECKOUT --record results/speed.jsonl
 
 With --official, a checkout of https://github.com/JCruan519/EGE-UNet, the published network runs in
 turns with ours in the same process, and ratios are printed. Nothing of it is part of this package:
 its file is imported as it lies there, and two names that it imports but does not use (einops,
-timm's trunc_normal_) are replaced by empty ones. Loss and loader are written here after it: each
-image is decoded, scaled, turned by torchvision and resized anew, in the main process.
+timm's trunc_normal_) are replaced by empty ones. Loss, loader and validation are written here
+after it: each image is decoded, scaled, turned by torchvision and resized anew in the main process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import random
 import statistics
+import subprocess
 import sys
 import time
 import types
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +42,7 @@ from egeunet.data.loader import Loader
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
 from egeunet.evaluation.report import append_result
+from egeunet.metrics.counts import PixelCounts
 from egeunet.models import create_model, kernels
 from egeunet.training.losses import STAGE_WEIGHTS, DeepSupervisionLoss
 
@@ -86,17 +89,9 @@ def official_step(checkout: Path) -> tuple[nn.Module, Step]:
     model = official_network(checkout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
-    def term(p: Tensor, y: Tensor) -> Tensor:
-        p, y = p.flatten(1), y.flatten(1)
-        dice = (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
-        return F.binary_cross_entropy(p, y) + 1 - dice.mean()
-
     def step(images: Tensor, masks: Tensor) -> float:
         optimizer.zero_grad()
-        stages, output = model(images)
-        loss = term(output, masks)
-        for weight, stage in zip(STAGE_WEIGHTS, stages, strict=True):
-            loss = loss + weight * term(stage, masks)
+        loss = official_loss(*model(images), masks)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -104,10 +99,54 @@ def official_step(checkout: Path) -> tuple[nn.Module, Step]:
     return model, step
 
 
-def published_batches(samples: list[Sample], train: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def official_loss(stages: tuple[Tensor, ...], output: Tensor, masks: Tensor) -> Tensor:
+    """The published loss of six probability maps."""
+
+    def term(p: Tensor, y: Tensor) -> Tensor:
+        p, y = p.flatten(1), y.flatten(1)
+        dice = (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)
+        return F.binary_cross_entropy(p, y) + 1 - dice.mean()
+
+    loss = term(output, masks)
+    for weight, stage in zip(STAGE_WEIGHTS, stages, strict=True):
+        loss = loss + weight * term(stage, masks)
+    return loss
+
+
+@torch.no_grad()
+def official_validation(model: nn.Module, samples: list[Sample]) -> None:
+    """The published validation: image by image, all maps kept, one confusion matrix at the end."""
+    model.eval()
+    losses, outputs, truths = [], [], []
+    for images, masks in published_batches(samples, train=False, batch=1):
+        stages, output = model(images)
+        losses.append(official_loss(stages, output, masks).item())
+        outputs.append(output.squeeze(1).numpy())
+        truths.append(masks.squeeze(1).numpy())
+    said = np.where(np.array(outputs).reshape(-1) >= 0.5, 1, 0)
+    confusion_matrix(np.where(np.array(truths).reshape(-1) >= 0.5, 1, 0), said)
+    model.train()
+
+
+@torch.no_grad()
+def our_validation(model: nn.Module, loader: Loader) -> None:
+    """The validation after each epoch of `egeunet train`."""
+    model.eval()
+    loss_of, counts, total = DeepSupervisionLoss(), PixelCounts(1), torch.zeros(())
+    for batch in loader.epoch():
+        logits = model(batch.images)
+        total += loss_of(logits, batch.masks).output * len(batch.ids)
+        counts.update(logits, batch.masks)
+    counts.pooled()
+    model.train()
+
+
+def published_batches(
+    samples: list[Sample], train: bool, batch: int = BATCH
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches in the way of the published loader, operation by operation."""
-    for start in range(0, len(samples), BATCH):
-        pairs = [published_sample(sample, train) for sample in samples[start : start + BATCH]]
+    for start in range(0, len(samples), batch):
+        pairs = [published_sample(sample, train) for sample in samples[start : start + batch]]
         images, masks = zip(*pairs, strict=True)
         yield torch.stack(images).float(), torch.stack(masks).float()
 
@@ -154,15 +193,39 @@ def alternate(works: dict[str, Callable[[], Any]], repeats: int, warm: int) -> d
     }
 
 
+def peak_memory(*words: str) -> float:
+    """Peak memory in MB of a fresh process that trains three steps."""
+    command = [sys.executable, __file__, "--steps-only", *words]
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
+
+
+def train_three_steps(official: Path | None) -> None:
+    """Train three steps and print the peak memory of this process in MB."""
+    _, step = official_step(official) if official else our_step(fast=True)
+    for _ in range(3):
+        step(torch.rand(BATCH, 3, SIZE, SIZE) * 255, torch.ones(BATCH, 1, SIZE, SIZE))
+    # Not getrusage, which also counts the process that started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1e3)
+
+
 def main() -> None:
     """Time everything, print it and, with --record, keep it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
+    parser.add_argument("--data", type=Path, help="a dataset folder")
     parser.add_argument("--official", type=Path, help="a checkout of the published code")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--epoch-images", type=int, default=400, help="images of the timed epoch")
     parser.add_argument("--record", type=Path, help="a .jsonl file to add the row to")
+    parser.add_argument("--steps-only", action="store_true", help="only print the peak memory")
     arguments = parser.parse_args()
+    if arguments.steps_only:
+        train_three_steps(arguments.official)
+        return
+    if arguments.data is None:
+        parser.error("--data is needed")
 
     torch.manual_seed(0)
     steps = {"ours": our_step(fast=True), "ours, plain formulas": our_step(fast=False)}
@@ -178,6 +241,7 @@ def main() -> None:
     row: dict[str, Any] = {
         "benchmark": "training",
         "batch": BATCH,
+        "epoch_images": arguments.epoch_images,
         "threads": torch.get_num_threads(),
     }
     row["step"] = alternate(
@@ -211,20 +275,10 @@ def main() -> None:
         works["published"] = lambda: [published_step(*b) for b in published_batches(train, True)]
     row["epoch"] = alternate(works, 2, warm=0)
 
-    @torch.inference_mode()
-    def score(network: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
-        network.eval()
-        for images, _ in batches:
-            network(images)
-        network.train()
-
-    def ours() -> Iterator[tuple[Tensor, Tensor]]:
-        evaluation = Loader(test_arrays, batch_size=BATCH, workers=1)
-        return ((batch.images, batch.masks) for batch in evaluation.epoch())
-
-    works = {"ours": lambda: score(model, ours())}
+    validation = Loader(test_arrays, batch_size=BATCH, workers=1)
+    works = {"ours": lambda: our_validation(model, validation)}
     if arguments.official:
-        works["published"] = lambda: score(published, published_batches(test, False))
+        works["published"] = lambda: official_validation(published, test)
     row["evaluation"] = alternate(works, 2, warm=0)
 
     for part in ("step", "loader", "epoch", "evaluation"):
@@ -233,6 +287,10 @@ def main() -> None:
             ratio = row[part].get("published", timing)["median"] / timing["median"]
             row[part][name]["times_published"] = ratio
             print(f"  {name:22} {timing['median'] * 1e3:9.1f} ms   {ratio:5.2f} × published")
+    row["peak_mb"] = {"ours": peak_memory()}
+    if arguments.official:
+        row["peak_mb"]["published"] = peak_memory("--official", str(arguments.official))
+    print("peak memory of a process that trains:", row["peak_mb"])
     if arguments.record:
         append_result(arguments.record, {**row, **environment()})
 

@@ -11,23 +11,27 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "systems.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FIGURE_1 = ROOT / "docs" / "images" / "figure1.png"
-STEPS = ROOT / "results" / "zoo_steps.jsonl"
+RESULTS = ROOT / "results"
 
 
 @functools.cache
 def regions() -> dict[str, str]:
     """Return the text of every region by its name."""
-    table = egeunet("models", "--markdown")
-    lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    models = egeunet("models", "--markdown")
+    lines = [line.strip("| ").split(" | ") for line in models.splitlines()[2:]]
     systems = [name.strip("`") for name, *_ in lines]
     return {
-        "models": f"\n{table}",
+        "models": f"\n{models}",
         "steps": f"\n{steps(systems)}",
+        "training": f"\n{training()}",
+        **{name: f"\n{text}" for name, text in runtime().items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
             for system, (_, params, macs, memory, *_) in zip(systems, lines, strict=True)
@@ -35,14 +39,18 @@ def regions() -> dict[str, str]:
     }
 
 
+def results(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a file of results, none if it is not there."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
 def steps(systems: list[str]) -> str:
     """Return the table of the first training steps, the last row of each system."""
-    lines = STEPS.read_text(encoding="utf-8").splitlines()
-    rows = {row["system"]: row for row in map(json.loads, lines)}
-    table = [
-        "| system | batch | loss, first 5 | loss, last 5 | seconds a step | IoU of a photo |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    rows = {row["system"]: row for row in results("zoo_steps")}
+    columns = "system | batch | loss, first 5 | loss, last 5 | seconds a step | IoU of a photo"
+    lines = []
     for system in systems:
         row = rows.get(system)
         cells = ["not run", "", "", "", ""]
@@ -55,8 +63,139 @@ def steps(systems: list[str]) -> str:
                 f"{row['step_seconds_median']:.2f}",
                 f"{row['photo_iou']:.3f}{mark}",
             ]
-        table.append(f"| `{system}` | {' | '.join(cells)} |")
-    return "\n".join(table) + "\n"
+        lines.append([f"`{system}`", *cells])
+    return table(columns, lines)
+
+
+def training() -> str:
+    """Return the table of training speed, from its last row, and where it was measured."""
+    rows = results("training_speed")
+    if not rows:
+        return "not run\n"
+    row = rows[-1]
+    seconds = {
+        "step of batch 8": row["step"],
+        "loader alone, one core, per image": row["loader"],
+        f"epoch with its data, {row['epoch_images']} images": row["epoch"],
+        f"evaluation, {row['epoch_images']} images": row["evaluation"],
+    }
+    lines = []
+    for what, times in seconds.items():
+        ours, published = times["ours"]["median"], times["published"]["median"]
+        per = row["epoch_images"] if "per image" in what else 1
+        cells = [f"{1e3 * value / per:,.{1 if per == 1 else 2}f} ms" for value in (ours, published)]
+        lines.append([what, *cells, f"{published / ours:.1f} ×"])
+    memory = row["peak_mb"]
+    cells = [f"{memory[name]:.0f} MB" for name in ("ours", "published")]
+    lines.append(["peak memory of a training process", *cells, ""])
+    return f"{table('what | ours | published | ratio', lines)}\n{machine(row)}"
+
+
+def table(columns: str, rows: Iterable[Sequence[str]]) -> str:
+    """Write a table, all columns but the first aligned to the right; "not run" without rows."""
+    lines = [" | ".join(row) for row in rows]
+    if not lines:
+        return "not run\n"
+    rule = " | ".join(["---", *["---:"] * columns.count("|")])
+    return "".join(f"| {line} |\n" for line in (columns, rule, *lines))
+
+
+def runtime() -> dict[str, str]:
+    """Return the regions of the page on the runtime, of the last row of each kind."""
+    rows = results("inference")
+    last: dict[str, Any] = rows[-1] if rows else {}
+    formats = [row for row in rows if row.get("formats")]
+    options = {row["options"]: row for row in results("options")}
+    scale = options.pop("reduced decoding", None)
+    return {
+        "runtime machine": machine(last),
+        "runtime latency": table(
+            "one photo, one thread | ms, median | least–most | × ours",
+            (
+                (
+                    name,
+                    f"{1e3 * time['median']:.1f}",
+                    f"{1e3 * time['min']:.1f}–{1e3 * time['max']:.1f}",
+                    f"{time['times_ours']:.2f}",
+                )
+                for name, time in last.get("latency", {}).items()
+            ),
+        ),
+        "runtime folder": table(
+            "threads | decode alone | infer alone | both, masks | both, PNG files | share",
+            (
+                (
+                    str(row["threads"]),
+                    *(f"{rate:.0f}/s" for rate in row["per_second"].values()),
+                    f"{row['share']:.0%}",
+                )
+                for row in last.get("folder", [])
+            ),
+        ),
+        "runtime rest": table("what | measured", rest(last) if last else ()),
+        "runtime formats": table(
+            "run as | KB | ms, p50 | ms, p95 | start, s | peak, MB | DSC, %",
+            (
+                (
+                    row["name"],
+                    number(row["size_kb"], 0),
+                    number(row["threads"]["1"]["p50_ms"], 1),
+                    number(row["threads"]["1"]["p95_ms"], 1),
+                    number(row["startup_s"], 2),
+                    number(row["peak_mb"], 0),
+                    number(row["dice"], 2),
+                )
+                for row in (formats[-1]["formats"] if formats else [])
+            ),
+        ),
+        "runtime options": table(
+            "options | DSC, % | mIoU, % | difference of mIoU, points | 95 % interval",
+            (
+                (
+                    name,
+                    number(100 * row["pooled"]["dice"], 2),
+                    number(100 * row["pooled"]["iou"], 2),
+                    f"{100 * row['iou_difference']:+.2f}",
+                    " … ".join(f"{100 * end:+.2f}" for end in row["iou_difference_interval"]),
+                )
+                for name, row in options.items()
+            ),
+        ),
+        "runtime scale": (
+            f"IoU {scale['iou_mean']:.4f} in the mean and {scale['iou_min']:.4f} at least "
+            f"({scale['photos']} photos enlarged to 12 megapixels)\n"
+            if scale
+            else "not run\n"
+        ),
+    }
+
+
+def rest(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Return what else a row of inference says."""
+    start, large = row["start"], row["large"]
+    yield "`import egeunet; egeunet.Segmenter()`", f"{start['seconds']['median']:.2f} s"
+    yield "peak memory of that process", f"{start['peak_mb']:.0f} MB"
+    yield "a JPEG file of 12 megapixels to its mask, one core", f"{large['median']:.0f} ms"
+    for name, iou in row["agreement"].items():
+        title = f"IoU of {name} with torch, {iou['n']} photos: mean, least"
+        yield title, f"{iou['mean']:.4f}, {iou['min']:.4f}"
+
+
+def machine(row: dict[str, Any]) -> str:
+    """Say where a row was measured."""
+    if not row:
+        return "not run\n"
+    busy = "; others computed there meanwhile" if row.get("shared") else ""
+    versions = row["versions"]
+    return (
+        f"{row['cpu']}, {row['cores']} cores, ONNX Runtime {versions['onnxruntime']}, torch "
+        f"{versions['torch']}, commit {row['git_commit'][:12]}{busy}.\n"
+    )
+
+
+def number(value: float | None, digits: int) -> str:
+    """Write a number, or that it was not run."""
+    return "not run" if value is None else f"{value:.{digits}f}"
 
 
 def render(page: Path) -> str:

@@ -1,12 +1,14 @@
 """The pages that are made from code and results are up to date: `make docs` writes them anew."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from egeunet.export.formats import FORMATS
 from egeunet.models import list_models
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +24,9 @@ def generate():
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/systems.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/performance.md", "docs/runtime.md", "docs/systems.md"]
+)
 def test_generated_regions_are_fresh(generate, page):
     path = ROOT / page
     assert path in generate.PAGES
@@ -35,6 +39,37 @@ def test_the_table_has_every_system(page):
         "<!-- models:begin -->(.*?)<!-- models:end -->", (ROOT / page).read_text("utf-8"), re.DOTALL
     )[1]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list_models()
+
+
+def test_the_formats_of_the_page_are_those_that_there_are():
+    text = (ROOT / "docs" / "runtime.md").read_text("utf-8")
+    for form in FORMATS:
+        assert f"| `{form.name}` | `{form.file}` |" in text
+
+
+def test_regions_of_the_runtime_are_filled_from_results(generate, tmp_path, monkeypatch):
+    times = {"median": 0.005, "min": 0.004, "max": 0.006, "times_ours": 1.0}
+    ways = {"p50_ms": 5.0, "p95_ms": 6.0}
+    form = {"name": "ONNX int8", "size_kb": 99.3, "startup_s": 0.2, "peak_mb": 61.0}
+    row = {
+        "latency": {"ours, ONNX": times},
+        "folder": [{"threads": 1, "per_second": {"decode": 900.0}, "share": 0.84}],
+        "start": {"seconds": {"median": 0.21}, "peak_mb": 63.0},
+        "large": {"median": 52.0},
+        "agreement": {"photo": {"mean": 0.9999, "min": 0.998, "n": 100}},
+        "formats": [{**form, "dice": None, "threads": {"1": ways}}],
+        **{"cpu": "a CPU", "cores": 2, "shared": True, "git_commit": "0" * 40},
+        "versions": {"onnxruntime": "1", "torch": "2"},
+    }
+    monkeypatch.setattr(generate, "RESULTS", tmp_path)
+    assert set(generate.runtime().values()) == {"not run\n"}
+    (tmp_path / "inference.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = generate.runtime()
+    assert "| ours, ONNX | 5.0 | 4.0–6.0 | 1.00 |" in found["runtime latency"]
+    assert "| 1 | 900/s | 84% |" in found["runtime folder"]
+    assert "| ONNX int8 | 99 | 5.0 | 6.0 | 0.20 | 61 | not run |" in found["runtime formats"]
+    assert "others computed there" in found["runtime machine"]
+    assert found["runtime options"] == "not run\n"
 
 
 def test_every_system_has_a_paragraph_with_its_cost():

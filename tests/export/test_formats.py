@@ -1,19 +1,23 @@
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import egeunet
 from egeunet.data.datasets import open_dataset
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.export.formats import export_run
+from egeunet.export.formats import FORMATS, export_run
+from egeunet.export.parity import pick_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.sources import read_photo
-from egeunet.training.run import load_run
+from egeunet.training.run import load_run, open_split
 
 
 def test_formats_of_a_trained_run(trained: Path, tmp_path: Path) -> None:
@@ -43,6 +47,32 @@ def test_training_leaves_what_the_segmenter_opens(trained: Path) -> None:
     np.testing.assert_allclose(
         segmenter.logits(image.numpy()), expected, atol=2e-4 * np.abs(expected).max()
     )
+
+
+def test_static_int8_is_calibrated_on_photos_of_training_alone(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = load_run(trained)
+    copy = tmp_path / "samples"
+    shutil.copytree(run.recipe.data.root, copy)
+    recipe = run.recipe.model_copy(
+        update={"data": run.recipe.data.model_copy(update={"root": copy})}
+    )
+    run = dataclasses.replace(run, recipe=recipe)
+    (form,) = (one for one in FORMATS if one.name == "onnx-int8-static")
+    before = form.build(run).SerializeToString()
+    _, split = open_split(recipe.data)
+    for samples, same in ((split.test + split.val, True), (split.train, False)):
+        for sample in samples:
+            Image.fromarray(np.asarray(Image.open(sample.image)) // 2).save(sample.image)
+        assert (form.build(run).SerializeToString() == before) is same
+
+
+def test_without_the_data_no_photo_is_drawn_for_both_parts(make_run) -> None:
+    name, test = pick_photos(make_run(), "test", 16)
+    _, train = pick_photos(make_run(), "train", 32)
+    assert name == "synthetic"
+    assert not {photo.tobytes() for photo in test} & {photo.tobytes() for photo in train}
 
 
 def test_an_unknown_format_names_the_known(trained: Path) -> None:

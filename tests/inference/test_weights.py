@@ -66,6 +66,10 @@ def test_shipped_weights_that_were_changed_are_refused(shipped: Path) -> None:
     (shipped / "isic2018.onnx").write_bytes(b"skim")
     with pytest.raises(EgeunetError, match=r"isic2018\.onnx is not what was shipped.*install"):
         find_weights()
+    for table in ("", "no table\n\n", (shipped / "SHA256SUMS").read_text()[:40]):
+        (shipped / "SHA256SUMS").write_text(table)
+        with pytest.raises(EgeunetError, match="is not what was shipped"):
+            find_weights("kvasir")
     (shipped / "SHA256SUMS").unlink()
     with pytest.raises(EgeunetError, match="is not what was shipped"):
         find_weights("kvasir")
@@ -122,6 +126,13 @@ def test_a_url_with_other_content_is_refused_and_not_kept(server: str) -> None:
     with pytest.raises(EgeunetError, match="SHA-256 differs"):
         find_weights(f"{server}/x.onnx#sha256={wrong}")
     assert not list(cache_folder().rglob("*.onnx"))
+
+
+@pytest.mark.parametrize("address", ["http://a b/x", "http://[/x", "http://127.0.0.1:1/x"])
+def test_an_address_that_leads_nowhere_is_one_sentence(address: str, server: str) -> None:
+    with pytest.raises(EgeunetError, match="cannot be fetched") as caught:
+        find_weights(f"{address}#sha256={DIGEST}")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("end", ["", "#sha256=", "#sha256=12", f"#md5={DIGEST}"])

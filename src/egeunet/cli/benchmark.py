@@ -12,8 +12,12 @@ from egeunet.cli.console import console_reporter, print_json, print_table
 
 def benchmark(
     weights: Annotated[
-        str, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder, or an ONNX file.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="RUN_OR_WEIGHTS",
+            help="A run folder, an .onnx file, a name or a URL#sha256=…; isic2018 by default.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="A dataset by name or a folder, whose test part gives the score."),
@@ -31,11 +35,13 @@ def benchmark(
 ) -> None:
     """Measure how fast, how large and how good the ways to run a network are, side by side.
 
-    Of a run folder: torch, torch compiled and every ONNX format; start-up and peak memory are those
-    of a fresh process. In each round every one is run once, so that what else the machine does
-    meets all alike.
+    Of a run folder: torch, torch compiled and every ONNX format; of other weights: their ONNX file.
+    Start-up and peak memory are those of a fresh process. In each round every one is run once, so
+    that what else the machine does meets all alike.
 
     For example:
+
+        egeunet benchmark
 
         egeunet benchmark runs/x --data isic2018 --official ../EGE-UNet -o benchmark/
     """
@@ -68,7 +74,7 @@ def benchmark(
             times = row["threads"][count]
             cells += [_text(times[key], 1) for key in ("p50_ms", "p95_ms", "images_per_s")]
         rows.append(cells)
-    print_table(f"{weights}, {report['rounds']} rounds", columns, rows)
+    print_table(f"{report['weights']}, {report['rounds']} rounds", columns, rows)
 
 
 def _text(value: float | None, digits: int) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from egeunet import __version__
 from egeunet.cli import data, report
+from egeunet.cli.benchmark import benchmark
 from egeunet.cli.demo import demo
 from egeunet.cli.evaluate import evaluate
 from egeunet.cli.export import export
@@ -30,7 +31,7 @@ app = typer.Typer(
         "export, segment.\n\nFor research. Not a medical device; its masks are not a diagnosis."
     ),
 )
-for command in (predict, train, evaluate, export, models, demo):
+for command in (predict, train, evaluate, export, benchmark, models, demo):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(report.app, name="report")

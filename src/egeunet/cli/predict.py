@@ -51,7 +51,15 @@ def predict(
         bool, typer.Option("--overwrite", help="Replace masks that exist.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one inference; all cores by default.")
+        int | None,
+        typer.Option(min=1, help="Photos worked on at a time; one per core by default, 8 at most."),
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="cuda, coreml, nnapi, openvino, webgpu, … where ONNX Runtime has it; may be "
+            "repeated, the CPU is last.",
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
@@ -93,6 +101,7 @@ def predict(
         Segmenter,
         weights,
         threads=threads,
+        providers=provider,
         threshold=threshold,
         tta=tta,
         largest_component=largest_component,

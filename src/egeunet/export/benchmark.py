@@ -15,16 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from egeunet.data.cache import load_arrays
-from egeunet.data.datasets import open_data
+from egeunet.data.cache import Arrays, load_arrays
+from egeunet.data.datasets import Sample, open_data
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
 from egeunet.errors import UsageError
-from egeunet.export.contenders import Contender, Runner, cores, find_contenders
-from egeunet.inference.preprocess import SIZE, scale
+from egeunet.export.contenders import (
+    Contender,
+    Runner,
+    cores,
+    official_contenders,
+    onnx_contender,
+    run_contenders,
+)
+from egeunet.inference.preprocess import scale
+from egeunet.inference.segmenter import Segmenter
+from egeunet.inference.weights import DEFAULT, find_weights
 from egeunet.metrics.counts import PixelCounts
 from egeunet.reporting import Reporter
-from egeunet.training.run import load_run, open_split
+from egeunet.training.run import Run, load_run, open_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +68,7 @@ print(json.dumps([ready - start, peak]))
 
 
 def benchmark(
-    weights: str | Path,
+    weights: str | Path | None = None,
     *,
     data: str | Path | None = None,
     official: str | Path | None = None,
@@ -69,7 +78,8 @@ def benchmark(
     """Measure the ways to run a network, one after the other in each round.
 
     Args:
-        weights: A run folder (torch, torch compiled, and every ONNX format), or an ONNX file.
+        weights: A run folder (torch, torch compiled, and every ONNX format), or an ONNX file as
+            `Segmenter` takes it, the shipped "isic2018" by default.
         data: A dataset or folder whose test part gives the score; not scored without.
         official: A checkout of the published code, to be timed in the same run.
         rounds: How often each is run; the first tenth is warm-up.
@@ -83,18 +93,31 @@ def benchmark(
 
     Raises:
         UsageError: A number is out of its range, or a path is not what it should be.
+        EgeunetError: There are no such weights.
     """
     if rounds < 10:
         raise UsageError(f"rounds is {rounds}: expected 10 or more.")
     reporter = reporter or Reporter()
-    size = load_run(weights).recipe.data.shape if Path(weights).is_dir() else (SIZE, SIZE)
-    with tempfile.TemporaryDirectory() as folder:
-        contenders = find_contenders(
-            weights, Path(folder), Path(official) if official else None, reporter
-        )
+    weights = weights or DEFAULT
+    run = load_run(weights) if Path(weights).is_dir() else None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if run:
+            size, classes = run.recipe.data.shape, run.recipe.data.num_classes
+            contenders = run_contenders(run, folder, reporter)
+        else:
+            path = find_weights(weights)
+            metadata = Segmenter(path).metadata
+            size, classes = metadata.size, len(metadata.classes)
+            contenders = [onnx_contender("ONNX", path)]
+        if official:
+            contenders = [*official_contenders(Path(official), folder, size), *contenders]
         threads = sorted({1, cores()})
         times = {count: _time(contenders, count, size, rounds, reporter) for count in threads}
-        scores = _score(contenders, weights, data, size, reporter) if data else {}
+        scores: Mapping[str, float] = {}
+        if data:
+            arrays = load_arrays(_test_part(data, run), size, classes, reporter=reporter)
+            scores = _score(contenders, arrays, classes, reporter)
         rows = []
         for contender in contenders:
             startup, peak = _probe(contender, size)
@@ -180,22 +203,17 @@ def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, f
     return startup, peak
 
 
+def _test_part(data: str | Path, run: Run | None) -> Sequence[Sample]:
+    """The test part of some data: of a run's own as it was split for the run."""
+    if run and str(data) == run.recipe.data.name:
+        return open_split(run.recipe.data)[1].test
+    return split_dataset(open_data(data), "holdout").test
+
+
 def _score(
-    contenders: Sequence[Contender],
-    weights: str | Path,
-    data: str | Path,
-    size: tuple[int, int],
-    reporter: Reporter,
+    contenders: Sequence[Contender], arrays: Arrays, classes: int, reporter: Reporter
 ) -> Mapping[str, float]:
-    """The pooled Dice of each on the test part of some data, in percent."""
-    recipe = load_run(weights).recipe if Path(weights).is_dir() else None
-    own = recipe is not None and str(data) == recipe.data.name
-    if recipe is not None and own:
-        split = open_split(recipe.data)[1]
-    else:
-        split = split_dataset(open_data(data), "holdout")
-    classes = recipe.data.num_classes if recipe else 1
-    arrays = load_arrays(split.test, size, classes, reporter=reporter)
+    """The pooled Dice of each, in percent."""
     masks = torch.from_numpy(np.array(arrays.masks))
     found = {}
     for contender in contenders:

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.export.formats import FORMATS, export_run
-from egeunet.files import sha256_file
-from egeunet.inference.weights import find_weights
+from egeunet.export.formats import FORMATS, write_format
+from egeunet.export.parity import make_reference
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS
-from egeunet.training.run import load_run
+from egeunet.training.run import Run
 
 Batch = NDArray[np.float32]
 Runner = Callable[[Batch], Any]
@@ -52,49 +51,41 @@ class Contender:
     scored: bool = True
 
 
-def find_contenders(
-    weights: str | Path, folder: Path, official: Path | None, reporter: Reporter
-) -> list[Contender]:
-    """List the ways to run some weights.
+def run_contenders(run: Run, folder: Path, reporter: Reporter) -> list[Contender]:
+    """List the ways to run a trained system: torch, and every ONNX format of the network alone.
 
     Args:
-        weights: A run folder: torch and every ONNX format of `model.onnx`; or an ONNX file: it.
+        run: The trained system.
         folder: Where exported files may be written.
-        official: A checkout of the published code, to be timed as well.
         reporter: Hears of what had to be left out.
-
-    Raises:
-        UsageError: `official` is no such checkout.
     """
-    found: list[Contender] = []
-    if official:
-        found += _official(official, folder)
-    if not Path(weights).is_dir():
-        path = find_weights(weights)
-        return [*found, _onnx("ONNX", path)]
-    run = load_run(weights)
-    file = Path(weights) / WEIGHTS
-    probe = ("torch", Path(weights))
-    found.append(Contender("torch eager", lambda _: _torch(run.model), file, probe))
+    file = run.folder / WEIGHTS
+    found = [Contender("torch eager", lambda _: _torch(run.model), file, ("torch", run.folder))]
     compiled = _compile(run.model, run.recipe.data.shape, reporter)
     if compiled is not None:
         found.append(Contender("torch compiled", lambda _: _torch(compiled), file))
-    names = [form.name for form in FORMATS if form.file.startswith("model")]
-    for form in (form for form in FORMATS if form.name in names and form.file.startswith("model")):
+    reference = make_reference(run)
+    for form in FORMATS:
+        if not form.file.startswith("model"):  # the others take another input
+            continue
         try:
-            export_run(run, folder, [form.name])
+            write_format(form, run, folder, reference)
         except EgeunetError as error:
             reporter.warn(str(error))
             continue
-        kind = form.name.removeprefix("onnx-") if form.name != "onnx" else "float32"
-        found.append(_onnx(f"ONNX {kind}", folder / form.file))
+        kind = "float32" if form.name == "onnx" else form.name.removeprefix("onnx-")
+        found.append(onnx_contender(f"ONNX {kind}", folder / form.file))
     return found
 
 
-def _onnx(name: str, path: Path, scored: bool = True) -> Contender:
+def onnx_contender(name: str, path: Path, scored: bool = True) -> Contender:
+    """An ONNX file from `image` to its first output, on the CPU."""
+
     def open_session(threads: int) -> Runner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Threads that wait for more work would take the cores from whoever is measured next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
@@ -125,14 +116,24 @@ def _compile(model: nn.Module, size: tuple[int, int], reporter: Reporter) -> nn.
     return compiled
 
 
-def _official(checkout: Path, folder: Path) -> list[Contender]:
+def official_contenders(checkout: Path, folder: Path, size: tuple[int, int]) -> list[Contender]:
+    """List the published network in eager mode and as the framework's own exporter writes it.
+
+    Args:
+        checkout: Of the published code.
+        folder: Where its ONNX file may be written.
+        size: Height and width of its input.
+
+    Raises:
+        UsageError: It is no such checkout.
+    """
     model = _load_official(checkout)
-    path = folder / f"official-{sha256_file(checkout / 'models' / 'egeunet.py')[:8]}.onnx"
+    path = folder / "official.onnx"
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (torch.zeros(1, 3, 256, 256),),
+            (torch.zeros(1, 3, *size),),
             path,
             dynamo=True,
             input_names=["image"],
@@ -142,7 +143,7 @@ def _official(checkout: Path, folder: Path) -> list[Contender]:
         )
     return [
         Contender("published, torch eager", lambda _: _torch(model), scored=False),
-        _onnx("published, ONNX", path, scored=False),
+        onnx_contender("published, ONNX", path, scored=False),
     ]
 
 

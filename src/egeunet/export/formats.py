@@ -12,11 +12,20 @@ import onnx
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.export.onnx import core_graph, describe, dynamic_graph, photo_graph
-from egeunet.export.parity import Parity, Reference, compare_core, compare_photo, make_reference
+from egeunet.export.parity import (
+    Parity,
+    Reference,
+    compare_core,
+    compare_photo,
+    make_reference,
+    pick_photos,
+)
 from egeunet.export.quantize import quantize_static, store_half, store_int8
 from egeunet.files import atomic_write
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, load_run
+
+CALIBRATION = 32  # photos that the ranges of static int8 are taken from
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Format:
         name: What it is asked for by; several files may belong to one name.
         file: What it is called in the run folder.
         title: What it is.
-        build: Makes the graph; the reference has photos to calibrate with.
+        build: Makes the graph.
         compare: Measures how near the file comes to the network.
         difference: The largest difference with which a file is kept.
         iou: The smallest IoU with which it is kept.
@@ -36,7 +45,7 @@ class Format:
     name: str
     file: str
     title: str
-    build: Callable[[Run, Reference], onnx.ModelProto]
+    build: Callable[[Run], onnx.ModelProto]
     compare: Callable[[Reference, Path], Parity] = compare_core
     difference: float = 1e-3
     iou: float = 0.995
@@ -47,13 +56,13 @@ FORMATS = (
         "onnx",
         "model.onnx",
         "float32: image (B, 3, 256, 256) to logits; what `Segmenter` runs",
-        lambda run, _: core_graph(run),
+        core_graph,
     ),
     Format(
         "onnx",
         "photo.onnx",
         "float32: a photo of any size to its probability, pre- and postprocessing inside",
-        lambda run, _: photo_graph(run),
+        photo_graph,
         compare_photo,
         difference=0.1,  # at the rim of a shrinking photo; see the mask
     ),
@@ -61,13 +70,13 @@ FORMATS = (
         "onnx-dynamic",
         "dynamic.onnx",
         "float32: as model.onnx for any height and width in steps of 32, from 64 on",
-        lambda run, _: dynamic_graph(run),
+        dynamic_graph,
     ),
     Format(
         "onnx-fp16",
         "model-fp16.onnx",
         "as model.onnx with weights stored in float16: half the size, the same speed",
-        lambda run, _: store_half(core_graph(run)),
+        lambda run: store_half(core_graph(run)),
         difference=math.inf,  # single pixels may differ by much where a deviation is divided by
         iou=0.99,
     ),
@@ -75,15 +84,15 @@ FORMATS = (
         "onnx-int8",
         "model-int8.onnx",
         "as model.onnx with weights stored in int8: a third of the size, the same speed",
-        lambda run, _: store_int8(core_graph(run)),
+        lambda run: store_int8(core_graph(run)),
         difference=math.inf,
         iou=0.95,
     ),
     Format(
         "onnx-int8-static",
         "model-int8-static.onnx",
-        "as model.onnx with convolutions computed in int8 (QDQ), calibrated on photos",
-        lambda run, reference: quantize_static(core_graph(run), reference.photos),
+        "as model.onnx with convolutions computed in int8 (QDQ), calibrated on training photos",
+        lambda run: quantize_static(core_graph(run), pick_photos(run, "train", CALIBRATION)[1]),
         difference=math.inf,
         iou=0.9,
     ),
@@ -151,13 +160,14 @@ def export_run(
     reference = make_reference(run)
     wanted = [form for form in FORMATS if form.name in formats]
     return [
-        _write(form, run, folder or run.folder, reference)
+        write_format(form, run, folder or run.folder, reference)
         for form in reporter.track(wanted, "exporting", len(wanted))
     ]
 
 
-def _write(form: Format, run: Run, folder: Path, reference: Reference) -> Exported:
-    model = form.build(run, reference)
+def write_format(form: Format, run: Run, folder: Path, reference: Reference) -> Exported:
+    """Write one format to a folder; the errors are those of `export_run`."""
+    model = form.build(run)
     with atomic_write(folder / form.file) as temporary:
         onnx.save(model, temporary)
         parity = form.compare(reference, temporary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -58,15 +58,26 @@ class Reference:
     logits: NDArray[np.float32]
 
 
-def make_reference(run: Run, count: int = PHOTOS) -> Reference:
-    """Run the network on photos of the test part of its data, or on drawn ones without the data."""
+def pick_photos(run: Run, part: Literal["train", "test"], count: int) -> tuple[str, list[_Photo]]:
+    """Read photos of a part of a run's data, evenly spread, or draw some where the data is missing.
+
+    Returns:
+        The name of the dataset, or "synthetic"; and the photos, fewer where the part has fewer.
+        Those of one part are never those of the other.
+    """
     try:
         dataset, split = open_split(run.recipe.data)
-        name, samples = dataset.name, split.test
-        chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, count).astype(int)]
-        photos = [read_photo(sample.image) for sample in chosen]
     except EgeunetError:
-        name, photos = "synthetic", [draw(seed, (240, 320))[0] for seed in range(count)]
+        first = 0 if part == "test" else 1000
+        return "synthetic", [draw(first + seed, (240, 320))[0] for seed in range(count)]
+    samples = split.test if part == "test" else split.train
+    spread = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+    return dataset.name, [read_photo(samples[i].image) for i in spread]
+
+
+def make_reference(run: Run) -> Reference:
+    """Run the network on photos of the test part of its data."""
+    name, photos = pick_photos(run, "test", PHOTOS)
     logits = []
     with torch.no_grad():
         for photo in photos:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,8 @@ from egeunet.inference.weights import Metadata, find_weights, parse_metadata
 if TYPE_CHECKING:
     import onnxruntime
 
-_Photo: TypeAlias = NDArray[np.uint8] | ReducedPhoto
-_Decoded: TypeAlias = tuple[_Photo, NDArray[np.float32]]
 _ENOUGH = 2  # times the network's size: a large JPEG is decoded no further than to this
-_DECODERS = min(4, os.cpu_count() or 1)
+_MOST_THREADS = 8  # by default, for the sake of memory
 
 
 class Segmenter:
@@ -35,9 +33,12 @@ class Segmenter:
     Args:
         weights: A run folder, an .onnx file from `egeunet export`, the name of weights that come
             with the package ("isic2018", the default), or `https://…/x.onnx#sha256=…`.
-        threads: Threads of one inference; as many as there are cores by default.
-        providers: ONNX Runtime's execution providers in order of preference, for example
-            `["CUDAExecutionProvider"]`; the CPU by default, and always last.
+        threads: Photos of a list or stream that are worked on at a time; by default as many as
+            there are cores, 8 at most. One photo takes one thread: the network is too small to gain
+            by more.
+        providers: ONNX Runtime's execution providers in order of preference, such as "cuda",
+            "coreml", "nnapi", "openvino" or "webgpu" where the installed build of ONNX Runtime has
+            them, in full ("CUDAExecutionProvider") or short; the CPU by default, and always last.
         threshold: Probability from which a pixel is lesion, between 0 and 1; by default what the
             weights say. Networks of several classes have none.
         tta: Average over the photo and its three mirror images: four times the work.
@@ -50,7 +51,7 @@ class Segmenter:
 
     Raises:
         EgeunetError: The weights are missing, damaged, or not from `egeunet export`.
-        UsageError: A setting is out of its range, or a provider is not installed.
+        UsageError: A setting is out of its range, or a provider is not installed or cannot start.
 
     Example:
         >>> result = Segmenter("runs/x")("photo.jpg")
@@ -63,7 +64,7 @@ class Segmenter:
         weights: str | Path | None = None,
         *,
         threads: int | None = None,
-        providers: Sequence[str] | None = None,
+        providers: str | Sequence[str] | None = None,
         threshold: float | None = None,
         tta: bool = False,
         largest_component: bool = False,
@@ -74,7 +75,8 @@ class Segmenter:
         if threshold is not None and not 0 < threshold < 1:
             raise UsageError(f"The threshold is {threshold}: expected a number between 0 and 1.")
         path = find_weights(weights)
-        self._session = _open_session(path, threads or 0, providers)
+        wanted = [providers] if isinstance(providers, str) else providers or ()
+        self._session = _open_session(path, wanted)
         self.metadata = _check_graph(self._session, path)
         own = threshold is not None or largest_component or fill_holes
         if own and len(self.metadata.classes) > 1:
@@ -82,6 +84,7 @@ class Segmenter:
                 f"{path} tells several classes apart and takes no threshold, largest_component "
                 "or fill_holes."
             )
+        self._threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
         self.tta = tta
         self.largest_component, self.fill_holes = largest_component, fill_holes
         self.threshold = self.metadata.threshold if threshold is None else threshold
@@ -105,10 +108,10 @@ class Segmenter:
         """
         if isinstance(photo, (list, tuple)):
             return list(self.stream(photo))
-        return self._infer(photo, *self._decode(photo))
+        return self._segment(photo)
 
     def stream(self, photos: str | Path | Iterable[Source]) -> Iterator[Result]:
-        """Segment photos one after the other, decoding the next ones meanwhile.
+        """Segment photos, several at a time, and give the results in order.
 
         Args:
             photos: A folder or glob pattern, or any iterable of photos; it is read only a few
@@ -139,15 +142,15 @@ class Segmenter:
         """
         if isinstance(photos, (str, os.PathLike)):
             photos = find_photos([photos])
-        waiting: deque[tuple[Source, Future[_Decoded]]] = deque()
-        pool = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        waiting: deque[tuple[Source, Future[Result]]] = deque()
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="segment")
         try:
             for photo in photos:
-                waiting.append((photo, pool.submit(self._decode, photo)))
-                if len(waiting) > _DECODERS:
-                    yield self._finish(*waiting.popleft())
+                waiting.append((photo, pool.submit(self._segment, photo)))
+                if len(waiting) > self._threads:
+                    yield _outcome(*waiting.popleft())
             while waiting:
-                yield self._finish(*waiting.popleft())
+                yield _outcome(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -163,21 +166,10 @@ class Segmenter:
         """
         return self._session.run(["logits"], {"image": images})[0]
 
-    def _finish(
-        self, photo: Source, future: Future[_Decoded]
-    ) -> tuple[Source, Result | EgeunetError]:
-        try:
-            return photo, self._infer(photo, *future.result())
-        except EgeunetError as error:
-            return photo, error
-
-    def _decode(self, photo: Source) -> _Decoded:
+    def _segment(self, source: Source) -> Result:
         size = self.metadata.size
-        image = read_reduced(photo, least=_ENOUGH * max(size))
-        pixels = image.pixels if isinstance(image, ReducedPhoto) else image
-        return image, to_input(pixels, size)
-
-    def _infer(self, source: Source, photo: _Photo, image: NDArray[np.float32]) -> Result:
+        photo = read_reduced(source, least=_ENOUGH * max(size))
+        image = to_input(photo.pixels if isinstance(photo, ReducedPhoto) else photo, size)
         logits = self._mirrored(image) if self.tta else self.logits(image[None])[0]
         if not np.isfinite(logits).all():
             raise EgeunetError(
@@ -204,26 +196,23 @@ class Segmenter:
         return total / np.float32(4)
 
 
-def _open_session(
-    path: Path, threads: int, providers: Sequence[str] | None
-) -> onnxruntime.InferenceSession:
+def _outcome(photo: Source, future: Future[Result]) -> tuple[Source, Result | EgeunetError]:
+    try:
+        return photo, future.result()
+    except EgeunetError as error:
+        return photo, error
+
+
+def _open_session(path: Path, providers: Sequence[str]) -> onnxruntime.InferenceSession:
     import onnxruntime  # here, because `import egeunet` shall not wait for it
 
-    wanted = [*(providers or ()), "CPUExecutionProvider"]
-    available = onnxruntime.get_available_providers()
-    for provider in wanted:
-        if provider not in available:
-            raise UsageError(
-                f"ONNX Runtime has no {provider} here: expected one of {', '.join(available)}."
-            )
+    wanted = _find_providers([*providers, "cpu"], onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what is wrong with a file is said below, in one sentence
     try:
         # From bytes: a graph read so cannot have ONNX Runtime open other files that it names.
-        return onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=list(dict.fromkeys(wanted))
-        )
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=wanted)
     except OSError as error:
         raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:
@@ -232,6 +221,27 @@ def _open_session(
             f"{path} is not an ONNX graph that can be run, or is damaged: expected a file that "
             "`egeunet export` wrote."
         ) from error
+    for provider in wanted:
+        if provider not in session.get_providers():  # ONNX Runtime would go on without it
+            raise UsageError(
+                f"{provider} cannot start here: install its libraries, or leave it out."
+            )
+    return session
+
+
+def _find_providers(names: Sequence[str], available: Sequence[str]) -> list[str]:
+    """Return the full names of providers, each once."""
+
+    def short(name: str) -> str:
+        return name.removesuffix("ExecutionProvider").lower()
+
+    known = {short(one): one for one in available}
+    for name in names:
+        if short(name) not in known:
+            raise UsageError(
+                f"ONNX Runtime has no provider {name!r} here: expected one of {', '.join(known)}."
+            )
+    return list(dict.fromkeys(known[short(name)] for name in names))
 
 
 def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:

@@ -53,7 +53,7 @@ def find_weights(weights: str | Path | None = None) -> Path:
         return path
     shipped = SHIPPED / f"{weights}.onnx"
     if path.parent == Path() and shipped.is_file():
-        _verify(shipped, _shipped_sums().get(shipped.name, ""))
+        _verify(shipped)
         return shipped
     names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.onnx"))) or "none"
     raise EgeunetError(
@@ -62,22 +62,18 @@ def find_weights(weights: str | Path | None = None) -> Path:
     )
 
 
-def _shipped_sums() -> dict[str, str]:
-    """The table of shipped files, as `sha256sum` writes it, by file name."""
-    path = SHIPPED / "SHA256SUMS"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {name: digest for digest, name in (line.split() for line in lines)}
-
-
-def _verify(path: Path, expected: str) -> None:
-    if sha256_file(path) != expected:
+def _verify(path: Path) -> None:
+    """Hold a shipped file to SHA256SUMS beside it, as `sha256sum` writes it."""
+    sums = path.with_name("SHA256SUMS")
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    if f"{sha256_file(path)}  {path.name}" not in lines:
         raise EgeunetError(
             f"{path} is not what was shipped: its SHA-256 is another; install egeunet again."
         )
 
 
 def _fetch(url: str) -> Path:
-    from urllib.error import URLError
+    from http.client import HTTPException
     from urllib.request import urlopen
 
     address, _, digest = url.partition("#sha256=")
@@ -89,7 +85,7 @@ def _fetch(url: str) -> Path:
     try:
         with urlopen(address, timeout=30) as answer:
             data = answer.read(_LARGEST + 1)
-    except (URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise EgeunetError(f"{address} cannot be fetched: {error}.") from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise EgeunetError(f"{address} is another file than expected: its SHA-256 differs.")

@@ -1,0 +1,263 @@
+"""Inference speed: one photo, a folder of photos, a large photo, the start; and whether all agree.
+
+    python benchmarks/inference.py runs/x --data isic2018 --official CHECKOUT --formats --record F
+
+With --official, a checkout of https://github.com/JCruan519/EGE-UNet, the published network runs in
+turns with ours in the same process. With --formats, every way to run the network is measured and
+scored as `egeunet benchmark` does. Each part prints what it found; the row holds all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from egeunet.data.datasets import Sample, open_folder
+from egeunet.data.splits import split_dataset
+from egeunet.environment import environment
+from egeunet.evaluation.report import append_result
+from egeunet.export.benchmark import benchmark
+from egeunet.export.contenders import cores, official_contenders, onnx_contender
+from egeunet.export.formats import export_run
+from egeunet.export.parity import open_graph
+from egeunet.files import sha256_file
+from egeunet.inference.folder import plan, run_jobs
+from egeunet.inference.preprocess import restore, to_input
+from egeunet.inference.segmenter import Segmenter
+from egeunet.inference.sources import read_photo
+from egeunet.inference.weights import DEFAULT, SHIPPED
+from egeunet.training.run import load_run
+
+PHOTOS, AGREE = 500, 100
+LARGE = (4000, 3000)
+
+START = """
+import sys, time
+start = time.perf_counter()
+import egeunet
+egeunet.Segmenter(*sys.argv[1:])
+seconds = time.perf_counter() - start
+assert "torch" not in sys.modules
+with open("/proc/self/status") as file:
+    peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1e3
+print(seconds, peak)
+"""
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def alternate(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
+    """Time several pieces of work in turns, once more before that to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats + 1):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+    return {name: spread(values[1:]) for name, values in times.items()}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most of some numbers."""
+    middle = statistics.median(values)
+    return {"median": middle, "min": min(values), "max": max(values), "n": len(values)}
+
+
+def latency(core: Path, official: Path | None, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of one image of 256×256 with one thread, in turns."""
+    torch.set_num_threads(1)
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 256, 256)).astype(np.float32)
+    contenders = [onnx_contender("ours, ONNX", core)]
+    if official:
+        contenders += official_contenders(official, core.parent, (256, 256))
+    runners = {one.name: one.open(1) for one in contenders}
+    found = alternate(
+        {name: functools.partial(run, image) for name, run in runners.items()}, rounds
+    )
+    ours = found["ours, ONNX"]["median"]
+    for name, timing in found.items():
+        timing["times_ours"] = timing["median"] / ours
+        print(f"  {name:24} {1e3 * timing['median']:7.2f} ms   {timing['times_ours']:.2f} × ours")
+    return found
+
+
+def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, Any]:
+    """Photos per second end to end, of decoding alone and of inference alone.
+
+    `stream` gives masks in memory; `files` also writes them as PNG. The share is that of `stream`
+    in the slower of the two alone, which have as many threads.
+    """
+    segmenter = Segmenter(weights, threads=threads)
+    size = segmenter.metadata.size
+    images = [to_input(read_photo(photo), size)[None] for photo in photos[:50]]
+
+    def spread_out(work: Callable[[int], Any]) -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, range(len(photos))):
+                pass
+
+    def decode() -> None:
+        spread_out(lambda index: to_input(read_photo(photos[index]), size))
+
+    def infer() -> None:
+        spread_out(lambda index: segmenter.logits(images[index % len(images)]))
+
+    def stream() -> None:
+        for result in segmenter.stream(photos):
+            assert result.mask is not None
+
+    def files() -> None:
+        with tempfile.TemporaryDirectory() as name:
+            for row in run_jobs(segmenter, plan(photos, Path(name)), Path(name)):
+                assert row["error"] is None
+
+    works = {"decode": decode, "infer": infer, "stream": stream, "files": files}
+    found = {name: len(photos) / timing["median"] for name, timing in alternate(works, 3).items()}
+    share = found["stream"] / min(found["decode"], found["infer"])
+    print(
+        f"  threads {threads}: "
+        + ", ".join(f"{name} {rate:.0f}/s" for name, rate in found.items())
+        + f"; the stream has {share:.0%} of the slower"
+    )
+    return {"threads": threads, "photos": len(photos), "per_second": found, "share": share}
+
+
+def large_photo(weights: Path, photo: Path) -> dict[str, float]:
+    """Milliseconds from a file of 12 megapixels to its mask, on one core."""
+    segmenter = Segmenter(weights, threads=1)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+            file.write(enlarged(photo))
+            file.flush()
+            found = alternate({"file to mask": lambda: segmenter(file.name).mask}, 15)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    timing = {key: value * 1e3 for key, value in found["file to mask"].items() if key != "n"}
+    print(f"  file to mask {timing['median']:.0f} ms ({timing['min']:.0f}–{timing['max']:.0f})")
+    return timing
+
+
+def enlarged(photo: Path) -> bytes:
+    """A photo as a JPEG file of 12 megapixels."""
+    file = io.BytesIO()
+    with Image.open(photo) as image:
+        image.convert("RGB").resize(LARGE, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def start(weights: Path, repeats: int = 10) -> dict[str, Any]:
+    """Seconds and peak megabytes of `import egeunet; egeunet.Segmenter()` in a fresh process."""
+    shipped = (SHIPPED / f"{DEFAULT}.onnx").is_file()
+    command = [sys.executable, "-c", START, *([] if shipped else [str(weights)])]
+    found = []
+    for _ in range(repeats + 1):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append([float(word) for word in done.stdout.split()])
+    times, peaks = zip(*found[1:], strict=True)  # the first filled the disk cache
+    print(f"  {statistics.median(times):.3f} s, peak {max(peaks):.0f} MB")
+    return {"shipped": shipped, "seconds": spread(times), "peak_mb": max(peaks)}
+
+
+def agreement(run_folder: Path, core: Path, photo: Path, samples: Sequence[Sample]) -> Any:
+    """IoU with torch's masks, at the photo's size, of the two graphs and of the Segmenter."""
+    run, segmenter = load_run(run_folder), Segmenter(core, threads=1)
+    graphs = {"core": open_graph(core), "photo": open_graph(photo)}
+    found: dict[str, list[float]] = {"core": [], "photo": [], "Segmenter": []}
+    for sample in samples:
+        pixels = read_photo(sample.image)
+        size = (pixels.shape[0], pixels.shape[1])
+        image = torch.from_numpy(to_input(pixels, segmenter.metadata.size)[None])
+        with torch.no_grad():
+            truth = restore(run.model(image).sigmoid()[0, 0].numpy(), size) >= 0.5
+        (logits,) = graphs["core"].run(["logits"], {"image": image.numpy()})
+        (probability,) = graphs["photo"].run(["probability"], {"photo": pixels})
+        masks = {
+            "core": restore(1 / (1 + np.exp(-logits[0, 0])), size) >= 0.5,
+            "photo": probability >= 0.5,
+            "Segmenter": segmenter(sample.image).mask,
+        }
+        for name, mask in masks.items():
+            union = np.count_nonzero(mask | truth)
+            found[name].append(np.count_nonzero(mask & truth) / union if union else 1.0)
+    result = {
+        name: {"mean": statistics.fmean(ious), "min": min(ious), "n": len(ious)}
+        for name, ious in found.items()
+    }
+    for name, iou in result.items():
+        print(f"  {name:10} IoU with torch {iou['mean']:.5f}, least {iou['min']:.5f}")
+    return result
+
+
+def formats(run: Path, data: Path, official: Path | None) -> list[dict[str, Any]]:
+    """The rows of `egeunet benchmark`."""
+    rows: list[dict[str, Any]] = benchmark(run, data=data, official=official)["rows"]
+    for row in rows:
+        score = "not scored" if row["dice"] is None else f"DSC {row['dice']:.2f} %"
+        print(f"  {row['name']:24} {row['threads']['1']['p50_ms']:7.2f} ms   {score}")
+    return rows
+
+
+def main() -> None:
+    """Measure everything, print it and, with --record, keep it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="a run folder of the EGE-UNet, one class")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of ISIC 2018")
+    parser.add_argument("--official", type=Path, help="a checkout of the published code")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--formats", action="store_true", help="measure and score all formats")
+    parser.add_argument("--shared", action="store_true", help="others compute here meanwhile")
+    parser.add_argument("--record", type=Path, help="a .jsonl file to add the row to")
+    options = parser.parse_args()
+
+    dataset = open_folder(options.data)
+    test = split_dataset(dataset, "holdout").test
+    spaced = [test[i] for i in np.linspace(0, len(test) - 1, AGREE).astype(int)]
+    photos = [sample.image for sample in dataset.samples[:PHOTOS]]
+    row: dict[str, Any] = {
+        "benchmark": "inference",
+        "dataset": dataset.name,
+        "rounds": options.rounds,
+        "shared": options.shared,
+    }
+    with tempfile.TemporaryDirectory() as name:
+        core, photo = (one.path for one in export_run(load_run(options.run), Path(name)))
+        row["weights_sha256"] = sha256_file(core)
+        print("start:")
+        row["start"] = start(core)
+        print("latency, one thread, batch 1:")
+        row["latency"] = latency(core, options.official, options.rounds)
+        print(f"a folder of {len(photos)} photos:")
+        row["folder"] = [folder_rate(core, photos, threads) for threads in sorted({1, cores()})]
+        print("a photo of 12 megapixels, one core:")
+        row["large"] = large_photo(core, photos[0])
+        print("agreement:")
+        row["agreement"] = agreement(options.run, core, photo, spaced)
+        if options.formats:
+            print("every format:")
+            row["formats"] = formats(options.run, options.data, options.official)
+    if options.record:
+        append_result(options.record, {**row, **environment()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Shipped weights: how they are made, what lies in the package, and that nobody changed it."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import egeunet
+from egeunet.data.synthetic import draw
+from egeunet.errors import UsageError
+from egeunet.files import sha256_file
+from egeunet.inference.weights import SHIPPED
+
+SOURCE = Path(egeunet.__file__).parent
+ROOT = SOURCE.parents[1]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("weights", ROOT / "docs" / "weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def package(script, trained: Path, tmp_path_factory) -> Path:
+    """A copy of the package with weights of a small run in it, as `make weights` leaves it."""
+    folder = tmp_path_factory.mktemp("site") / "egeunet"
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    script.make_weights(trained, "isic2018", folder / "weights", folder.parent / "weights.jsonl")
+    return folder
+
+
+def run_python(package: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+OPEN = """
+import egeunet, sys
+assert egeunet.__file__.startswith(sys.path[1]), egeunet.__file__
+segmenter = egeunet.Segmenter()
+assert "torch" not in sys.modules
+peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(segmenter.metadata.system, int(peak[0]) / 1000)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
+def test_a_segmenter_without_words_never_imports_torch_and_takes_little_memory(package) -> None:
+    done = run_python(package, OPEN)
+    assert done.returncode == 0, done.stderr
+    system, peak = done.stdout.split()
+    assert system == "egeunet"
+    assert float(peak) < 150, "MB"
+
+
+def test_one_changed_byte_is_one_sentence(package: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "egeunet"
+    shutil.copytree(package, changed)
+    file = changed / "weights" / "isic2018.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    code = "from egeunet.cli.main import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = ["predict", "-", "-o", "-"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "isic2018.onnx is not what was shipped" in line
+
+
+def test_the_card_says_what_the_row_says(package: Path) -> None:
+    weights = package / "weights"
+    (row,) = map(json.loads, (package.parent / "weights.jsonl").read_text().splitlines())
+    card = (weights / "isic2018.md").read_text()
+    assert row["weights_sha256"] == sha256_file(weights / "isic2018.onnx")
+    assert (row["part"], row["protocol"], row["selected_on"]) == ("test", "holdout", "validation")
+    assert row["n"] == row["images"]["test"] > 0
+    low, high = row["intervals"]["pooled"]["dice"]
+    for words in (
+        row["weights_sha256"],
+        row["recipe_hash"],
+        f"| DSC, pooled | {row['pooled']['dice']:.2%} | {low:.2%} – {high:.2%} |",
+        f"{row['epochs']} epochs",
+        "no medical device",
+        "## What it must not be used for",
+    ):
+        assert words in card
+
+
+def test_the_checksums_are_those_of_sha256sum(script, package: Path, tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        shutil.copy(package / "weights" / "isic2018.onnx", tmp_path / name)
+    script.write_sums(tmp_path)
+    lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
+    assert lines == [f"{sha256_file(tmp_path / name)}  {name}" for name in ("a.onnx", "b.onnx")]
+
+
+def test_a_run_that_was_selected_on_the_test_part_is_not_shipped(
+    script, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "x")
+    recipe = tmp_path / "x" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("protocol: holdout", "protocol: paper"))
+    with pytest.raises(UsageError, match="protocol paper"):
+        script.make_weights(tmp_path / "x", "x", tmp_path / "out", tmp_path / "rows.jsonl")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_shipped() -> None:
+    files = sorted(SHIPPED.glob("*.onnx"))
+    if not files:
+        pytest.skip("this version ships no weights yet: make weights")
+    assert "isic2018.onnx" in [file.name for file in files]
+    photo, truth = draw(1, (240, 320))
+    for file in files:
+        assert file.stat().st_size < 300_000
+        assert sha256_file(file) in file.with_suffix(".md").read_text(encoding="utf-8")
+        result = egeunet.Segmenter(file.stem)(photo)
+        assert result.mask.shape == truth.shape
+        assert np.isfinite(result.scores).all()
+    sums = (SHIPPED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    assert sums == [f"{sha256_file(file)}  {file.name}" for file in files]
