@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,7 +120,8 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
         raise EgeunetError(f"The file has {len(data)} bytes: {LARGEST} at most are shipped.")
     with (run_folder / HISTORY).open(newline="", encoding="utf-8") as file:
         trained = sum(1 for _ in csv.DictReader(file))
-    trained_with = json.loads((run_folder / "environment.json").read_bytes())["command"]
+    command = json.loads((run_folder / "environment.json").read_bytes())["command"]
+    trained_with = re.sub(r"\b(data\.root|out)=\S+", r"\1=FOLDER", command)
     row = {
         "weights": name,
         "weights_sha256": digest,
