@@ -256,11 +256,10 @@ def main() -> None:
     split = split_dataset(open_folder(arguments.data), "paper")
     train, test = (list(part)[: arguments.epoch_images] for part in (split.train, split.test))
     arrays, test_arrays = load_arrays(train), load_arrays(test)
-    loader = Loader(arrays, batch_size=BATCH, augmentation=Augmentation(), workers=1)
+    loader = Loader(arrays, batch_size=BATCH, augmentation=Augmentation())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = Loader(arrays, batch_size=BATCH, augmentation=Augmentation())
-    loading = {"ours": lambda: [None for _ in alone.epoch()]}
+    loading = {"ours": lambda: [None for _ in loader.epoch()]}
     if arguments.official:
         loading["published"] = lambda: [None for _ in published_batches(train, True)]
     row["loader"] = alternate(loading, 3, warm=1)
@@ -273,13 +272,13 @@ def main() -> None:
     if arguments.official:
         published, published_step = steps["published"]
         works["published"] = lambda: [published_step(*b) for b in published_batches(train, True)]
-    row["epoch"] = alternate(works, 2, warm=0)
+    row["epoch"] = alternate(works, 3, warm=1)
 
-    validation = Loader(test_arrays, batch_size=BATCH, workers=1)
+    validation = Loader(test_arrays, batch_size=BATCH)
     works = {"ours": lambda: our_validation(model, validation)}
     if arguments.official:
         works["published"] = lambda: official_validation(published, test)
-    row["evaluation"] = alternate(works, 2, warm=0)
+    row["evaluation"] = alternate(works, 2, warm=1)
 
     for part in ("step", "loader", "epoch", "evaluation"):
         print(f"{part}:")

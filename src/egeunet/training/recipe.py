@@ -129,7 +129,9 @@ class Recipe(_Settings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="Arithmetic of the forward pass"
     )
-    workers: int = Field(1, ge=0, description="Threads that prepare batches")
+    workers: int = Field(
+        0, ge=0, description="Threads that prepare batches; 0 is fastest where cores are few"
+    )
 
     def hash(self) -> str:
         """Return 12 hexadecimal digits of what decides the result (not where it runs or lies)."""
