@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from timing import alternate, spread
 
 from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.splits import split_dataset
@@ -57,28 +57,6 @@ with open("/proc/self/status") as file:
     peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1e3
 print(seconds, peak)
 """
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Seconds that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def alternate(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Time several pieces of work in turns, once more before that to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats + 1):
-        for name, work in works.items():
-            times[name].append(seconds(work))
-    return {name: spread(values[1:]) for name, values in times.items()}
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most of some numbers."""
-    middle = statistics.median(values)
-    return {"median": middle, "min": min(values), "max": max(values), "n": len(values)}
 
 
 def latency(core: Path, official: Path | None, rounds: int) -> dict[str, dict[str, float]]:

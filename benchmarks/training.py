@@ -4,21 +4,16 @@
 
 With --official, a checkout of https://github.com/JCruan519/EGE-UNet, the published network runs in
 turns with ours in the same process, and ratios are printed. Nothing of it is part of this package:
-its file is imported as it lies there, and two names that it imports but does not use (einops,
-timm's trunc_normal_) are replaced by empty ones. Loss, loader and validation are written here
-after it: each image is decoded, scaled, turned by torchvision and resized anew in the main process.
+its file is imported as it lies there. Loss, loader and validation are written here after it: each
+image is decoded, scaled, turned by torchvision and resized anew in the main process.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
-import statistics
 import subprocess
 import sys
-import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +28,7 @@ from torch.nn import functional as F
 from egeunet.compat import mend_torchvision
 
 mend_torchvision()
+from timing import alternate
 from torchvision.transforms import functional
 
 from egeunet.data.augment import Augmentation
@@ -42,6 +38,7 @@ from egeunet.data.loader import Loader
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
 from egeunet.evaluation.report import append_result
+from egeunet.export.contenders import load_official
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models import create_model, kernels
 from egeunet.training.losses import STAGE_WEIGHTS, DeepSupervisionLoss
@@ -69,24 +66,9 @@ def our_step(fast: bool) -> tuple[nn.Module, Step]:
     return model, step
 
 
-def official_network(checkout: Path) -> nn.Module:
-    """The published network, from the file in the checkout."""
-    for name in ("einops", "timm", "timm.models", "timm.models.layers"):
-        sys.modules.setdefault(name, types.ModuleType(name))
-    sys.modules["einops"].rearrange = None
-    sys.modules["timm.models.layers"].trunc_normal_ = None
-    path = checkout / "models" / "egeunet.py"
-    spec = importlib.util.spec_from_file_location("official_egeunet", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EGEUNet()
-
-
 def official_step(checkout: Path) -> tuple[nn.Module, Step]:
     """The published step: eager, BCE + Dice on six probability maps."""
-    model = official_network(checkout)
+    model = load_official(checkout).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step(images: Tensor, masks: Tensor) -> float:
@@ -167,30 +149,6 @@ def published_sample(sample: Sample, train: bool) -> tuple[Tensor, Tensor]:
         pair = [functional.rotate(part, angle) for part in pair]
     one, other = (functional.resize(part, [SIZE, SIZE]) for part in pair)
     return one, other
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Seconds that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def alternate(works: dict[str, Callable[[], Any]], repeats: int, warm: int) -> dict[str, dict]:
-    """Time several pieces of work in turns, so that they share whatever else the machine does."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats + warm):
-        for name, work in works.items():
-            times[name].append(seconds(work))
-    return {
-        name: {
-            "median": statistics.median(values[warm:]),
-            "min": min(values[warm:]),
-            "max": max(values[warm:]),
-            "n": repeats,
-        }
-        for name, values in times.items()
-    }
 
 
 def peak_memory(*words: str) -> float:

@@ -127,7 +127,7 @@ def official_contenders(checkout: Path, folder: Path, size: tuple[int, int]) -> 
     Raises:
         UsageError: It is no such checkout.
     """
-    model = _load_official(checkout)
+    model = _Mask(load_official(checkout)).eval()
     path = folder / "official.onnx"
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -147,8 +147,14 @@ def official_contenders(checkout: Path, folder: Path, size: tuple[int, int]) -> 
     ]
 
 
-def _load_official(checkout: Path) -> nn.Module:
-    """Build the published network from its own code, without what it imports and never uses."""
+def load_official(checkout: Path) -> nn.Module:
+    """Build the published network from its own code, without what it imports and never uses.
+
+    It gives five probability maps of its stages, and that of the mask.
+
+    Raises:
+        UsageError: It is no checkout of the published code.
+    """
     path = checkout / "models" / "egeunet.py"
     if not path.is_file():
         raise UsageError(f"{checkout} is no checkout of the published code: no models/egeunet.py.")
@@ -159,17 +165,19 @@ def _load_official(checkout: Path) -> nn.Module:
     with _unused_imports(), contextlib.redirect_stdout(io.StringIO()):
         spec.loader.exec_module(module)
         model: nn.Module = module.EGEUNet().eval()
+    return model
 
-    class Mask(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            probability: torch.Tensor = self.model(image)[1]
-            return probability
+class _Mask(nn.Module):
+    """The mask alone of what the published network gives."""
 
-    return Mask().eval()
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        probability: torch.Tensor = self.model(image)[1]
+        return probability
 
 
 @contextlib.contextmanager
