@@ -22,8 +22,8 @@ static void sample(const unsigned char *image, const unsigned char *mask, const 
             place[x] = inside ? row * W + column : -1;
         }
         for (int x = 0; x < W; x++, out += 3, out_mask++) {
-            const unsigned char *pixel = image + (size_t)3 * place[x];
             int inside = place[x] >= 0;
+            const unsigned char *pixel = image + 3 * (size_t)(inside ? place[x] : 0);
             out[0] = inside ? scaled[pixel[0]] : 0;
             out[1] = inside ? scaled[pixel[1]] : 0;
             out[2] = inside ? scaled[pixel[2]] : 0;
