@@ -2,37 +2,40 @@
 
 What a general exporter writes down operator by operator is rearranged here, by hand and exactly:
 
-- The attention maps are functions of the weights alone and become constants.
+- What depends on weights alone, such as attention maps, a runtime computes once, when it loads.
 - Means over the channels of a pixel are matrix products: runtimes have no fast reduction along
-  that axis. In the bridges of large maps one product puts the groups together and takes their
+  that axis. In the bridge of the largest map one product puts the groups together and takes their
   means away.
 - A normalisation before a 1×1 convolution is part of it: with C the centring matrix I - 11ᵀ/n,
   `W norm(x) + b = (W diag(w) C) x / σ + (W bias + b)`. The last bridge and the head are one row.
 - The four normalisations of a bridge are one. The affine part of a group normalisation moves
   behind the pooling (a quarter of the pixels) or before the upsampling (likewise).
-- 1×1 convolutions and small upsamplings are matrix products, which stay in the plain layout:
-  runtimes with a layout in blocks of 8 or 16 channels pad one channel to a block.
+- Runtimes with a layout in blocks of 16 channels waste half a block on 8 of them: there two rows
+  of the image are computed as one. 1×1 convolutions stay in the plain layout; upsampling leaves it.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import nn
 
-from egeunet.export.graph import Graph
+from egeunet.export.layers import (
+    BLOCK,
+    Array,
+    Layers,
+    Size,
+    affine_of,
+    centring,
+    matrix_of,
+    mean_row,
+    numpy_of,
+)
 from egeunet.models.egeunet import GAB, GHPA, GROUPS, EGEUNet
-
-Array: TypeAlias = NDArray[np.float64]
-Size: TypeAlias = tuple[int, int]
-
-_BLOCK = 16  # channels of a block of ONNX Runtime's layout with AVX-512 or NEON; others divide it
-_HALVE: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
 
 
 def can_fold(model: nn.Module) -> bool:
@@ -64,29 +67,27 @@ def fold(model: EGEUNet, size: Size) -> onnx.ModelProto:
     return writer.model([image], [logits], "core")
 
 
-class _Writer(Graph):
-    """Writes the parts of the network. Values are (B, C, H, W), or flat: (B, C, N), N = H·W."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.doublings: dict[int, str] = {}
+class _Writer(Layers):
+    """Writes the parts of the network."""
 
     def network(self, model: Any, full: Size) -> None:
         x, size = "image", full
         skips: list[str] = []
         for stage in model.encoder:
-            x = self.block(stage.block, x, size)
-            x = self.add("Gelu", self.pooled_norm(stage.norm, x, size))
+            x = self.add("Gelu", self.encode(stage.block, stage.norm, x, size))
             size = (size[0] // 2, size[1] // 2)
             skips.append(x)
-        x = high = self.add("Gelu", self.block(model.bottleneck, x, size))
+        x = self.block(model.bottleneck, x, size)
+        x = high = self.each("Gelu", x)
         for level, decode in enumerate(model.decoder):
             bridge = model.bridges[level]
-            x = self.norm(decode.norm, self.block(decode.block, x, size), size)
+            x = self.decode(decode.block, decode.norm, x, size)
             high = self.pointwise(bridge.project, high, size)
             if level:
                 size = (size[0] * 2, size[1] * 2)
-                x, high = self.double(x, size), self.double(high, size)
+                x, high = self.double(x, decode.norm, high)
+            else:
+                x = self.affine(x, decode.norm)
             x = self.add("Gelu", x)
             mask = self.pointwise(model.mask_heads[level], x, size)
             joined = self.join(bridge, high, skips.pop(), mask, size)
@@ -95,122 +96,66 @@ class _Writer(Graph):
             else:
                 x = self.pointwise(model.head, x, size)
                 high = self.mix_scales(bridge, joined, size, model.head)
-            x = self.add("Add", x, high)
-        self.add(
-            "Resize",
-            x,
-            "",
-            np.array([1, 1, 2, 2], np.float32),
-            name="logits",
-            mode="linear",
-            coordinate_transformation_mode="align_corners",
-        )
-
-    # Parts that blocks share
-
-    def flat(self, x: str, channels: int) -> str:
-        return self.add("Reshape", x, [0, channels, -1])
-
-    def tall(self, x: str, channels: int, size: Size) -> str:
-        return self.add("Reshape", x, [0, channels, *size])
+            x = self.each("Add", x, high)
+        self.upsample(x, name="logits")
 
     def block(self, block: nn.Module, x: str, size: Size) -> str:
         return self.ghpa(block, x, size) if isinstance(block, GHPA) else self.conv(block, x)
 
-    def conv(self, conv: nn.Module, x: str) -> str:
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.bias is not None
-        settings: dict[str, Any] = {}
-        if conv.kernel_size != (1, 1):
-            settings["pads"] = [int(pad) for pad in conv.padding] * 2
-        if max(conv.dilation) > 1:
-            settings["dilations"] = list(conv.dilation)
-        if conv.groups > 1:
-            settings["group"] = conv.groups
-        return self.add("Conv", x, _numpy(conv.weight), _numpy(conv.bias), **settings)
+    def encode(self, block: nn.Module, norm: nn.GroupNorm, x: str, size: Size) -> str:
+        """A block, a group normalisation and the maximum of 2×2 pixels."""
+        channels = norm.num_channels
+        # Where the weights are positive the affine part commutes with the maximum.
+        commutes = bool((norm.weight >= 0).all())
+        if isinstance(block, nn.Conv2d) and commutes and channels in (BLOCK, BLOCK // 2):
+            return self.encode_blocked(block, norm, x)
+        x = self.group_norm(norm, self.block(block, x, size), [0, channels, *size])
+        if commutes:
+            return self.affine(self.pool(x), norm)
+        return self.pool(self.affine(x, norm))
 
-    def linear(self, conv: nn.Module, x: str) -> str:
-        """A 1×1 convolution of a flat value."""
-        matrix, bias = _matrix(conv)
-        return self.add("Add", self.add("MatMul", matrix, x), bias[:, None])
-
-    def pointwise(self, conv: nn.Module, x: str, size: Size) -> str:
-        assert isinstance(conv, nn.Conv2d)
-        x = self.linear(conv, self.flat(x, conv.in_channels))
-        return self.tall(x, conv.out_channels, size)
-
-    def double(self, x: str, size: Size) -> str:
-        """Upsample to `size` by two products with matrices that the runtime makes when it loads."""
-        rows, columns = (self.doubling(length) for length in size)
-        x = self.add("MatMul", rows, x)
-        return self.add("MatMul", x, self.add("Transpose", columns, perm=[1, 0]))
-
-    def doubling(self, length: int) -> str:
-        """The matrix (length, length / 2): the identity, upsampled."""
-        if length not in self.doublings:
-            zeros = self.add("ConstantOfShape", [length // 2] * 2)
-            self.doublings[length] = self.add(
-                "Resize",
-                self.add("EyeLike", zeros),
-                "",
-                np.array([2, 1], np.float32),
-                mode="linear",
-                coordinate_transformation_mode="align_corners",
-            )
-        return self.doublings[length]
-
-    def affine(self, x: str, norm: nn.Module) -> str:
-        weight, bias = _affine(norm)
-        zero = np.zeros_like(weight)
-        return self.add("BatchNormalization", x, weight, bias, zero, zero + 1, epsilon=0.0)
-
-    def mean(self, x: str, channels: int) -> str:
-        return self.add("MatMul", np.full((1, channels), 1 / channels), x)
-
-    def divide(self, x: str | Array, variance: str, norm: nn.Module) -> str:
-        eps = np.array(norm.eps)
-        return self.add("Div", x, self.add("Sqrt", self.add("Add", variance, eps)))
-
-    def layer_norm(self, x: str, channels: int, norm: nn.Module) -> str:
-        """Normalise (…, C, N) over C, without the affine part."""
-        x = self.add("Sub", x, self.mean(x, channels))
-        return self.divide(x, self.mean(self.add("Mul", x, x), channels), norm)
-
-    # Group normalisation
-
-    def plain_norm(self, norm: nn.GroupNorm, x: str, size: Size) -> str:
-        """A group normalisation without the affine part."""
-        one = np.ones(norm.num_groups)
-        x = self.flat(x, norm.num_groups)
-        x = self.add("InstanceNormalization", x, one, 0 * one, epsilon=norm.eps)
-        return self.tall(x, norm.num_channels, size)
-
-    def norm(self, norm: nn.GroupNorm, x: str, size: Size) -> str:
-        return self.affine(self.plain_norm(norm, x, size), norm)
-
-    def pooled_norm(self, norm: nn.GroupNorm, x: str, size: Size) -> str:
-        """A group normalisation and the maximum of 2×2 pixels, in the other order if possible."""
-        weight, bias = _affine(norm)
-        if (weight < 0).any():  # then the affine part does not commute with the maximum
-            return self.add("MaxPool", self.norm(norm, x, size), **_HALVE)
-        if norm.num_channels != _BLOCK:
-            return self.affine(self.add("MaxPool", self.plain_norm(norm, x, size), **_HALVE), norm)
-        # What pools and multiplies stays in the blocked layout, where it is full.
-        groups = norm.num_groups
-        weight, bias = weight.reshape(groups, -1), bias.reshape(groups, -1)
-        even = np.full((_BLOCK // groups, 1), groups / _BLOCK)
+    def encode_blocked(self, conv: nn.Conv2d, norm: nn.GroupNorm, x: str) -> str:
+        """The same; convolution, statistics and pooling stay in the blocked layout."""
+        channels, rows = norm.num_channels, BLOCK // norm.num_channels
+        weight, bias = affine_of(norm)
+        x = self.rows(conv, x, rows, axis=0)
+        group = np.arange(BLOCK) % channels // (channels // norm.num_groups)
+        even = (group[:channels, None] == group) * norm.num_groups / BLOCK  # mean over the group
         mean, square = (
-            self.add("MatMul", self.add("Reshape", pooled, [0, groups, -1]), even)
-            for pooled in (
-                self.add("GlobalAveragePool", x),
-                self.add("GlobalAveragePool", self.add("Mul", x, x)),
-            )
+            self.product(even, self.flat(self.add("GlobalAveragePool", one), BLOCK), shift)
+            for one, shift in ((x, None), (self.add("Mul", x, x), np.full(channels, norm.eps)))
         )
-        variance = self.add("Sub", square, self.add("Mul", mean, mean))
-        factor = self.divide(weight, variance, norm)
-        offset = self.add("Sub", bias, self.add("Mul", mean, factor))
-        x = self.add("Mul", self.add("MaxPool", x, **_HALVE), self.tall(factor, _BLOCK, (1, 1)))
-        return self.add("Add", x, self.tall(offset, _BLOCK, (1, 1)))
+        deviation = self.add("Sqrt", self.add("Sub", square, self.add("Mul", mean, mean)))
+        factor = self.add("Div", weight[:, None], deviation)
+        offset = self.add("Sub", bias[:, None], self.add("Mul", mean, factor))
+        x = self.pool(x, height=2 // rows)
+        if rows > 1:
+            x = self.add("Max", *self.split(x, [channels] * rows, axis=1))
+        x = self.add("Mul", x, self.tall(factor, channels, (1, 1)))
+        return self.add("Add", x, self.tall(offset, channels, (1, 1)))
+
+    def decode(self, block: nn.Module, norm: nn.GroupNorm, x: str, size: Size) -> str:
+        """A block and a group normalisation without its affine part."""
+        channels = norm.num_channels
+        if not isinstance(block, nn.Conv2d) or channels != BLOCK // 2:
+            return self.group_norm(norm, self.block(block, x, size), [0, channels, *size])
+        x = self.rows(block, x, 2, axis=1)
+        x = self.group_norm(norm, x, [-1, 2, size[0] // 2, size[1]])
+        x = self.add("Transpose", x, perm=[0, 2, 1, 3])
+        return self.add("Reshape", x, [-1, channels, *size])
+
+    def double(self, x: str, norm: nn.Module, high: str) -> list[str]:
+        """The affine part of x, and high, upsampled together.
+
+        A convolution brings them into the blocked layout, where upsampling is fastest.
+        """
+        weight, bias = affine_of(norm)
+        channels = len(weight)
+        weight = np.concatenate([weight, np.ones(channels)])[:, None, None, None]
+        bias = np.concatenate([bias, np.zeros(channels)])
+        x = self.add("Concat", x, high, axis=1)
+        x = self.add("Conv", x, weight, bias, group=2 * channels)
+        return self.split(self.upsample(x), [channels, channels], axis=1)
 
     # Grouped multi-axis Hadamard product attention
 
@@ -230,15 +175,19 @@ class _Writer(Graph):
         return self.pointwise(last, self.add("Gelu", self.conv(depthwise, x)), size)
 
     def attention(self, block: GHPA, size: Size) -> str:
-        """The three maps over each other, (3C/4, N), spread out when the runtime loads."""
+        """The three maps over each other, (3C/4, N)."""
         with torch.no_grad():
-            plane = block.height_width(*size)[0]
             tall = block.channel_height(size[0])[0].unsqueeze(-1)
             wide = block.channel_width(size[1])[0].unsqueeze(-2)
-        shape = list(plane.shape)
-        spread = [self.add("Expand", _numpy(one), shape) for one in (tall, wide)]
-        maps = self.add("Concat", self.constant(_numpy(plane)), *spread, axis=0)
-        return self.add("Reshape", maps, [3 * len(plane), -1])
+        plane = block.height_width
+        factor = [side / length for side, length in zip(size, plane.tensor.shape[2:], strict=True)]
+        x = self.upsample(self.constant(numpy_of(plane.tensor)), factor)
+        if isinstance(plane.refine, nn.Sequential):
+            first, _, second = plane.refine
+            x = self.conv(second, self.add("Gelu", self.conv(first, x)))
+        shape = [1, len(tall), *size]
+        maps = [x, *(self.add("Expand", numpy_of(one), shape) for one in (tall, wide))]
+        return self.add("Reshape", self.add("Concat", *maps, axis=0), [3 * len(tall), -1])
 
     # Group aggregation bridge
 
@@ -248,19 +197,17 @@ class _Writer(Graph):
         channels, low_channels = norm.weight.numel(), bridge.project.out_channels
         group, quarter = channels // GROUPS, low_channels // GROUPS
         grouped = [0, GROUPS, group, -1]
-        if low_channels < _BLOCK:
+        if low_channels < BLOCK:
             x = self.flat(self.add("Concat", high, low, mask, axis=1), 2 * low_channels + 1)
-            centring = np.kron(np.eye(GROUPS), _centring(group))
-            joining = self.constant(centring @ _assembly(low_channels), exact=True)
-            x = self.add("MatMul", joining, x)
-            x = self.add("Reshape", x, grouped)
-            x = self.divide(x, self.mean(self.add("Mul", x, x), group), norm)
+            without_means = np.kron(np.eye(GROUPS), centring(group))
+            x = self.product(without_means @ _assembly(low_channels), x)
+            x = self.divide(self.add("Reshape", x, grouped), mean_row(group), norm)
         else:
             halves = [self.split(one, [quarter] * GROUPS, axis=1) for one in (high, low)]
             parts = [part for pair in zip(*halves, strict=True) for part in (*pair, mask)]
             x = self.add("Reshape", self.add("Concat", *parts, axis=1), grouped)
             x = self.layer_norm(x, group, norm)
-        return self.affine(self.tall(x, channels, size), norm)
+        return self.affine(self.add("Reshape", x, [0, channels, *size]), norm)
 
     def mix_scales(self, bridge: Any, x: str, size: Size, head: nn.Conv2d | None = None) -> str:
         """The dilated convolutions, the normalisation and the 1×1 convolution after them.
@@ -272,38 +219,21 @@ class _Writer(Graph):
         mixed = [self.conv(conv, part) for conv, part in zip(bridge.convs, parts, strict=True)]
         norm, last = bridge.tail
         channels = norm.weight.numel()
-        matrix, bias = _matrix(last)
+        matrix, bias = matrix_of(last)
         if head is not None:
-            row, _ = _matrix(head)
+            row, _ = matrix_of(head)
             matrix, bias = row @ matrix, row @ bias
-        weight, shift = _affine(norm)
+        weight, shift = affine_of(norm)
         bias = bias + matrix @ shift
-        matrix = matrix * weight @ _centring(channels)
+        matrix = matrix * weight @ centring(channels)
         x = self.flat(self.add("Concat", *mixed, axis=1), channels)
-        mean, square = self.mean(x, channels), self.mean(self.add("Mul", x, x), channels)
+        row = mean_row(channels)
+        mean, square = (self.add("MatMul", row, one) for one in (x, self.add("Mul", x, x)))
+        x = self.product(matrix, x)
         variance = self.add("Sub", square, self.add("Mul", mean, mean))
-        x = self.divide(self.add("MatMul", matrix, x), variance, norm)
-        return self.tall(self.add("Add", x, bias[:, None]), len(matrix), size)
-
-
-def _numpy(tensor: Tensor) -> Array:
-    return tensor.detach().double().numpy()
-
-
-def _affine(norm: nn.Module) -> tuple[Array, Array]:
-    return _numpy(norm.weight), _numpy(norm.bias)  # type: ignore[arg-type]
-
-
-def _matrix(conv: nn.Module) -> tuple[Array, Array]:
-    """The matrix and the bias of a 1×1 convolution."""
-    assert isinstance(conv, nn.Conv2d)
-    assert conv.bias is not None
-    return _numpy(conv.weight)[:, :, 0, 0], _numpy(conv.bias)
-
-
-def _centring(channels: int) -> Array:
-    """The matrix that takes the mean away."""
-    return np.eye(channels) - 1 / channels
+        deviation = self.add("Sqrt", self.add("Add", variance, np.array(norm.eps)))
+        x = self.add("Add", self.add("Div", x, deviation), bias[:, None])
+        return self.tall(x, len(matrix), size)
 
 
 def _assembly(channels: int) -> Array:

@@ -81,8 +81,15 @@ class Graph:
     def model(
         self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], name: str
     ) -> onnx.ModelProto:
-        """Return the whole as a model."""
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.constants)
+        """Return what the outputs need as a model."""
+        needed = {one.name for one in outputs}
+        nodes = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                nodes.append(node)
+        constants = [one for one in self.constants if one.name in needed]
+        graph = helper.make_graph(nodes[::-1], name, inputs, outputs, constants)
         opset = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
 
