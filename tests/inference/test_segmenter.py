@@ -1,5 +1,6 @@
 import io
 import os
+import platform
 import subprocess
 import sys
 import tracemalloc
@@ -290,6 +291,25 @@ def test_segmenting_never_imports_torch_and_takes_little_memory(
     assert float(area) > 0.1
     assert float(peak) < 150, "MB"
     assert loaded.strip() == "[]"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
+def test_a_photo_takes_no_memory_from_the_system_anew(
+    write_graph, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    photo = tmp_path / "a.jpg"
+    Image.fromarray(lesion).resize((256, 192)).save(photo)
+    code = (
+        "import resource, sys, egeunet\n"
+        "segment = egeunet.Segmenter(sys.argv[1], threads=1)\n"
+        "def faults():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): segment(sys.argv[2]).mask\n"
+        "before = faults()\n"
+        "for _ in range(20): segment(sys.argv[2]).mask\n"
+        "print((faults() - before) / 20)"
+    )
+    assert float(run_python(code, str(write_graph()), str(photo))) < 50, "pages for each photo"
 
 
 def test_importing_is_quick() -> None:
