@@ -39,6 +39,7 @@ from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
 from egeunet.evaluation.report import append_result
 from egeunet.export.contenders import load_official
+from egeunet.memory import keep_freed_memory
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models import create_model, kernels
 from egeunet.training.losses import STAGE_WEIGHTS, DeepSupervisionLoss
@@ -185,6 +186,7 @@ def main() -> None:
     if arguments.data is None:
         parser.error("--data is needed")
 
+    keep_freed_memory()  # as `egeunet train` does; the published code in this process gains too
     torch.manual_seed(0)
     steps = {"ours": our_step(fast=True), "ours, plain formulas": our_step(fast=False)}
     if arguments.official:

@@ -19,13 +19,13 @@ from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
 from egeunet.inference.sources import ReducedPhoto, Source, find_photos, read_reduced, source_name
 from egeunet.inference.weights import Metadata, find_weights, parse_metadata
+from egeunet.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import onnxruntime
 
 _ENOUGH = 2  # times the network's size: a large JPEG is decoded no further than to this
 _MOST_THREADS = 8  # by default, for the sake of memory
-_KEPT = 30 * 2**20  # bytes
 
 
 class Segmenter:
@@ -75,9 +75,7 @@ class Segmenter:
             raise UsageError(f"threads is {threads}: expected 1 or more.")
         if threshold is not None and not 0 < threshold < 1:
             raise UsageError(f"The threshold is {threshold}: expected a number between 0 and 1.")
-        # Once a block of this size was freed, glibc keeps what the arrays of a photo leave, instead
-        # of giving it back to the system and taking it anew, a sixth of a small photo's time.
-        np.empty(_KEPT, np.uint8)
+        keep_freed_memory()
         path = find_weights(weights)
         wanted = [providers] if isinstance(providers, str) else providers or ()
         self._session = _open_session(path, wanted)

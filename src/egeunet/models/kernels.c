@@ -175,42 +175,47 @@ INLINE void group_slopes(int C, long P, const float *mean, const float *rstd, co
     }
 }
 
+INLINE float larger(float a, float b) { return b > a ? b : a; }
+
+/* The largest of four neighbours, the first of equals: whether it is in the lower row, and whether
+ * in the right column of the upper and of the lower row. */
+#define WINNER(a, b, c, d) \
+    int right_up = b > a, right_low = d > c; \
+    float up = right_up ? b : a, low = right_low ? d : c; \
+    int lower = low > up;
+
 INLINE void norm_pool_image(const float *RESTRICT in, const float *weight, const float *bias,
-                            float eps, float *RESTRICT out, unsigned char *RESTRICT place,
-                            float *mean, float *rstd, int H, int W, int C) {
+                            float eps, float *RESTRICT out, float *mean, float *rstd, int H, int W,
+                            int C) {
     float scale[C], shift[C];
     group_statistics(in, (long)H * W, C, eps, mean, rstd);
     affine(C, mean, rstd, weight, bias, scale, shift);
     for (int y = 0; y < H / 2; y++)
         for (int i = 0; i < W / 2; i++) {
             const float *one = in + ((size_t)2 * y * W + 2 * i) * C, *two = one + (size_t)W * C;
-            size_t o = ((size_t)y * (W / 2) + i) * C;
+            float *RESTRICT to = out + ((size_t)y * (W / 2) + i) * C;
             for (int c = 0; c < C; c++) {
-                float v0 = one[c] * scale[c] + shift[c], v1 = one[C + c] * scale[c] + shift[c];
-                float v2 = two[c] * scale[c] + shift[c], v3 = two[C + c] * scale[c] + shift[c];
-                float top = v1 > v0 ? v1 : v0, low = v3 > v2 ? v3 : v2;
-                int t = v1 > v0 ? 1 : 0, l = v3 > v2 ? 3 : 2;
-                out[o + c] = low > top ? low : top;
-                place[o + c] = low > top ? l : t;
+                float s = scale[c];
+                float up = larger(one[c] * s, one[C + c] * s);
+                float low = larger(two[c] * s, two[C + c] * s);
+                to[c] = larger(up, low) + shift[c];
             }
         }
 }
 
 void norm_pool(const float *x, const float *weight, const float *bias, float eps, float *out,
-               unsigned char *place, float *mean, float *rstd, int B, int H, int W, int channels) {
+               float *mean, float *rstd, int B, int H, int W, int channels) {
     size_t size = (size_t)H * W * channels;
 #pragma omp parallel for
     for (int b = 0; b < B; b++)
         FOR_WIDTH(channels, norm_pool_image(x + b * size, weight, bias, eps, out + b * size / 4,
-                                            place + b * size / 4, mean + b * GROUPS,
-                                            rstd + b * GROUPS, H, W, C))
+                                            mean + b * GROUPS, rstd + b * GROUPS, H, W, C))
 }
 
 INLINE void norm_pool_back_image(const float *RESTRICT in, const float *weight,
-                                 const float *RESTRICT dy, const unsigned char *RESTRICT place,
-                                 const float *mean, const float *rstd, float *RESTRICT dx,
-                                 float *RESTRICT dweight, float *RESTRICT dbias, int H, int W,
-                                 int C) {
+                                 const float *RESTRICT dy, const float *mean, const float *rstd,
+                                 float *RESTRICT dx, float *RESTRICT dweight, float *RESTRICT dbias,
+                                 int H, int W, int C) {
     float p[C], q[C], a[C], m[C], r[C], S1[C], S2[C];
     for (int c = 0; c < C; c++) {
         m[c] = mean[c / (C / GROUPS)], r[c] = rstd[c / (C / GROUPS)];
@@ -221,12 +226,16 @@ INLINE void norm_pool_back_image(const float *RESTRICT in, const float *weight,
         for (int c = 0; c < C; c++) s1[c] = s2[c] = 0;
         for (int i = 0; i < W / 2; i++) {
             const float *one = in + ((size_t)2 * y * W + 2 * i) * C, *two = one + (size_t)W * C;
-            size_t o = ((size_t)y * (W / 2) + i) * C;
+            const float *g = dy + ((size_t)y * (W / 2) + i) * C;
             for (int c = 0; c < C; c++) {
-                int k = place[o + c];
-                float v0 = one[c], v1 = one[C + c], v2 = two[c], v3 = two[C + c], g = dy[o + c];
-                float v = k == 0 ? v0 : k == 1 ? v1 : k == 2 ? v2 : v3;
-                s1[c] += g, s2[c] += g * (v - m[c]) * r[c];
+                /* The largest normalised value is the largest or, of a negative weight, the
+                 * smallest value. */
+                float s = a[c];
+                WINNER(one[c] * s, one[C + c] * s, two[c] * s, two[C + c] * s)
+                float above = right_up ? one[C + c] : one[c];
+                float below = right_low ? two[C + c] : two[c];
+                float v = lower ? below : above;
+                s1[c] += g[c], s2[c] += g[c] * (v - m[c]) * r[c];
             }
         }
         for (int c = 0; c < C; c++) S1[c] += s1[c], S2[c] += s2[c];
@@ -236,28 +245,31 @@ INLINE void norm_pool_back_image(const float *RESTRICT in, const float *weight,
     for (int y = 0; y < H / 2; y++)
         for (int i = 0; i < W / 2; i++) {
             size_t first = ((size_t)2 * y * W + 2 * i) * C, second = first + (size_t)W * C;
-            size_t o = ((size_t)y * (W / 2) + i) * C;
+            const float *one = in + first, *two = in + second;
+            float *RESTRICT to = dx + first, *RESTRICT too = dx + second;
+            const float *slope = dy + ((size_t)y * (W / 2) + i) * C;
             for (int c = 0; c < C; c++) {
-                float g = a[c] * dy[o + c];
-                int k = place[o + c];
-                dx[first + c] = p[c] * in[first + c] + q[c] + (k == 0 ? g : 0);
-                dx[first + C + c] = p[c] * in[first + C + c] + q[c] + (k == 1 ? g : 0);
-                dx[second + c] = p[c] * in[second + c] + q[c] + (k == 2 ? g : 0);
-                dx[second + C + c] = p[c] * in[second + C + c] + q[c] + (k == 3 ? g : 0);
+                float s = a[c], g = s * slope[c];
+                WINNER(one[c] * s, one[C + c] * s, two[c] * s, two[C + c] * s)
+                float above = lower ? 0 : g, below = lower ? g : 0;
+                to[c] = p[c] * one[c] + q[c] + (right_up ? 0 : above);
+                to[C + c] = p[c] * one[C + c] + q[c] + (right_up ? above : 0);
+                too[c] = p[c] * two[c] + q[c] + (right_low ? 0 : below);
+                too[C + c] = p[c] * two[C + c] + q[c] + (right_low ? below : 0);
             }
         }
 }
 
-void norm_pool_back(const float *x, const float *weight, const float *grad,
-                    const unsigned char *place, const float *mean, const float *rstd, float *dx,
-                    float *dweight, float *dbias, int B, int H, int W, int channels) {
+void norm_pool_back(const float *x, const float *weight, const float *grad, const float *mean,
+                    const float *rstd, float *dx, float *dweight, float *dbias, int B, int H,
+                    int W, int channels) {
     size_t size = (size_t)H * W * channels;
 #pragma omp parallel for
     for (int b = 0; b < B; b++)
-        FOR_WIDTH(channels,
-                  norm_pool_back_image(x + b * size, weight, grad + b * size / 4,
-                                       place + b * size / 4, mean + b * GROUPS, rstd + b * GROUPS,
-                                       dx + b * size, dweight + b * C, dbias + b * C, H, W, C))
+        FOR_WIDTH(channels, norm_pool_back_image(x + b * size, weight, grad + b * size / 4,
+                                                 mean + b * GROUPS, rstd + b * GROUPS,
+                                                 dx + b * size, dweight + b * C, dbias + b * C, H,
+                                                 W, C))
 }
 
 INLINE void norm_resize_image(const float *RESTRICT in, const float *weight, const float *bias,

@@ -99,20 +99,19 @@ class _NormPool(Function):
         x = _packed(x)
         B, C, H, W = x.shape
         out = _empty(B, C, H // 2, W // 2)
-        place = torch.empty(B, H // 2, W // 2, C, dtype=torch.uint8)
         mean, rstd = torch.empty(B, _GROUPS), torch.empty(B, _GROUPS)
-        _call("norm_pool", x, weight, bias, eps, out, place, mean, rstd, B, H, W, C)
-        ctx.save_for_backward(x, weight, place, mean, rstd)
+        _call("norm_pool", x, weight, bias, eps, out, mean, rstd, B, H, W, C)
+        ctx.save_for_backward(x, weight, mean, rstd)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, place, mean, rstd = ctx.saved_tensors
+        x, weight, mean, rstd = ctx.saved_tensors
         B, C, H, W = x.shape
         dx, dw, db = _empty(B, C, H, W), torch.empty(B, C), torch.empty(B, C)
         grad = _packed(grad)
-        _call("norm_pool_back", x, weight, grad, place, mean, rstd, dx, dw, db, B, H, W, C)
+        _call("norm_pool_back", x, weight, grad, mean, rstd, dx, dw, db, B, H, W, C)
         return dx, dw.sum(0), db.sum(0), None
 
 

@@ -24,6 +24,7 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.loader import Loader
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
 from egeunet.files import atomic_write
+from egeunet.memory import keep_freed_memory
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
@@ -62,6 +63,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         InterruptedRunError: After SIGINT or SIGTERM; the checkpoint is written.
         EgeunetError: If the loss is not finite, the data are unusable or the disk is full.
     """
+    keep_freed_memory()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices), StopRequest() as stop:
         return _Training(recipe, resume, reporter or Reporter(), stop).run()
