@@ -24,6 +24,7 @@ from egeunet.training.checkpoint import WEIGHTS
 from egeunet.training.recipe import Recipe, load_recipe
 from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
+from egeunet.training.side_by_side import train_side_by_side
 from egeunet.training.trainer import train as train_recipe
 
 __all__ = ["evaluate", "export", "train"]
@@ -36,6 +37,7 @@ def train(
     recipe: str | Path | Recipe,
     *settings: str,
     resume: bool = False,
+    at_once: int | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
     """Train a system, and write its ONNX file beside the weights.
@@ -43,8 +45,10 @@ def train(
     Args:
         recipe: A recipe, its YAML file, or the name of one that is shipped.
         *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`; and
-            `seeds=0-4` or `seeds=1,3` trains one after the other.
+            `seeds=0-4` or `seeds=1,3` trains several side by side.
         resume: Go on from the checkpoint in the run folder.
+        at_once: Of several seeds, how many at a time; see
+            `egeunet.training.side_by_side.train_side_by_side`.
         reporter: Hears of the progress.
 
     Returns:
@@ -60,11 +64,15 @@ def train(
     if not seeds:
         return _train_one(load_recipe(recipe, others), resume, reporter)
     folder = load_recipe(recipe, others).out
-    runs = []
-    for seed in seeds:
-        out = folder / f"seed-{seed}"
-        one = load_recipe(recipe, [*others, f"seed={seed}", f"out={out}"])
-        runs.append(_train_one(one, resume, reporter))
+    runs = train_side_by_side(
+        [
+            load_recipe(recipe, [*others, f"seed={seed}", f"out={folder / f'seed-{seed}'}"])
+            for seed in seeds
+        ],
+        resume=resume,
+        at_once=at_once,
+        reporter=reporter,
+    )
     summary = summarise_seeds(folder, runs)
     (reporter or Reporter()).info(describe_seeds(summary))
     return folder
