@@ -1,4 +1,4 @@
-"""Write the tables and the figure of README and docs anew from code and results: `make docs`.
+"""Write the tables and figures of README and docs anew from code and results: `make docs`.
 
 A page has regions between `<!-- name:begin -->` and `<!-- name:end -->`; the rest is written by
 hand. `tests/test_docs.py` fails when a region is stale.
@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-FIGURE_1 = ROOT / "docs" / "images" / "figure1.png"
+REPORT = ROOT / "docs" / "report"
 RESULTS = ROOT / "results"
 TIMES = ("total", "last_epoch")
 
@@ -233,4 +233,4 @@ def egeunet(*words: str) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(render(page), encoding="utf-8")
-    egeunet("report", "figure1", "-o", str(FIGURE_1))
+    egeunet("report", "--results", str(RESULTS), "-o", str(REPORT))

@@ -18,7 +18,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
-from egeunet.training.recipe import DataSettings, Recipe, load_recipe
+from egeunet.training.recipe import DataSettings, Recipe, flatten, load_recipe
 
 SPLIT, HISTORY = "split.txt", "history.csv"
 
@@ -168,12 +168,6 @@ def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
 
 
 def _differences(old: Recipe, new: Recipe) -> str:
-    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict) or not value:
-            return {prefix: value}
-        join = f"{prefix}." if prefix else ""
-        return {k: v for key in value for k, v in flat(value[key], f"{join}{key}").items()}
-
-    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    before, after = flatten(old), flatten(new)
     keys = [key for key in before | after if before.get(key) != after.get(key)]
     return ", ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def train_side_by_side(
     *,
     resume: bool = False,
     at_once: int | None = None,
+    finished: Callable[[Path], object] | None = None,
     reporter: Reporter | None = None,
 ) -> list[Path]:
     """Train each recipe in a process of its own; every result is that of a training alone.
@@ -50,6 +51,8 @@ def train_side_by_side(
         resume: Go on from the checkpoints in the run folders.
         at_once: How many at a time. None: on the CPU one per core, the cores shared evenly; on
             CUDA all of them on the one device.
+        finished: Called with the folder of each run as soon as it is trained; when it raises an
+            EgeunetError, that training counts as failed.
         reporter: Hears of every finished epoch.
 
     Returns:
@@ -80,26 +83,27 @@ def train_side_by_side(
                         one.stop()
                     code = one.process.poll()
                     one.report(reporter)
-                    if code is not None:
-                        running.remove(one)
-                    if code and not stop.signal_number:
-                        failed[one.folder] = one.last_words(code)
-                        reporter.warn(f"{one.folder} failed: {failed[one.folder]}")
+                    if code is None:
+                        continue
+                    running.remove(one)
+                    if reason := "" if code and stop.signal_number else one.conclude(finished):
+                        failed[one.folder] = reason
+                        reporter.warn(f"{one.folder} failed: {reason}")
         finally:
             for one in running:
                 one.process.kill()
                 one.process.wait()
+    again = "the same command" if resume else "the same command and --resume"
     if stop.signal_number:
         raise InterruptedRunError(
-            "Stopped, and every training has saved where it was: go on with the same command and "
-            "--resume.",
+            f"Stopped, and every training has saved where it was: go on with {again}.",
             stop.signal_number,
         )
     if failed:
         reasons = "; ".join(f"{folder}: {reason}" for folder, reason in failed.items())
         raise EgeunetError(
             f"{len(failed)} of {len(recipes)} trainings failed ({reasons}): mend that and go on "
-            f"with --resume; all they said is in {LOG} in their folders."
+            f"with {again}; all they said is in {LOG} in their folders."
         )
     return folders
 
@@ -158,8 +162,19 @@ class _Training:
             with suppress(OSError):
                 self.process.terminate()
 
-    def last_words(self, code: int) -> str:
-        """Say why it failed: its own error, or how it ended and what it said last."""
+    def conclude(self, finished: Callable[[Path], object] | None) -> str:
+        """Return why it failed, or call `finished` and return "" where that went well."""
+        if self.process.returncode:
+            return self._last_words(self.process.returncode)
+        try:
+            if finished:
+                finished(self.folder)
+        except EgeunetError as error:
+            return str(error).removesuffix(".")
+        return ""
+
+    def _last_words(self, code: int) -> str:
+        """Its own error, or how it ended and what it said last."""
         lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
         if last.startswith("error: "):
