@@ -13,7 +13,7 @@ from PIL import Image
 
 from egeunet.data.synthetic import write_dataset
 from egeunet.environment import environment
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import UsageError
 from egeunet.evaluation.counts_file import read_counts
 from egeunet.evaluation.paper import TABLE_1, TABLE_2
 from egeunet.evaluation.publish import write_report
@@ -82,15 +82,6 @@ def test_a_sweep_that_is_killed_goes_on_and_does_nothing_twice(place):
         assert picture.width > 400
     with pytest.raises(UsageError, match="nothing is not in the test part"):
         write_report(record.parent, place / "report", runs=place / "runs", photos=["nothing"])
-
-
-def test_a_run_that_fails_is_named_and_leaves_the_others(place):
-    (place / "two.yaml").write_text(TWO + TWO.replace("8, 8, 8, 8, 8, 8", "1"))
-    jobs = planned(place)
-    assert len(jobs) == 4
-    with pytest.raises(EgeunetError, match="1 of 2 trainings failed"):
-        sweep(jobs[1:3], record=place / "results" / "runs.jsonl")
-    assert [job.state for job in planned(place)] == ["to run", "done", "to run", "to run"]
 
 
 def test_a_plan_names_each_run_once_and_tells_what_results_know(place):

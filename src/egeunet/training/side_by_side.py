@@ -153,7 +153,7 @@ class _Training:
         for row in read_history(self.folder)[self.seen :]:
             self.seen += 1
             reporter.info(f"{self.folder.name}: {describe_epoch(row, self.epochs)}")
-            self.bar.advance(1, **{self.folder.name: row["epoch"]})
+            self.bar.advance()
 
     def stop(self) -> None:
         """Ask for the checkpoint and the end, once."""
