@@ -1,4 +1,4 @@
-"""Write the tables and the figure of README and docs anew from code and results: `make docs`.
+"""Write the tables and figures of README and docs anew from code and results: `make docs`.
 
 A page has regions between `<!-- name:begin -->` and `<!-- name:end -->`; the rest is written by
 hand. `tests/test_docs.py` fails when a region is stale.
@@ -17,8 +17,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-FIGURE_1 = ROOT / "docs" / "images" / "figure1.png"
+REPORT = ROOT / "docs" / "report"
 RESULTS = ROOT / "results"
+TIMES = ("total", "last_epoch")
 
 
 @functools.cache
@@ -31,6 +32,7 @@ def regions() -> dict[str, str]:
         "models": f"\n{models}",
         "steps": f"\n{steps(systems)}",
         "training": f"\n{training()}",
+        "seeds": f"\n{seeds()}",
         **{name: f"\n{text}" for name, text in runtime().items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
@@ -89,6 +91,21 @@ def training() -> str:
     cells = [f"{memory[name]:.0f} MB" for name in ("ours", "published")]
     lines.append(["peak memory of a training process", *cells, ""])
     return f"{table('what | ours | published | ratio', lines)}\n{machine(row)}"
+
+
+def seeds() -> str:
+    """Return the table of several seeds, side by side and one after the other, of its last row."""
+    rows = results("seeds_speed")
+    if not rows:
+        return "not run\n"
+    row = rows[-1]
+    lines = [
+        (way, *(" – ".join(f"{f(row[key][way]):.0f} s" for f in (min, max)) for key in TIMES))
+        for way in row["total"]
+    ]
+    columns = f"{row['seeds']} seeds of {row['epochs']} epochs, {row['images']} images"
+    text = table(f"{columns} | all of it, n = {row['n']} | last epoch of a seed", lines)
+    return f"{text}\n{machine(row)}"
 
 
 def table(columns: str, rows: Iterable[Sequence[str]]) -> str:
@@ -216,4 +233,4 @@ def egeunet(*words: str) -> str:
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(render(page), encoding="utf-8")
-    egeunet("report", "figure1", "-o", str(FIGURE_1))
+    egeunet("report", "--results", str(RESULTS), "-o", str(REPORT))

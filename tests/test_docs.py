@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from egeunet.evaluation.publish import write_report
 from egeunet.export.formats import FORMATS
 from egeunet.models import list_models
 
@@ -31,6 +33,19 @@ def test_generated_regions_are_fresh(generate, page):
     path = ROOT / page
     assert path in generate.PAGES
     assert path.read_text(encoding="utf-8") == generate.render(path), "stale: run `make docs`"
+
+
+def test_the_report_is_fresh(generate, tmp_path):
+    """Pictures are not compared, but the page names those that are there."""
+    for picture in generate.REPORT.glob("*.png"):
+        shutil.copy(picture, tmp_path)
+    write_report(generate.RESULTS, tmp_path)
+    fresh = {path.name for path in tmp_path.iterdir()}
+    assert fresh == {path.name for path in generate.REPORT.iterdir()}, "stale: run `make docs`"
+    for name in fresh:
+        if not name.endswith(".png"):
+            committed = (generate.REPORT / name).read_text("utf-8")
+            assert committed == (tmp_path / name).read_text("utf-8"), "stale: run `make docs`"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/systems.md"])

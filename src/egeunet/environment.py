@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "os": platform.platform(),
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": count_cores(),
         "ram_gb": _ram_gb(),
         "gpu": _gpu(),
         "versions": {name: _version(name) for name in LIBRARIES},
@@ -57,7 +57,8 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

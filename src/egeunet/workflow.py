@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,20 @@ from egeunet.data.datasets import Dataset, Sample, open_data
 from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
+from egeunet.evaluation.counts_file import write_counts
 from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays
 from egeunet.evaluation.figures import save_figure, training_curves
 from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
 from egeunet.evaluation.report import append_result
 from egeunet.export.formats import export, export_run
-from egeunet.files import sha256_file
+from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import WEIGHTS
+from egeunet.training.checkpoint import LAST, WEIGHTS
 from egeunet.training.recipe import Recipe, load_recipe
 from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
+from egeunet.training.side_by_side import train_side_by_side
 from egeunet.training.trainer import train as train_recipe
 
 __all__ = ["evaluate", "export", "train"]
@@ -36,6 +39,7 @@ def train(
     recipe: str | Path | Recipe,
     *settings: str,
     resume: bool = False,
+    at_once: int | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
     """Train a system, and write its ONNX file beside the weights.
@@ -43,8 +47,10 @@ def train(
     Args:
         recipe: A recipe, its YAML file, or the name of one that is shipped.
         *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`; and
-            `seeds=0-4` or `seeds=1,3` trains one after the other.
+            `seeds=0-4` or `seeds=1,3` trains several side by side.
         resume: Go on from the checkpoint in the run folder.
+        at_once: Of several seeds, how many at a time; see
+            `egeunet.training.side_by_side.train_side_by_side`.
         reporter: Hears of the progress.
 
     Returns:
@@ -60,11 +66,15 @@ def train(
     if not seeds:
         return _train_one(load_recipe(recipe, others), resume, reporter)
     folder = load_recipe(recipe, others).out
-    runs = []
-    for seed in seeds:
-        out = folder / f"seed-{seed}"
-        one = load_recipe(recipe, [*others, f"seed={seed}", f"out={out}"])
-        runs.append(_train_one(one, resume, reporter))
+    runs = train_side_by_side(
+        [
+            load_recipe(recipe, [*others, f"seed={seed}", f"out={folder / f'seed-{seed}'}"])
+            for seed in seeds
+        ],
+        resume=resume,
+        at_once=at_once,
+        reporter=reporter,
+    )
     summary = summarise_seeds(folder, runs)
     (reporter or Reporter()).info(describe_seeds(summary))
     return folder
@@ -101,7 +111,9 @@ def evaluate(
         device: "auto", "cpu" or "cuda".
         out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; the folder
             `evaluation` of a run by default, nowhere for an ONNX file.
-        record: A file of results (JSON lines) to which a row is added.
+        record: A file of results (JSON lines) to which a row is added. In its folder, too, the
+            counted pixels of each image go to `per_image/` and a run's epochs to `history/`, so
+            that runs can be compared without their folders; the row names both files.
         reporter: Hears of the progress.
 
     Raises:
@@ -129,11 +141,26 @@ def evaluate(
             "part": "all" if protocol == "external" else part,
             "weights_epoch": "last" if last else "selected",
             "selected_on": "test" if protocol == "paper" else "validation",
+            **_keep_beside(Path(record).parent, subject, dataset.name, protocol, part, result),
             **result.to_dict(),
             **environment(),
         }
         append_result(Path(record), row)
     return result
+
+
+def _keep_beside(
+    folder: Path, subject: _Subject, dataset: str, protocol: str, part: str, result: Evaluation
+) -> dict[str, str]:
+    """Write what does not fit into a row of results; return the files, relative to `folder`."""
+    weights = str(subject.row["weights_sha256"])[:16]
+    files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{part}.csv"}
+    write_counts(folder / files["per_image"], result.ids, result.counts)
+    if subject.run:
+        files["history"] = f"history/{subject.row['recipe_hash']}-{dataset}.csv"
+        with atomic_write(folder / files["history"]) as path:
+            shutil.copyfile(subject.run.folder / HISTORY, path)
+    return files
 
 
 @dataclass(frozen=True)
@@ -161,7 +188,7 @@ def _open_subject(weights: Path, last: bool, device: str) -> _Subject:
             "epochs": recipe.trainer.epochs,
             "epoch": run.epoch,
             "train_seconds": run.seconds,
-            "weights_sha256": sha256_file(weights / WEIGHTS),
+            "weights_sha256": sha256_file(weights / (LAST if last else WEIGHTS)),
         }
         predict = torch_predictor(run.model, device)
         return _Subject(predict, recipe.data.shape, recipe.data.num_classes, run, row)

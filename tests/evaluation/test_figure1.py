@@ -1,10 +1,7 @@
 import itertools
 
 import pytest
-from PIL import Image
-from typer.testing import CliRunner
 
-from egeunet.cli.main import app
 from egeunet.errors import EgeunetError
 from egeunet.evaluation.figure1 import Point, figure1, paper_points, result_points
 from egeunet.evaluation.paper import TABLE_1
@@ -88,16 +85,3 @@ def test_labels_cover_neither_each_other_nor_leave_the_figure():
     assert len(boxes) == 15
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
-
-
-def test_command(tmp_path):
-    append_result(tmp_path / "results" / "a.jsonl", row())
-    out = tmp_path / "deep" / "figure.png"
-    words = ["report", "figure1", "-o", str(out), "--results", str(tmp_path / "results")]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0
-    assert "1 measured here" in result.stderr
-    with Image.open(out) as picture:
-        assert picture.width > 800
-    missing = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "none")])
-    assert "0 measured here" in missing.stderr

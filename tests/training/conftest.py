@@ -1,8 +1,16 @@
 """A small set of samples and a recipe that trains on it in seconds."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from egeunet.data.synthetic import write_dataset
+from egeunet.training.checkpoint import load_checkpoint
 from egeunet.training.recipe import load_recipe
 
 SETTINGS = [
@@ -37,3 +45,39 @@ def words(samples, tmp_path):
 @pytest.fixture
 def recipe(words):
     return load_recipe(words[0], words[1:])
+
+
+@pytest.fixture
+def start():
+    """Start `egeunet train` in a process of its own."""
+
+    def start(words, *more):
+        return subprocess.Popen(
+            [sys.executable, "-m", "egeunet", "train", *words, *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    return start
+
+
+@pytest.fixture
+def same():
+    """Assert that two runs ended with the same bits."""
+
+    def same(one: Path, other: Path):
+        """Whether two runs ended with the same bits: selected weights, last weights, moments."""
+        a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+        a, b = load_checkpoint(one), load_checkpoint(other)
+        for row in a["history"] + b["history"]:
+            row.pop("seconds")
+        assert a["history"] == b["history"]
+        assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+        for key, moments in a["optimizer"]["state"].items():
+            assert torch.equal(moments["exp_avg_sq"], b["optimizer"]["state"][key]["exp_avg_sq"])
+
+    return same

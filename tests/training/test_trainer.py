@@ -2,17 +2,12 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import egeunet
 from egeunet.data.cache import load_arrays
@@ -22,30 +17,6 @@ from egeunet.training.checkpoint import load_checkpoint
 from egeunet.training.recipe import SchedulerSettings, load_recipe
 from egeunet.training.run import load_run, read_parts
 from egeunet.training.trainer import learning_rate, set_rate, train
-
-
-def start(words, *more):
-    return subprocess.Popen(
-        [sys.executable, "-m", "egeunet", "train", *words, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def same(one: Path, other: Path):
-    """Whether two runs ended with the same bits: selected weights, last weights, moments."""
-    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    a, b = load_checkpoint(one), load_checkpoint(other)
-    for row in a["history"] + b["history"]:
-        row.pop("seconds")
-    assert a["history"] == b["history"]
-    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    for key, moments in a["optimizer"]["state"].items():
-        assert torch.equal(moments["exp_avg_sq"], b["optimizer"]["state"][key]["exp_avg_sq"])
 
 
 def test_a_run_leaves_what_the_docs_name(recipe):
@@ -91,13 +62,13 @@ def test_nothing_of_the_callers_random_state_is_touched(recipe):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_same_seed_gives_the_same_bits_with_any_number_of_workers(words, tmp_path):
+def test_the_same_seed_gives_the_same_bits_with_any_number_of_workers(words, tmp_path, same):
     one = train(load_recipe(words[0], [*words[1:], f"out={tmp_path / 'a'}", "workers=0"]))
     two = train(load_recipe(words[0], [*words[1:], f"out={tmp_path / 'b'}", "workers=3"]))
     same(one, two)
 
 
-def test_a_run_killed_anywhere_resumes_to_the_same_bits(words, tmp_path, samples):
+def test_a_run_killed_anywhere_resumes_to_the_same_bits(words, tmp_path, start, same):
     settings = [*words[:-1], "trainer.epochs=60", "trainer.preview_every=60"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     process = start(settings, f"out={undisturbed}")
@@ -127,7 +98,7 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bits(words, tmp_path, samples
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(words, tmp_path, number):
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(words, tmp_path, start, number):
     settings = [*words[:-1], "trainer.epochs=2000", f"out={tmp_path / 'stopped'}"]
     process = start(settings)
     while not (tmp_path / "stopped" / "last.ckpt").exists():
@@ -155,7 +126,7 @@ class StopAfter(Reporter):
 
 
 @pytest.mark.parametrize("bars", [1, 2, 3])
-def test_a_stop_in_the_middle_of_an_epoch_loses_nothing(words, tmp_path, bars):
+def test_a_stop_in_the_middle_of_an_epoch_loses_nothing(words, tmp_path, same, bars):
     def recipe(name):
         return load_recipe(words[0], [*words[1:], f"out={tmp_path / name}"])
 

@@ -42,7 +42,11 @@ def evaluate(
         ),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="A .jsonl file of results to which a row is added.")
+        Path | None,
+        typer.Option(
+            help="A .jsonl file of results to which a row is added; counts per image and the "
+            "run's epochs go to per_image/ and history/ beside it."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 
 from egeunet import __version__
-from egeunet.cli import data, report
+from egeunet.cli import data
 from egeunet.cli.benchmark import benchmark
 from egeunet.cli.demo import demo
 from egeunet.cli.evaluate import evaluate
 from egeunet.cli.export import export
 from egeunet.cli.models import models
 from egeunet.cli.predict import predict
+from egeunet.cli.report import report
+from egeunet.cli.sweep import sweep
 from egeunet.cli.train import train
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
 
@@ -31,10 +33,9 @@ app = typer.Typer(
         "export, segment.\n\nFor research. Not a medical device; its masks are not a diagnosis."
     ),
 )
-for command in (predict, train, evaluate, export, benchmark, models, demo):
+for command in (predict, train, sweep, evaluate, report, export, benchmark, models, demo):
     app.command()(command)
 app.add_typer(data.app, name="data")
-app.add_typer(report.app, name="report")
 
 
 def _version(wanted: bool) -> None:

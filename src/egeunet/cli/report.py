@@ -1,4 +1,4 @@
-"""`egeunet report`: figures made of the paper's numbers and of `results/`."""
+"""`egeunet report`."""
 
 from __future__ import annotations
 
@@ -9,42 +9,34 @@ import typer
 
 from egeunet.cli.console import console_reporter
 
-app = typer.Typer(
-    name="report",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Draw figures from the paper's numbers and from results.",
-)
 
-
-@app.callback()
-def _report() -> None:
-    pass  # with a callback the name of an only command is not left out
-
-
-@app.command()
-def figure1(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="An image file: .png, .svg or .pdf.")
-    ] = Path("figure1.png"),
+def report(
     results: Annotated[
-        Path, typer.Option(help="The folder of .jsonl files that `egeunet evaluate` records.")
+        Path, typer.Option(help="The folder of .jsonl files that evaluate and sweep record.")
     ] = Path("results"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A folder for the page, tables and figures.")
+    ] = Path("docs/report"),
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="A folder of run folders, whose masks are drawn (Figure 4)."),
+    ] = None,
+    photo: Annotated[
+        list[str] | None, typer.Option(help="With --runs: the id of a photo to draw; repeatable.")
+    ] = None,
 ) -> None:
-    """Draw parameters against mIoU on ISIC 2018, coloured by MACs, as in the paper's Figure 1.
+    """Write the paper's tables and figures, ours beside the paper's, from the rows of results.
 
-    Circles are Table 1 of the paper. Diamonds are runs of your own: rows of the results with
-    protocol paper, scored on the test part, averaged over seeds.
+    Tables 1 and 2, protocol effects, significance (Markdown, CSV, LaTeX); Figure 1, training
+    curves and, with --runs, Figure 4 (PNG). What was not run says so.
 
     For example:
 
-        egeunet report figure1 -o figure1.svg
+        egeunet report --runs runs/sweep --photo ISIC_0000000
     """
-    from egeunet.evaluation import figure1 as drawing
-    from egeunet.evaluation.figures import save_figure
+    from egeunet.evaluation.publish import write_report
 
-    measured = drawing.result_points(results)
-    save_figure(drawing.figure1([*drawing.paper_points(), *measured]), output)
-    console_reporter().info(
-        f"written to {output}: {len(measured)} measured here, the others from the paper"
-    )
+    reporter = console_reporter()
+    written = write_report(results, output, runs=runs, photos=photo or (), reporter=reporter)
+    reporter.info(f"written to {output}: {len(written)} files")
+    typer.echo(output / "README.md")

@@ -20,6 +20,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the run folder.")
     ] = False,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of several seeds, how many at a time; if not given, one per core, and all on a "
+            "GPU.",
+        ),
+    ] = None,
 ) -> None:
     """Train a system and leave a run folder with weights, curves and an ONNX file.
 
@@ -31,4 +39,7 @@ def train(
     """
     import egeunet
 
-    typer.echo(egeunet.train(recipe, *settings or (), resume=resume, reporter=console_reporter()))
+    folder = egeunet.train(
+        recipe, *settings or (), resume=resume, at_once=at_once, reporter=console_reporter()
+    )
+    typer.echo(folder)

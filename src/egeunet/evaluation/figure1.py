@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -22,8 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from egeunet.errors import EgeunetError
 from egeunet.evaluation.paper import TABLE_1, TITLES
+from egeunet.evaluation.report import read_results
+from egeunet.evaluation.series import Series, collect, recipe_of
 from egeunet.models.cost import count_cost
 from egeunet.models.registry import create_model, get_system
 
@@ -71,8 +68,9 @@ def result_points(folder: str | Path) -> list[Point]:
     """Return what was trained and scored here in the paper's way, with our own counts of cost.
 
     Of all rows in the `*.jsonl` files of a folder these are compared with the paper: ISIC 2018,
-    protocol `paper`, the test part, the selected weights of a run. Seeds are averaged; of runs of
-    several lengths the longest are taken, and the label tells how long they are.
+    protocol `paper`, the test part, the selected weights of a run with the paper's recipe. Seeds
+    are averaged; of runs of several lengths the longest are taken, and the label tells how long
+    they are.
 
     Args:
         folder: Where `egeunet evaluate --record` wrote to; a missing one has no rows.
@@ -80,24 +78,23 @@ def result_points(folder: str | Path) -> list[Point]:
     Raises:
         EgeunetError: If a line is not JSON.
     """
-    runs: dict[tuple[str, str], dict[int, dict[int, float]]] = defaultdict(dict)
-    for row in _rows(Path(folder)):
-        if "epochs" in row and all(row.get(key) == value for key, value in _COMPARED.items()):
-            options = json.dumps(row["recipe"]["options"], sort_keys=True)
-            seeds = runs[row["system"], options].setdefault(row["epochs"], {})
-            seeds[row["seed"]] = 100 * row["pooled"]["iou"]  # a later row replaces an earlier one
+    longest: dict[str, Series] = {}
+    for series in collect(read_results(folder)):
+        compared = all(getattr(series, key) == value for key, value in _COMPARED.items())
+        if compared and all(key.startswith("options.") for key in series.changes):
+            before = longest.setdefault(series.label, series)
+            longest[series.label] = max(before, series, key=lambda one: one.epochs)
     points = []
-    for (name, options), lengths in runs.items():
-        epochs, seeds = max(lengths.items())
-        cost = count_cost(create_model(name, **json.loads(options)))
-        scores = list(seeds.values())
-        label = f"{TITLES.get(name, name)}, {epochs} epochs"
-        if len(scores) > 1:
-            label += f", {len(scores)} seeds"
-        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-        points.append(
-            Point(label, cost.params / 1e6, cost.macs / 1e9, statistics.fmean(scores), spread, True)
-        )
+    for series in longest.values():
+        recipe = recipe_of(next(iter(series.rows.values())))
+        assert recipe is not None
+        cost = count_cost(create_model(series.system, **recipe.options))
+        score = series.score("iou")
+        label = f"{TITLES.get(series.system, series.system)}, {series.epochs} epochs"
+        if score.n > 1:
+            label += f", {score.n} seeds"
+        params, macs = cost.params / 1e6, cost.macs / 1e9
+        points.append(Point(label, params, macs, score.mean, score.std or 0.0, True))
     return points
 
 
@@ -141,19 +138,6 @@ def figure1(points: Sequence[Point]) -> Figure:
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
     _label(figure, axes, points)
     return figure
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    rows = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise EgeunetError(
-                    f"Line {number} of {path} is not JSON: mend or drop it."
-                ) from error
-    return rows
 
 
 def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:

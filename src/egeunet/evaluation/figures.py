@@ -7,7 +7,7 @@ Truth is green and prediction magenta, a pair that every kind of colour vision t
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,12 +110,7 @@ def panel(
         column[2].imshow(_compare(truth, prediction), interpolation="nearest")
     for axis in axes.ravel():
         axis.set(xticks=[], yticks=[])
-    patches = [
-        Patch(facecolor="white", edgecolor="black", label="found"),
-        Patch(facecolor=TRUTH, edgecolor="black", label="missed"),
-        Patch(facecolor=PREDICTION, edgecolor="black", label="wrongly marked"),
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    _explain_colours(figure)
     return figure
 
 
@@ -170,6 +165,71 @@ def training_curves(history: str | Path) -> Figure:
             axis.legend(frameon=False)
     axes[1].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def compare_curves(histories: Mapping[str, Sequence[str | Path]]) -> Figure:
+    """Draw training loss and validation mIoU of several systems over the epochs.
+
+    Args:
+        histories: For each line its label and the `history.csv` of its runs, which are averaged.
+
+    Raises:
+        EgeunetError: As `training_curves`.
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for label, paths in histories.items():
+        runs = [_read_history(Path(path)) for path in paths]
+        epochs = runs[0][0]
+        for axis, name in zip(axes, ("train_loss", "val_iou"), strict=True):
+            mean = np.mean([curves[name] for _, curves in runs], axis=0)
+            axis.plot(epochs, mean, label=label, marker="o" if len(epochs) < 25 else "", ms=3)
+    for axis, title in zip(axes, ("training loss", "validation mIoU"), strict=True):
+        axis.set(xlabel="epoch", title=title)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def compare_masks(
+    images: Sequence[Image], truths: Sequence[Image], predictions: Mapping[str, Sequence[Image]]
+) -> Figure:
+    """Draw a row per image: the image, its truth, and each system's mask, coloured as in `panel`.
+
+    Args:
+        images: RGB uint8 (H, W, 3).
+        truths: Class indices (H, W), 0 background.
+        predictions: For each system its masks, as `truths`.
+    """
+    titles = ("image", "truth", *predictions)
+    height = _PANEL * images[0].shape[0] / images[0].shape[1]
+    size = (_PANEL * len(titles), height * len(images) + 0.75)
+    figure = Figure(figsize=size, layout="compressed")
+    axes = figure.subplots(len(images), len(titles), squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    for row, image, truth, *masks in zip(axes, images, truths, *predictions.values(), strict=True):
+        row[0].imshow(image)
+        row[1].imshow(_shades(truth), interpolation="nearest")
+        for axis, mask in zip(row[2:], masks, strict=True):
+            axis.imshow(_compare(truth, mask), interpolation="nearest")
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[])
+    _explain_colours(figure)
+    return figure
+
+
+def _explain_colours(figure: Figure) -> None:
+    patches = [
+        Patch(facecolor="white", edgecolor="black", label="found"),
+        Patch(facecolor=TRUTH, edgecolor="black", label="missed"),
+        Patch(facecolor=PREDICTION, edgecolor="black", label="wrongly marked"),
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
 def _read_history(path: Path) -> tuple[list[float], dict[str, list[float]]]:

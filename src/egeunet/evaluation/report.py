@@ -64,6 +64,24 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def read_results(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of all `*.jsonl` files of a folder, in the order of their names.
+
+    Raises:
+        EgeunetError: If a line is not JSON.
+    """
+    rows = []
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise EgeunetError(
+                    f"Line {number} of {path} is not JSON: mend or drop it."
+                ) from error
+    return rows
+
+
 def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
     """Add a row to a file of JSON lines.
 

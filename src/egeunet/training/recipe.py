@@ -16,14 +16,16 @@ from egeunet.errors import UsageError
 from egeunet.files import atomic_write
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """Typed values that a YAML file gives; names that are not known are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
 
-class DataSettings(_Settings):
+class DataSettings(Settings):
     """What is learned from."""
 
     name: str | None = Field(None, description="A dataset of `egeunet data list`; null: any folder")
@@ -44,7 +46,7 @@ class DataSettings(_Settings):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
-class AugmentationSettings(_Settings):
+class AugmentationSettings(Settings):
     """What is done to a training sample, with which probability."""
 
     horizontal_flip: float = Field(0.5, ge=0, le=1, description="Probability of left-right")
@@ -56,7 +58,7 @@ class AugmentationSettings(_Settings):
     )
 
 
-class OptimizerSettings(_Settings):
+class OptimizerSettings(Settings):
     """What turns gradients into steps."""
 
     name: Literal["adamw", "adam", "sgd"] = Field(
@@ -73,7 +75,7 @@ class OptimizerSettings(_Settings):
     )
 
 
-class SchedulerSettings(_Settings):
+class SchedulerSettings(Settings):
     """The learning rate of each epoch: cosine annealing, or steps where there are milestones."""
 
     t_max: int | None = Field(
@@ -89,7 +91,7 @@ class SchedulerSettings(_Settings):
     gamma: float = Field(0.5, gt=0, le=1, description="The factor at each milestone")
 
 
-class LossSettings(_Settings):
+class LossSettings(Settings):
     """One term on the output and one on each further mask that a system predicts in training."""
 
     name: Literal["bce_dice", "structure"] = Field(
@@ -102,7 +104,7 @@ class LossSettings(_Settings):
     )
 
 
-class TrainerSettings(_Settings):
+class TrainerSettings(Settings):
     """The loop."""
 
     epochs: int = Field(300, ge=1, description="Passes over the training part")
@@ -110,7 +112,7 @@ class TrainerSettings(_Settings):
     preview_every: int = Field(10, ge=1, description="Epochs between previews in TensorBoard")
 
 
-class Recipe(_Settings):
+class Recipe(Settings):
     """How a system is trained: every setting, its default the paper's."""
 
     system: str = Field("egeunet", description="A name of `egeunet models`")
@@ -159,10 +161,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             answered with the nearest right one.
     """
     file = _find(path)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(file) or {}
     if not isinstance(content, dict):
         raise UsageError(f"{file} is not a recipe: expected settings as `key: value`.")
     for override in overrides:
@@ -177,7 +176,34 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{file}: {_explain(error)}") from error
+        known = [name for name, *_ in describe_settings()]
+        raise UsageError(f"{file}: {explain_mistake(error, known)}") from error
+
+
+def read_yaml(file: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        UsageError: If it cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def flatten(recipe: Recipe) -> dict[str, Any]:
+    """Return every setting by its dotted key, as JSON holds it."""
+
+    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict) or not value:
+            return {prefix: value}
+        join = f"{prefix}." if prefix else ""
+        return {k: v for key in value for k, v in flat(value[key], f"{join}{key}").items()}
+
+    return flat(recipe.model_dump(mode="json"))
 
 
 def describe_settings() -> Iterator[tuple[str, str, str, str]]:
@@ -216,22 +242,21 @@ def _assign(content: dict[str, Any], keys: list[str], value: Any) -> None:
     content[keys[-1]] = value
 
 
-def _explain(error: ValidationError) -> str:
-    """The first mistake, in one sentence."""
+def explain_mistake(error: ValidationError, known: Sequence[str]) -> str:
+    """Say the first mistake in one sentence; a misspelt key is answered with one of `known`."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = [name for name, *_ in describe_settings()]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
         return f"there is no setting {key!r}: {hint}"
     return f"{key}: {first['msg']}, got {first['input']!r}."
 
 
-def _describe(settings: type[_Settings], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+def _describe(settings: type[Settings], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in settings.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, _Settings):
+        if isinstance(kind, type) and issubclass(kind, Settings):
             yield from _describe(kind, f"{prefix}{name}.")
             continue
         values = get_args(kind)

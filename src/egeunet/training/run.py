@@ -18,7 +18,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
-from egeunet.training.recipe import DataSettings, Recipe, load_recipe
+from egeunet.training.recipe import DataSettings, Recipe, flatten, load_recipe
 
 SPLIT, HISTORY = "split.txt", "history.csv"
 
@@ -71,9 +71,32 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
     with torch.random.fork_rng(devices=[]):
         model = create_model(recipe.system, num_classes=recipe.data.num_classes, **options)
     model.load_state_dict(state)
-    with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
-        seconds = sum(float(row["seconds"]) for row in csv.DictReader(file))
+    seconds = sum(row["seconds"] for row in read_history(folder))
     return Run(folder, recipe, metadata["dataset"], model.eval(), epoch, seconds)
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Return the finished epochs of a run folder as `history.csv` has them; none before the first.
+
+    Each has `epoch` (from 1), `lr`, `train_loss`, `val_loss`, `val_iou`, `val_dice` (0…1) and
+    `seconds`.
+    """
+    try:
+        with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
+            return [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+    except FileNotFoundError:
+        return []
+
+
+def describe_epoch(row: dict[str, float], epochs: int) -> str:
+    """Say a finished epoch in one line."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  lr {row['lr']:.2e}  "
+        f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
+        f"mIoU {row['val_iou']:.2%}  DSC {row['val_dice']:.2%}  {row['seconds']:.1f} s"
+    )
 
 
 def open_split(data: DataSettings) -> tuple[Dataset, Split]:
@@ -145,12 +168,6 @@ def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
 
 
 def _differences(old: Recipe, new: Recipe) -> str:
-    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(value, dict) or not value:
-            return {prefix: value}
-        join = f"{prefix}." if prefix else ""
-        return {k: v for key in value for k, v in flat(value[key], f"{join}{key}").items()}
-
-    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    before, after = flatten(old), flatten(new)
     keys = [key for key in before | after if before.get(key) != after.get(key)]
     return ", ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys)

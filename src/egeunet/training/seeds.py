@@ -29,18 +29,25 @@ def split_seeds(settings: Sequence[str]) -> tuple[list[int], list[str]]:
         return [], others
     if any(one.startswith("seed=") for one in others):
         raise UsageError("seed= and seeds= exclude each other: choose one.")
+    return parse_seeds(texts[-1]), others
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read `0-4` or `1,3,5`.
+
+    Raises:
+        UsageError: The seeds are no whole numbers, or one is named twice.
+    """
     seeds: list[int] = []
-    for part in texts[-1].split(","):
+    for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if match is None:
-            raise UsageError(
-                f"seeds={texts[-1]} names no seeds: expected seeds=0-4 or seeds=1,3,5."
-            )
+            raise UsageError(f"seeds={text} names no seeds: expected seeds=0-4 or seeds=1,3,5.")
         first, last = int(match[1]), int(match[2] or match[1])
         seeds += range(first, last + 1)
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"seeds={texts[-1]} names a seed twice, or none.")
-    return seeds, others
+        raise UsageError(f"seeds={text} names a seed twice, or none.")
+    return seeds
 
 
 def summarise_seeds(folder: Path, runs: Sequence[Path]) -> dict[str, Any]:

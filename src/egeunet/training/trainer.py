@@ -37,7 +37,14 @@ from egeunet.training.checkpoint import (
 from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
 from egeunet.training.preview import Board
 from egeunet.training.recipe import LossSettings, OptimizerSettings, Recipe, SchedulerSettings
-from egeunet.training.run import HISTORY, check_folder, describe_run, open_split, write_json
+from egeunet.training.run import (
+    HISTORY,
+    check_folder,
+    describe_epoch,
+    describe_run,
+    open_split,
+    write_json,
+)
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
 from egeunet.training.structure_loss import structure_loss
@@ -207,9 +214,7 @@ class _Training:
         _write_csv(self.folder / HISTORY, self.history)
         board.scalars(self.epoch, {key: value for key, value in row.items() if key != "epoch"})
         self.reporter.info(
-            f"epoch {self.epoch}/{self.recipe.trainer.epochs}  lr {row['lr']:.2e}  "
-            f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
-            f"mIoU {row['val_iou']:.2%}  DSC {row['val_dice']:.2%}  {row['seconds']:.1f} s"
+            describe_epoch(row, self.recipe.trainer.epochs)
             + ("  (selected)" if best is row else "")
         )
 

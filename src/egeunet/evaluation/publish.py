@@ -1,0 +1,114 @@
+"""Everything that is made from results, in one folder: a page, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from egeunet.evaluation import figure1
+from egeunet.evaluation.figure4 import figures4
+from egeunet.evaluation.figures import compare_curves, save_figure
+from egeunet.evaluation.report import read_results
+from egeunet.evaluation.series import Series, collect, comparable
+from egeunet.evaluation.table import Table
+from egeunet.evaluation.tables import (
+    DATASETS,
+    NOT_RUN,
+    protocol_effects,
+    significance,
+    table1,
+    table2,
+)
+from egeunet.files import atomic_write
+from egeunet.reporting import Reporter
+
+PAGE = "README.md"
+_HEAD = """# Results
+
+Made by `egeunet report` from rows of results; what was not run says so.
+
+mIoU and DSC in percent, pooled over all pixels of the part: mean ± sample standard deviation over
+seeds. Runs of different budgets or settings are never averaged. The paper had 2150 images of ISIC
+2017 and 2694 of ISIC 2018, of which 1921 and 2594 are public, so its splits cannot be had; its
+numbers are means of five runs for EGE-UNet. GMACs and params are counted here at 256×256.
+"""
+
+
+def write_report(
+    results: str | Path,
+    out: str | Path,
+    *,
+    runs: str | Path | None = None,
+    photos: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> list[Path]:
+    """Write the paper's tables and figures, and the comparisons it leaves open.
+
+    Args:
+        results: The folder of `.jsonl` files that `egeunet evaluate` and `sweep` record.
+        out: A folder: `README.md` with every table, each table as CSV and LaTeX, figures as PNG.
+        runs: A folder of run folders whose masks are drawn (Figure 4); they need their data. None
+            leaves those figures as they are.
+        photos: Ids of the photos that are drawn; see `egeunet.evaluation.figure4.figures4`.
+        reporter: Hears of the progress.
+
+    Returns:
+        The files written.
+
+    Raises:
+        EgeunetError: If rows, runs or data cannot be read.
+    """
+    results, out = Path(results), Path(out)
+    series = collect(read_results(results))
+    drawn = dict(_curves(series, results))
+    drawn["figure1"] = figure1.figure1([*figure1.paper_points(), *figure1.result_points(results)])
+    if runs is not None:
+        drawn.update(figures4(Path(runs), photos, reporter))
+    written = []
+    for name, figure in drawn.items():
+        written.append(out / f"{name}.png")
+        save_figure(figure, written[-1])
+    compared = significance(series, results)
+    tables = [
+        *(table1(series, dataset) for dataset in DATASETS),
+        table2(series),
+        protocol_effects(series),
+        *compared,
+    ]
+    texts = {f"{table.name}.csv": table.csv() for table in tables}
+    texts |= {f"{table.name}.tex": table.latex() for table in tables}
+    texts[PAGE] = _page(tables, out, bool(compared))
+    for name, text in texts.items():
+        with atomic_write(out / name) as path:
+            path.write_text(text, encoding="utf-8")
+        written.append(out / name)
+    return written
+
+
+def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
+    parts = [_HEAD]
+    for table in tables:
+        files = f"[CSV]({table.name}.csv), [LaTeX]({table.name}.tex)"
+        parts.append(f"## {table.title}\n\n{table.markdown()}\n{files}\n")
+    if not compared:
+        parts.append(f"## Significance\n\n{NOT_RUN}: it takes two systems of one budget.\n")
+    for title, pattern in (
+        ("Figure 1: parameters against mIoU on ISIC 2018", "figure1"),
+        ("Figure 4: image, truth and each system's mask", "figure4-*"),
+        ("Training curves, means over seeds", "curves-*"),
+    ):
+        names = sorted(path.name for path in out.glob(f"{pattern}.png"))
+        shown = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in names)
+        parts.append(f"## {title}\n\n{shown or NOT_RUN}\n")
+    return "\n".join(parts)
+
+
+def _curves(series: Sequence[Series], results: Path) -> Iterator[tuple[str, Figure]]:
+    """Yield the training curves for each dataset, protocol and budget, where rows name them."""
+    for (dataset, protocol, epochs), group in comparable(series, "history"):
+        histories = {
+            one.label: [results / row["history"] for row in one.rows.values()] for one in group
+        }
+        yield f"curves-{dataset}-{protocol}-{epochs}", compare_curves(histories)

@@ -1,0 +1,154 @@
+"""Rows of results put together: runs that differ in their seed alone, and never any others."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from egeunet.evaluation.paper import TITLES
+from egeunet.training.recipe import Recipe, flatten
+
+PAPER_EPOCHS = Recipe().trainer.epochs
+_FREE = {
+    *("system", "seed", "out", "device", "workers", "data.name", "data.root", "data.protocol"),
+    *("trainer.epochs", "trainer.preview_every"),
+}
+"""Settings that are a key of their own, or that do not decide the result."""
+
+
+class Spread(NamedTuple):
+    """A score in percent: mean and sample standard deviation over n seeds (None for one)."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    def __str__(self) -> str:
+        spread = "" if self.std is None else f" ± {self.std:.2f}"
+        return f"{self.mean:.2f}{spread}"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs that differ in their seed alone, scored in one way.
+
+    Attributes:
+        system: What was trained.
+        changes: Settings that are not the paper's, by their dotted keys.
+        epochs: The budget.
+        dataset: Where it was scored.
+        protocol: How.
+        part: On which part.
+        weights_epoch: "selected" or "last".
+        rows: The latest row of each seed.
+    """
+
+    system: str
+    changes: dict[str, Any]
+    epochs: int
+    dataset: str
+    protocol: str
+    part: str
+    weights_epoch: str
+    rows: dict[int, dict[str, Any]]
+
+    @property
+    def label(self) -> str:
+        """The system as the paper calls it, and what was not done as in the paper."""
+        return label_of(self.system, self.changes)
+
+    def score(self, name: str) -> Spread:
+        """Return the spread of a pooled score, such as "iou", over the seeds."""
+        values = [100 * row["pooled"][name] for row in self.rows.values()]
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return Spread(statistics.fmean(values), std, len(values))
+
+
+def recipe_of(row: Mapping[str, Any]) -> Recipe | None:
+    """Return how the run of a row was trained; None where the row is of no run we could repeat."""
+    if not {"recipe", "system", "seed", "epochs", "pooled"} <= row.keys():
+        return None
+    try:
+        recipe = Recipe.model_validate({**row["recipe"], "system": row["system"]})
+    except ValidationError:  # settings that this version does not have
+        return None
+    trainer = recipe.trainer.model_copy(update={"epochs": row["epochs"]})
+    return recipe.model_copy(update={"seed": row["seed"], "trainer": trainer})
+
+
+def changes_of(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that are not the paper's; system, data, seed and budget are no change."""
+    papers = flatten(Recipe())
+    return {
+        key: value
+        for key, value in flatten(recipe).items()
+        if key not in _FREE and value != papers.get(key)
+    }
+
+
+def label_of(system: str, changes: Mapping[str, Any]) -> str:
+    """Return what the paper calls a system, with the settings that are not the paper's."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in changes.items()
+    }
+    title = TITLES.get(system, system)
+    return ", ".join([title, *(f"{key}={text}" for key, text in texts.items())])
+
+
+def collect(rows: Iterable[Mapping[str, Any]]) -> list[Series]:
+    """Put rows together that differ in nothing but the seed.
+
+    Of one seed a later row replaces an earlier one. Rows that are not of a run, or do not say of
+    which epoch the weights were, belong to no series.
+    """
+    found: dict[str, Series] = {}
+    for row in rows:
+        recipe = recipe_of(row)
+        if recipe is None or "weights_epoch" not in row:
+            continue
+        series = Series(
+            system=recipe.system,
+            changes=changes_of(recipe),
+            epochs=recipe.trainer.epochs,
+            dataset=row["dataset"],
+            protocol=row["protocol"],
+            part=row["part"],
+            weights_epoch=row["weights_epoch"],
+            rows={},
+        )
+        key = json.dumps(vars(series), sort_keys=True)
+        found.setdefault(key, series).rows[recipe.seed] = dict(row)
+    return list(found.values())
+
+
+def comparable(
+    series: Iterable[Series], column: str
+) -> list[tuple[tuple[str, str, int], list[Series]]]:
+    """Put series together that may be compared: one dataset, protocol and budget.
+
+    Args:
+        series: Those of the test part with the selected weights are taken,
+        column: if every row names its file of this kind: "per_image" or "history".
+
+    Returns:
+        ((dataset, protocol, epochs), series by label), the paper's budget first.
+    """
+    groups: dict[tuple[str, str, int], list[Series]] = {}
+    for one in sorted(
+        series, key=lambda one: (one.dataset, one.protocol, by_budget(one), one.label)
+    ):
+        taken = (one.part, one.weights_epoch) == ("test", "selected")
+        if taken and all(column in row for row in one.rows.values()):
+            groups.setdefault((one.dataset, one.protocol, one.epochs), []).append(one)
+    return list(groups.items())
+
+
+def by_budget(series: Series) -> tuple[bool, int]:
+    """Sort key: the paper's budget first, then the longest."""
+    return series.epochs != PAPER_EPOCHS, -series.epochs

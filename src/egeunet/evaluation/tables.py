@@ -1,0 +1,199 @@
+"""The tables of the EGE-UNet paper, and what they leave open, from rows of results.
+
+What was not run says so. Means are over runs that differ in their seed alone; other budgets of the
+same system stand in rows of their own, the paper's 300 epochs first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from egeunet.errors import MissingExtraError
+from egeunet.evaluation.counts_file import read_counts
+from egeunet.evaluation.paper import TABLE_1, TABLE_2, TITLES, Score
+from egeunet.evaluation.series import PAPER_EPOCHS, Series, Spread, by_budget, comparable
+from egeunet.evaluation.statistics import paired_difference
+from egeunet.evaluation.table import Table
+from egeunet.metrics.counts import Counts
+from egeunet.models.cost import count_cost
+from egeunet.models.registry import create_model, get_system
+
+NOT_RUN = "not run"
+DATASETS = {"isic2017": "ISIC 2017", "isic2018": "ISIC 2018"}
+_CHANGES = {
+    "published scheduler, rotation per sample": {},
+    "published scheduler, rotation once per run": {"augmentation.angle": "once"},
+    "rate that decays, rotation per sample": {"scheduler.t_max": None},
+}
+"""What the published code and our runs do otherwise: a title, and the settings that it changes."""
+
+_COLUMNS = (
+    *("system", "params", "GMACs", "epochs", "seeds", "mIoU", "DSC", "mIoU, last epoch"),
+    *("paper: params (M)", "paper: GFLOPs", "paper: mIoU", "paper: DSC"),
+)
+
+
+def table1(series: Sequence[Series], dataset: str) -> Table:
+    """Return Table 1: the systems under the paper's protocol and recipe, ours beside the paper's.
+
+    Args:
+        series: Of `egeunet.evaluation.series.collect`.
+        dataset: "isic2017" or "isic2018".
+    """
+    title = f"Table 1, {DATASETS[dataset]}: 7:3 split, the checkpoint selected on the test part"
+    systems = TABLE_1["isic2018"]  # that one has all eleven
+    return _compare(f"table1-{dataset}", title, systems, series, dataset, TABLE_1[dataset])
+
+
+def table2(series: Sequence[Series]) -> Table:
+    """Return Table 2: what each part of EGE-UNet gives, on ISIC 2018, as `table1`."""
+    title = "Table 2, ISIC 2018: what each part of EGE-UNet gives"
+    return _compare("table2", title, TABLE_2, series, "isic2018", TABLE_2)
+
+
+def protocol_effects(series: Sequence[Series], dataset: str = "isic2018") -> Table:
+    """Return what the choice of the checkpoint, of the angle and of the schedule do to EGE-UNet.
+
+    Each row is a way to train, for one budget. The columns are the same test under the protocol
+    `paper`, with the checkpoint that did best on the test part and with that of the last epoch, and
+    under `holdout`, selected on a validation part, on other images than the former two.
+    """
+    rows: list[tuple[str, ...]] = []
+    for title, changes in _CHANGES.items():
+        same = [
+            one
+            for one in series
+            if (one.system, one.dataset, one.part, one.changes)
+            == ("egeunet", dataset, "test", changes)
+        ]
+        for epochs in dict.fromkeys(
+            [PAPER_EPOCHS, *(one.epochs for one in sorted(same, key=by_budget))]
+        ):
+            cells = []
+            for protocol, weights in (
+                ("paper", "selected"),
+                ("paper", "last"),
+                ("holdout", "selected"),
+            ):
+                found = [
+                    one
+                    for one in same
+                    if (one.epochs, one.protocol, one.weights_epoch) == (epochs, protocol, weights)
+                ]
+                cells.append(found[0].score("iou") if found else None)
+            rows.append((title, str(epochs), *map(_cell, cells), _difference(*cells[:2])))
+    columns = (
+        *("EGE-UNet trained with", "epochs", "selected on test", "last epoch", "holdout"),
+        "points that selecting on test gives",
+    )
+    title = f"mIoU of EGE-UNet on {DATASETS[dataset]} by protocol"
+    return Table(f"protocol-effects-{dataset}", title, columns, tuple(rows))
+
+
+def significance(series: Sequence[Series], folder: Path) -> list[Table]:
+    """Return, for each dataset, protocol and budget, every system against every other.
+
+    A cell is the pooled IoU of its row minus that of its column in points, its 95 % bootstrap
+    interval over images, and the p-value of the Wilcoxon signed-rank test on the Jaccard indices;
+    "no difference" stands first where the interval holds 0. Pixels are counted over the seeds that
+    both have.
+
+    Args:
+        series: Of `egeunet.evaluation.series.collect`.
+        folder: Where the results lie; rows name their counts per image relative to it.
+    """
+    tables = []
+    for (dataset, protocol, epochs), compared in comparable(series, "per_image"):
+        if len(compared) < 2:
+            continue
+        counts = [_counts(one, folder) for one in compared]
+        rows = tuple(
+            (a.label, *("" if mine is theirs else _paired(mine, theirs) for theirs in counts))
+            for a, mine in zip(compared, counts, strict=True)
+        )
+        title = (
+            f"Row minus column in points of pooled IoU, {DATASETS.get(dataset, dataset)}, protocol "
+            f"{protocol}, {epochs} epochs"
+        )
+        name = f"significance-{dataset}-{protocol}-{epochs}"
+        tables.append(Table(name, title, ("", *(one.label for one in compared)), rows))
+    return tables
+
+
+def _compare(
+    name: str,
+    title: str,
+    systems: Mapping[str, Score],
+    series: Sequence[Series],
+    dataset: str,
+    papers: Mapping[str, Score],
+) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for system in systems:
+        budgets: dict[int, dict[str, Series]] = {PAPER_EPOCHS: {}}
+        for one in sorted(series, key=by_budget):
+            scored = (one.system, one.changes, one.dataset, one.protocol, one.part)
+            if scored == (system, {}, dataset, "paper", "test"):
+                budgets.setdefault(one.epochs, {})[one.weights_epoch] = one
+        paper = papers.get(system)
+        published = (
+            *(get_system(system).table or ("–", "–")),
+            _published(paper, lambda score: (score.iou, score.iou_std)),
+            _published(paper, lambda score: (score.dice, score.dice_std)),
+        )
+        cost = (TITLES[system], *_cost(system))
+        for epochs, found in budgets.items():
+            selected, last = found.get("selected"), found.get("last")
+            seeds = max((len(one.rows) for one in found.values()), default=0)
+            shown = ((selected, "iou"), (selected, "dice"), (last, "iou"))
+            cells = (_cell(one.score(name) if one else None) for one, name in shown)
+            rows.append((*cost, str(epochs), str(seeds), *cells, *published))
+    return Table(name, title, _COLUMNS, tuple(rows))
+
+
+@functools.cache
+def _cost(system: str) -> tuple[str, str]:
+    try:
+        cost = count_cost(create_model(system))
+    except MissingExtraError:
+        return "needs egeunet[zoo]", "needs egeunet[zoo]"
+    return f"{cost.params:,}", f"{cost.macs / 1e9:.4f}"
+
+
+def _published(score: Score | None, pick: Callable[[Score], tuple[float, float | None]]) -> str:
+    if score is None:
+        return "–"
+    mean, std = pick(score)
+    return str(Spread(mean, std, 5))
+
+
+def _cell(score: Spread | None) -> str:
+    return str(score) if score else NOT_RUN
+
+
+def _difference(selected: Spread | None, last: Spread | None) -> str:
+    return f"{selected.mean - last.mean:+.2f}" if selected and last else NOT_RUN
+
+
+def _counts(series: Series, folder: Path) -> dict[int, tuple[tuple[str, ...], Counts]]:
+    return {seed: read_counts(folder / row["per_image"]) for seed, row in series.rows.items()}
+
+
+def _paired(
+    mine: dict[int, tuple[tuple[str, ...], Counts]],
+    theirs: dict[int, tuple[tuple[str, ...], Counts]],
+) -> str:
+    seeds = sorted(mine.keys() & theirs.keys())
+    images = {ids for one in (mine, theirs) for seed in seeds for ids in (one[seed][0],)}
+    if len(images) != 1:
+        return "not the same seeds or images"
+    a, b = (
+        Counts(*(sum(parts) for parts in zip(*(one[seed][1] for seed in seeds), strict=True)))
+        for one in (mine, theirs)
+    )
+    found = paired_difference(a, b)
+    low, high = (f"{100 * end:+.2f}" for end in found.interval)
+    verdict = "no difference: " if found.verdict == "no difference" else ""
+    return f"{verdict}{100 * found.difference:+.2f} ({low} … {high}), p {found.p_value:.2g}"

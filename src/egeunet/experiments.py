@@ -1,0 +1,219 @@
+"""Lists of runs: what is to be trained and scored, what of it is done, and doing the rest."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from egeunet.data.datasets import get_info
+from egeunet.environment import count_cores, environment
+from egeunet.errors import UsageError
+from egeunet.evaluation.report import read_results
+from egeunet.evaluation.series import recipe_of
+from egeunet.models.registry import get_system
+from egeunet.reporting import Reporter
+from egeunet.training.recipe import Recipe, Settings, explain_mistake, load_recipe, read_yaml
+from egeunet.training.run import open_split, read_history
+from egeunet.training.seeds import parse_seeds, split_seeds
+from egeunet.training.side_by_side import train_side_by_side
+from egeunet.workflow import evaluate
+
+EPOCHS_SCORED = {"paper": ("selected", "last"), "holdout": ("selected",)}
+"""Protocol: which weights of a run are scored on the test part. `holdout` reads it once."""
+
+
+class Experiment(Settings):
+    """An entry of an experiment file: every system with every seed."""
+
+    recipe: str = Field(description="A YAML file, or the name of a recipe that is shipped")
+    systems: tuple[str, ...] = Field((), description="Names of `egeunet models`; the recipe's own")
+    dataset: str | None = Field(None, description="A name of `egeunet data list`; the recipe's own")
+    protocol: Literal["paper", "holdout"] | None = Field(None, description="The recipe's own")
+    seeds: int | str = Field(0, description="One, or several as 0-4 or 1,3")
+    settings: tuple[str, ...] = Field((), description="key=value that replace those of the recipe")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that an experiment wants.
+
+    Attributes:
+        recipe: How, with its run folder.
+        missing: Of which weights ("selected", "last") there is no row of results yet.
+        epochs_done: Epochs that its run folder has already.
+        seconds: How long the rest of the training takes if it is as fast as the runs of this
+            system on such a machine were; None where there were none.
+    """
+
+    recipe: Recipe
+    missing: tuple[str, ...]
+    epochs_done: int
+    seconds: float | None
+
+    @property
+    def state(self) -> str:
+        """What happens to it, in two words."""
+        if not self.missing:
+            return "done"
+        if self.epochs_done >= self.recipe.trainer.epochs:
+            return "to score"
+        return f"from epoch {self.epochs_done + 1}" if self.epochs_done else "to run"
+
+
+def plan(
+    files: Sequence[str | Path],
+    *settings: str,
+    out: str | Path = "runs/sweep",
+    record: str | Path = "results/runs.jsonl",
+) -> list[Job]:
+    """Return every run that experiment files name, each once, with what is left of it.
+
+    A run is done when the `.jsonl` files beside `record` have its rows: the same recipe, dataset,
+    protocol, test part and weights.
+
+    Args:
+        files: YAML files, each a list of `Experiment`.
+        *settings: `key=value` for every run, such as `data.root=FOLDER` or `trainer.epochs=40`; and
+            `seeds=0-1` in place of those in the files.
+        out: The folder of the run folders.
+        record: The file of results.
+
+    Raises:
+        UsageError: If a file, name or setting is wrong.
+    """
+    rows = read_results(Path(record).parent)
+    done, paces = {_row_key(row) for row in rows}, _paces(rows)
+    jobs: dict[str, Job] = {}
+    for recipe in _recipes(files, settings, Path(out)):
+        dataset = recipe.data.name or open_split(recipe.data)[0].name
+        protocol = recipe.data.protocol
+        missing = tuple(
+            weights
+            for weights in EPOCHS_SCORED[protocol]
+            if (recipe.hash(), dataset, protocol, "test", weights) not in done
+        )
+        epochs = len(read_history(recipe.out))
+        pace = paces.get((recipe.system, dataset))
+        seconds = None if pace is None else pace * (recipe.trainer.epochs - epochs)
+        jobs.setdefault(f"{recipe.hash()} {dataset}", Job(recipe, missing, epochs, seconds))
+    return list(jobs.values())
+
+
+def sweep(
+    jobs: Sequence[Job],
+    *,
+    record: str | Path = "results/runs.jsonl",
+    at_once: int | None = None,
+    reporter: Reporter | None = None,
+) -> list[Path]:
+    """Train and score what is left of a plan.
+
+    Runs that were interrupted go on; each is scored, and its rows are on disk, as soon as it is
+    trained. A run that fails stops no other.
+
+    Args:
+        jobs: Of `plan`.
+        record: The file that rows are added to; see `egeunet.workflow.evaluate`.
+        at_once: How many trainings at a time; one per core by default.
+        reporter: Hears of the progress.
+
+    Returns:
+        The run folders of what was left.
+
+    Raises:
+        InterruptedRunError, EgeunetError: As
+            `egeunet.training.side_by_side.train_side_by_side`.
+    """
+    left = {job.recipe.out: job for job in jobs if job.missing}
+    if not left:
+        return []
+
+    def score(folder: Path) -> None:
+        for weights in left[folder].missing:
+            found = evaluate(
+                folder,
+                last=weights == "last",
+                device=left[folder].recipe.device,
+                out=folder / f"evaluation-{weights}",
+                record=record,
+            )
+            (reporter or Reporter()).info(
+                f"{folder.name}: mIoU {found.pooled['iou']:.2%}, DSC {found.pooled['dice']:.2%} on "
+                f"{found.n} test images, {weights} epoch"
+            )
+
+    return train_side_by_side(
+        [job.recipe for job in left.values()],
+        resume=True,
+        at_once=at_once or count_cores(),
+        finished=score,
+        reporter=reporter,
+    )
+
+
+def _recipes(files: Sequence[str | Path], settings: Sequence[str], out: Path) -> Iterator[Recipe]:
+    seeds, settings = split_seeds(settings)
+    for file in map(Path, files):
+        for entry in _read(file):
+            named = {"data.name": entry.dataset, "data.protocol": entry.protocol}
+            fixed = [f"{key}={value}" for key, value in named.items() if value]
+            for system in entry.systems or (None,):
+                for seed in seeds or parse_seeds(str(entry.seeds)):
+                    words = [*entry.settings, *fixed, *settings, f"seed={seed}"]
+                    recipe = load_recipe(
+                        entry.recipe, [*words, *([f"system={system}"] if system else [])]
+                    )
+                    yield recipe.model_copy(update={"out": out / _name(recipe)})
+
+
+def _read(file: Path) -> list[Experiment]:
+    content = read_yaml(file)
+    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+        raise UsageError(f"{file} is no list of experiments: expected entries as `- recipe: NAME`.")
+    entries = []
+    for number, one in enumerate(content, 1):
+        try:
+            entry = Experiment.model_validate(one)
+        except ValidationError as error:
+            mistake = explain_mistake(error, list(Experiment.model_fields))
+            raise UsageError(f"{file}, entry {number}: {mistake}") from error
+        for system in entry.systems:
+            get_system(system)
+        if entry.dataset:
+            get_info(entry.dataset)
+        entries.append(entry)
+    return entries
+
+
+def _name(recipe: Recipe) -> str:
+    """What a run folder is called: readable, and another one for another recipe."""
+    data = recipe.data.name or (recipe.data.root.name if recipe.data.root else "data")
+    return "-".join(
+        (
+            *(data, recipe.data.protocol, recipe.system, str(recipe.trainer.epochs)),
+            *(f"seed{recipe.seed}", recipe.hash()[:6]),
+        )
+    )
+
+
+def _row_key(row: Mapping[str, Any]) -> tuple[object, ...]:
+    recipe = recipe_of(row)  # hashed anew: a later version may know more settings
+    scored = (row.get(key) for key in ("dataset", "protocol", "part", "weights_epoch"))
+    return (recipe.hash() if recipe else row.get("recipe_hash"), *scored)
+
+
+def _paces(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """Seconds of an epoch of (system, dataset) in runs on a machine such as this, the median."""
+    here = environment()
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        alike = all(row.get(key) == here[key] for key in ("cpu", "cores", "gpu"))
+        if alike and recipe_of(row) and "train_seconds" in row:
+            pace = row["train_seconds"] / row["epochs"]
+            found.setdefault((row["system"], row["dataset"]), []).append(pace)
+    return {key: statistics.median(values) for key, values in found.items()}

@@ -1,0 +1,189 @@
+"""Several trainings at a time on one machine, a process each.
+
+One network of this size fills neither a GPU nor several cores. Each process is `egeunet train` on
+the recipe in its run folder: the same code on every device, and one that crashes takes no other
+with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from egeunet.data.cache import load_arrays
+from egeunet.environment import count_cores
+from egeunet.errors import EgeunetError, InterruptedRunError
+from egeunet.reporting import Bar, Reporter
+from egeunet.training.recipe import Recipe
+from egeunet.training.run import check_folder, describe_epoch, open_split, read_history
+from egeunet.training.stop import StopRequest
+
+LOG = "train.log"
+_INTERVAL = 0.3  # seconds between looks at the processes
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent ends
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def train_side_by_side(
+    recipes: Sequence[Recipe],
+    *,
+    resume: bool = False,
+    at_once: int | None = None,
+    finished: Callable[[Path], object] | None = None,
+    reporter: Reporter | None = None,
+) -> list[Path]:
+    """Train each recipe in a process of its own; every result is that of a training alone.
+
+    What a training says is in `train.log` in its run folder. One that fails stops no other. When
+    this process is killed, on Linux its children are killed as well; all of it can be resumed.
+
+    Args:
+        recipes: Each with a run folder of its own.
+        resume: Go on from the checkpoints in the run folders.
+        at_once: How many at a time. None: on the CPU one per core, the cores shared evenly; on
+            CUDA all of them on the one device.
+        finished: Called with the folder of each run as soon as it is trained; when it raises an
+            EgeunetError, that training counts as failed.
+        reporter: Hears of every finished epoch.
+
+    Returns:
+        The run folders.
+
+    Raises:
+        UsageError: If a folder holds another run, or a run and `resume` is off.
+        InterruptedRunError: After SIGINT or SIGTERM; every training has written its checkpoint.
+        EgeunetError: If the data are unusable, or trainings failed; the others are finished.
+    """
+    reporter = reporter or Reporter()
+    folders = [check_folder(recipe, resume) for recipe in recipes]
+    _decode(recipes, reporter)
+    at_once = min(at_once or default_at_once(recipes), len(recipes))
+    threads = max(1, count_cores() // at_once)
+    reporter.info(f"{len(recipes)} trainings, {at_once} at a time with {threads} threads each")
+    waiting, running = list(recipes), list[_Training]()
+    failed: dict[Path, str] = {}
+    total = sum(recipe.trainer.epochs for recipe in recipes)
+    with StopRequest() as stop, reporter.bar("epochs", total) as bar:
+        try:
+            while running or (waiting and not stop.signal_number):
+                while waiting and len(running) < at_once and not stop.signal_number:
+                    running.append(_Training(waiting.pop(0), threads, bar))
+                time.sleep(_INTERVAL)
+                for one in list(running):
+                    if stop.signal_number:
+                        one.stop()
+                    code = one.process.poll()
+                    one.report(reporter)
+                    if code is None:
+                        continue
+                    running.remove(one)
+                    if reason := "" if code and stop.signal_number else one.conclude(finished):
+                        failed[one.folder] = reason
+                        reporter.warn(f"{one.folder} failed: {reason}")
+        finally:
+            for one in running:
+                one.process.kill()
+                one.process.wait()
+    again = "the same command" if resume else "the same command and --resume"
+    if stop.signal_number:
+        raise InterruptedRunError(
+            f"Stopped, and every training has saved where it was: go on with {again}.",
+            stop.signal_number,
+        )
+    if failed:
+        reasons = "; ".join(f"{folder}: {reason}" for folder, reason in failed.items())
+        raise EgeunetError(
+            f"{len(failed)} of {len(recipes)} trainings failed ({reasons}): mend that and go on "
+            f"with {again}; all they said is in {LOG} in their folders."
+        )
+    return folders
+
+
+def default_at_once(recipes: Sequence[Recipe]) -> int:
+    """Return how many trainings run at a time where nobody says: see `train_side_by_side`."""
+    on_cuda = torch.cuda.is_available() and any(recipe.device != "cpu" for recipe in recipes)
+    return len(recipes) if on_cuda else count_cores()
+
+
+def _decode(recipes: Sequence[Recipe], reporter: Reporter) -> None:
+    """Fill the cache once, not in every process; wrong data are named before any starts."""
+    for data in {recipe.data.model_dump_json(): recipe.data for recipe in recipes}.values():
+        _, split = open_split(data)
+        for samples in (split.train, split.val):
+            load_arrays(samples, data.shape, data.num_classes, reporter=reporter)
+
+
+class _Training:
+    """A training under way."""
+
+    def __init__(self, recipe: Recipe, threads: int, bar: Bar) -> None:
+        self.folder, self.epochs, self.bar = recipe.out, recipe.trainer.epochs, bar
+        self.seen = len(read_history(self.folder))
+        self.told_to_stop = False
+        bar.advance(self.seen)
+        path = self.folder / "recipe.yaml"
+        try:
+            recipe.write(path)
+            with (self.folder / LOG).open("a", encoding="utf-8") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "egeunet", "train", str(path), "--resume"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+                    # The terminal's Ctrl-C goes to this process alone, which hands it on once: a
+                    # second signal would end a training while it writes its checkpoint.
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent if _LIBC else None,
+                )
+        except OSError as error:
+            raise EgeunetError(f"The training in {self.folder} cannot start: {error}.") from error
+
+    def report(self, reporter: Reporter) -> None:
+        """Say which epochs were finished since the last time."""
+        for row in read_history(self.folder)[self.seen :]:
+            self.seen += 1
+            reporter.info(f"{self.folder.name}: {describe_epoch(row, self.epochs)}")
+            self.bar.advance()
+
+    def stop(self) -> None:
+        """Ask for the checkpoint and the end, once."""
+        if not self.told_to_stop:
+            self.told_to_stop = True
+            with suppress(OSError):
+                self.process.terminate()
+
+    def conclude(self, finished: Callable[[Path], object] | None) -> str:
+        """Return why it failed, or call `finished` and return "" where that went well."""
+        if self.process.returncode:
+            return self._last_words(self.process.returncode)
+        try:
+            if finished:
+                finished(self.folder)
+        except EgeunetError as error:
+            return str(error).removesuffix(".")
+        return ""
+
+    def _last_words(self, code: int) -> str:
+        """Its own error, or how it ended and what it said last."""
+        lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+        if last.startswith("error: "):
+            return last.removeprefix("error: ").removesuffix(".")
+        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{end} after {last!r}"
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends: a run folder has one writer."""
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

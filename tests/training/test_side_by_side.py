@@ -1,0 +1,94 @@
+"""Several trainings at a time: the bits of one alone, through failures, signals and kills."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import egeunet
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.training.checkpoint import load_checkpoint
+from egeunet.training.recipe import load_recipe
+from egeunet.training.side_by_side import train_side_by_side
+from egeunet.training.trainer import train
+
+
+def children(process):
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+def wait_for_checkpoints(process, *folders):
+    while not all((folder / "last.ckpt").exists() for folder in folders):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_they_all_end_and_resume_to_the_bits_of_each_alone(words, tmp_path, start, same):
+    settings = [*words[:-1], "trainer.epochs=40", "trainer.preview_every=60"]
+    both = [tmp_path / "both" / f"seed-{seed}" for seed in (0, 1)]
+    process = start([*settings, f"out={tmp_path / 'both'}", "seeds=0-1", "--at-once", "2"])
+    wait_for_checkpoints(process, *both)
+    trainings = children(process)
+    assert trainings
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in trainings) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in trainings)
+    assert min(load_checkpoint(folder)["epoch"] for folder in both) < 40
+    egeunet.train(*settings, f"out={tmp_path / 'both'}", "seeds=0-1", resume=True)
+    for seed, folder in enumerate(both):
+        alone = [*settings[1:], f"seed={seed}", f"out={tmp_path / str(seed)}"]
+        same(folder, train(load_recipe(words[0], alone)))
+
+
+def test_a_signal_stops_all_of_them_with_their_checkpoints(words, tmp_path, start):
+    process = start(
+        [*words[:-1], "trainer.epochs=2000", f"out={tmp_path / 'both'}", "seeds=0-1"],
+        *("--at-once", "2"),
+    )
+    both = [tmp_path / "both" / f"seed-{seed}" for seed in (0, 1)]
+    wait_for_checkpoints(process, *both)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    for folder in both:
+        assert "Stopped after epoch" in (folder / "train.log").read_text()
+        assert load_checkpoint(folder)["epoch"] >= 1
+
+
+def test_one_that_fails_is_named_and_the_others_go_on(words, tmp_path):
+    recipes = [
+        load_recipe(words[0], [*words[1:], f"optimizer.lr={lr}", f"out={tmp_path / name}"])
+        for name, lr in (("bad", 1e30), ("good", 1e-3))
+    ]
+    told = []
+
+    def finished(folder):
+        told.append(folder)
+        raise EgeunetError("No room for its scores.")
+
+    with pytest.raises(EgeunetError, match=r"bad: The loss is .*good: No room for its scores\)"):
+        train_side_by_side(recipes, finished=finished)
+    assert told == [tmp_path / "good"]
+    assert load_checkpoint(tmp_path / "good")["epoch"] == 3
+
+
+def test_wrong_data_are_named_before_any_folder_is_claimed(words, tmp_path):
+    wrong = [*words, f"data.root={tmp_path / 'nowhere'}", "seeds=0-1"]
+    with pytest.raises(EgeunetError, match="no folder"):
+        egeunet.train(*wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_that_are_there_are_not_overwritten(words, tmp_path):
+    alone = ["trainer.epochs=1", "seed=0", f"out={tmp_path / 'run' / 'seed-0'}"]
+    train(load_recipe(words[0], [*words[1:], *alone]))
+    with pytest.raises(UsageError, match="--resume"):
+        egeunet.train(*words, "trainer.epochs=1", "seeds=0")
