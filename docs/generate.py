@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from egeunet.training.recipe import describe_settings
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FIGURE_1 = ROOT / "docs" / "images" / "figure1.png"
@@ -31,6 +33,7 @@ def regions() -> dict[str, str]:
         "models": f"\n{models}",
         "steps": f"\n{steps(systems)}",
         "training": f"\n{training()}",
+        "settings": f"\n{settings()}",
         **{name: f"\n{text}" for name, text in runtime().items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
@@ -89,6 +92,18 @@ def training() -> str:
     cells = [f"{memory[name]:.0f} MB" for name in ("ours", "published")]
     lines.append(["peak memory of a training process", *cells, ""])
     return f"{table('what | ours | published | ratio', lines)}\n{machine(row)}"
+
+
+def settings() -> str:
+    """Return the table of all settings of a recipe."""
+    rows = (
+        [f"`{cell}`".replace(" | ", "` or `") for cell in words] + [description]
+        for *words, description in describe_settings()
+    )
+    lines = [" | ".join(row) for row in rows]
+    rule = "--- | --- | --- | ---"
+    columns = "setting | what | default | meaning"
+    return "".join(f"| {line} |\n" for line in (columns, rule, *lines))
 
 
 def table(columns: str, rows: Iterable[Sequence[str]]) -> str:

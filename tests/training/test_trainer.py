@@ -19,9 +19,9 @@ from egeunet.data.cache import load_arrays
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import load_checkpoint
-from egeunet.training.recipe import SchedulerSettings, load_recipe
+from egeunet.training.recipe import load_recipe
 from egeunet.training.run import load_run, read_parts
-from egeunet.training.trainer import learning_rate, set_rate, train
+from egeunet.training.trainer import train
 
 
 def start(words, *more):
@@ -227,24 +227,6 @@ def test_every_kind_of_training_runs_and_is_exported(words, setting):
     assert (folder / "curves.png").is_file()
 
 
-def test_milestones_multiply_the_rate():
-    settings = SchedulerSettings(milestones=(2, 4), gamma=0.1)
-    rates = [learning_rate(settings, 1.0, epoch, 6) for epoch in range(6)]
-    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-
-
-@pytest.mark.parametrize("t_max", [50, 7, None])
-def test_the_rate_is_that_of_the_frameworks_scheduler(t_max):
-    epochs = 120
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
-    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, t_max or epochs, 1e-5)
-    for epoch in range(epochs):
-        rate = learning_rate(SchedulerSettings(t_max=t_max), 1e-3, epoch, epochs)
-        assert rate == pytest.approx(oracle.get_last_lr()[0], rel=1e-6)
-        optimizer.step()
-        oracle.step()
-
-
 def test_the_paper_protocol_selects_by_the_lowest_loss_on_its_test_part(words):
     folder = train(load_recipe(words[0], [*words[1:], "data.protocol=paper"]))
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -269,19 +251,3 @@ def test_validation_scores_are_those_of_the_whole_part_at_once(recipe):
     iou = jaccard_score(truth, (logits >= 0).numpy().ravel())
     selected = json.loads((folder / "metrics.json").read_text())["selected"]
     assert selected["val_iou"] == pytest.approx(iou, abs=1e-6)
-
-
-def test_a_rate_that_a_recorded_step_reads_is_set_in_place():
-    """On CUDA the rate is a tensor; the same steps as with a number, here on the CPU."""
-    ends = []
-    for lr in (0.1, torch.tensor(0.1)):
-        weight = torch.nn.Parameter(torch.ones(3))
-        optimizer = torch.optim.AdamW([weight], lr, fused=True)
-        rate = optimizer.param_groups[0]["lr"]
-        for value in (0.1, 0.05):
-            set_rate(optimizer, value)
-            (weight * torch.arange(3.0)).sum().backward()
-            optimizer.step()
-        assert optimizer.param_groups[0]["lr"] is rate or isinstance(lr, float)
-        ends.append(weight.detach())
-    torch.testing.assert_close(ends[0], ends[1])

@@ -7,13 +7,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
 from egeunet.errors import UsageError
 from egeunet.files import atomic_write
+
+# Marks a setting that came after the first results: the hash of a recipe knows it only where it
+# differs from its default, so that the recipes of older results keep theirs.
+LATER = "later"
 
 
 class _Settings(BaseModel):
@@ -87,6 +93,9 @@ class SchedulerSettings(_Settings):
         (), description="Epochs after which the rate is multiplied by gamma, instead of annealing"
     )
     gamma: float = Field(0.5, gt=0, le=1, description="The factor at each milestone")
+    warmup: Annotated[float, LATER] = Field(
+        0.0, ge=0, description="Epochs in which the rate rises to the schedule's, step by step"
+    )
 
 
 class LossSettings(_Settings):
@@ -135,7 +144,9 @@ class Recipe(_Settings):
 
     def hash(self) -> str:
         """Return 12 hexadecimal digits of what decides the result (not where it runs or lies)."""
-        content = self.model_dump(mode="json", exclude={"out", "device", "workers"})
+        content = self.model_dump(mode="json", exclude=_unset(self))
+        for name in ("out", "device", "workers"):
+            del content[name]
         del content["data"]["root"]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -181,7 +192,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def describe_settings() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default, description) of every setting, for tables in docs."""
+    """Yield (key, type, default as JSON, description) of every setting, for tables in docs."""
     yield from _describe(Recipe, "")
 
 
@@ -190,6 +201,18 @@ def recipe_folder() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def _unset(settings: _Settings) -> dict[str, Any]:
+    """The settings marked LATER that are at their default, as pydantic's `exclude` wants them."""
+    found: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if LATER in field.metadata and value == field.default:
+            found[name] = True
+        elif isinstance(value, _Settings):
+            found[name] = _unset(value)
+    return found
 
 
 def _find(path: str | Path) -> Path:
@@ -234,10 +257,21 @@ def _describe(settings: type[_Settings], prefix: str) -> Iterator[tuple[str, str
         if isinstance(kind, type) and issubclass(kind, _Settings):
             yield from _describe(kind, f"{prefix}{name}.")
             continue
-        values = get_args(kind)
-        if values and all(isinstance(value, str) for value in values):
-            shown = " | ".join(values)
-        else:
-            shown = str(kind).replace("typing.", "") if values else getattr(kind, "__name__", "")
-        default = field.get_default(call_default_factory=True)
-        yield f"{prefix}{name}", shown, str(default), field.description or ""
+        default = to_jsonable_python(field.get_default(call_default_factory=True))
+        yield f"{prefix}{name}", _kind(kind), json.dumps(default), field.description or ""
+
+
+def _kind(annotation: Any) -> str:
+    """What may be written for a setting: names of types, or the words themselves."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is Literal:
+        return " | ".join(inner)
+    if origin in (Union, UnionType):
+        return " | ".join(map(_kind, inner))
+    if origin is tuple:
+        return f"[{', '.join('…' if part is ... else _kind(part) for part in inner)}]"
+    return {type(None): "null", dict: "mapping", Path: "path"}.get(
+        origin or annotation, annotation.__name__
+    )

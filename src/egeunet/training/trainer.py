@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from egeunet.data.augment import Augmentation
 from egeunet.data.cache import load_arrays
@@ -34,8 +34,9 @@ from egeunet.training.checkpoint import (
     save_weights,
 )
 from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
+from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
-from egeunet.training.recipe import LossSettings, OptimizerSettings, Recipe, SchedulerSettings
+from egeunet.training.recipe import LossSettings, Recipe
 from egeunet.training.run import HISTORY, check_folder, describe_run, open_split, write_json
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
@@ -67,18 +68,6 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         return _Training(recipe, resume, reporter or Reporter(), stop).run()
 
 
-def learning_rate(settings: SchedulerSettings, lr: float, epoch: int, epochs: int) -> float:
-    """Return the rate of an epoch, counted from 0.
-
-    With milestones: η₀ γ^(milestones passed). Else cosine annealing without restarts, which swings
-    back up after T_max: η_min + (η₀ − η_min) (1 + cos(π epoch / T_max)) / 2.
-    """
-    if settings.milestones:
-        return lr * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    swing = (1 + math.cos(math.pi * epoch / (settings.t_max or epochs))) / 2
-    return settings.eta_min + (lr - settings.eta_min) * swing
-
-
 class _Training:
     def __init__(self, recipe: Recipe, resume: bool, reporter: Reporter, stop: StopRequest) -> None:
         self.recipe, self.reporter, self.stop = recipe, reporter, stop
@@ -93,7 +82,7 @@ class _Training:
         # As the images of the loader are, and as convolutions like it.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = self.fabric.to_device(model)
-        optimizer = _optimizer(recipe.optimizer, model, on_cuda)
+        optimizer = make_optimizer(recipe.optimizer, model, on_cuda)
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         self.train_step = Step(
             self.fabric,
@@ -150,10 +139,6 @@ class _Training:
         return self.folder
 
     def _train_epoch(self) -> None:
-        rate = learning_rate(
-            self.recipe.scheduler, self.recipe.optimizer.lr, self.epoch, self.recipe.trainer.epochs
-        )
-        set_rate(self.optimizer, rate)
         self.model.train()
         title = f"epoch {self.epoch + 1}/{self.recipe.trainer.epochs}"
         with self.reporter.bar(title, len(self.loader)) as bar, self._clock():
@@ -162,6 +147,7 @@ class _Training:
                 # For systems with dropout: their masks, too, depend on (seed, epoch, step) alone.
                 seeds = np.random.SeedSequence((self.recipe.seed, self.epoch, self.step))
                 torch.manual_seed(int(seeds.generate_state(1)[0]))
+                set_rate(self.optimizer, self._rate())
                 self.unread.append((batch.ids, self.train_step(batch)))
                 self.step += 1
                 if self.fabric.device.type == "cpu":
@@ -169,6 +155,12 @@ class _Training:
                 bar.advance(1, **self._latest())
                 self._stop_if_asked()
             self._read_losses()
+
+    def _rate(self) -> float:
+        """The learning rate of the step under way."""
+        scheduler, epochs = self.recipe.scheduler, self.recipe.trainer.epochs
+        progress = (self.step + 1) / len(self.loader)
+        return learning_rate(scheduler, self.recipe.optimizer.lr, self.epoch, epochs, progress)
 
     def _read_losses(self) -> None:
         """Add up the losses of the steps since the last time, and stop at one that is none."""
@@ -324,32 +316,6 @@ def _fabric(recipe: Recipe) -> Fabric:
 def _loss(settings: LossSettings) -> DeepSupervisionLoss:
     term = structure_loss if settings.name == "structure" else cross_entropy_dice
     return DeepSupervisionLoss(settings.stage_weights, settings.output_weight, term)
-
-
-def _optimizer(
-    settings: OptimizerSettings, model: nn.Module, on_cuda: bool
-) -> torch.optim.Optimizer:
-    parameters, lr, decay = list(model.parameters()), settings.lr, settings.weight_decay
-    if settings.name == "sgd":
-        momentum = settings.betas[0]
-        return torch.optim.SGD(
-            parameters, lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
-        )
-    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    # A recorded step reads its rate from the device; see `Step`.
-    rate = torch.tensor(lr, device=parameters[0].device) if on_cuda else lr
-    return kind(
-        parameters, rate, settings.betas, settings.eps, decay, fused=True, capturable=on_cuda
-    )
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate, in place where it is a tensor that a recorded step reads."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
 
 
 def _augmentation(recipe: Recipe) -> Augmentation:
