@@ -43,7 +43,9 @@ def same(one: Path, other: Path):
     for row in a["history"] + b["history"]:
         row.pop("seconds")
     assert a["history"] == b["history"]
-    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    for part in ("model", "average"):
+        for name, tensor in (a[part] or {}).items():
+            assert torch.equal(tensor, b[part][name])
     for key, moments in a["optimizer"]["state"].items():
         assert torch.equal(moments["exp_avg_sq"], b["optimizer"]["state"][key]["exp_avg_sq"])
 
@@ -157,13 +159,32 @@ class StopAfter(Reporter):
 @pytest.mark.parametrize("bars", [1, 2, 3])
 def test_a_stop_in_the_middle_of_an_epoch_loses_nothing(words, tmp_path, bars):
     def recipe(name):
-        return load_recipe(words[0], [*words[1:], f"out={tmp_path / name}"])
+        more = ["trainer.ema=0.9", "scheduler.warmup=1.6", f"out={tmp_path / name}"]
+        return load_recipe(words[0], [*words[1:], *more])
 
     with pytest.raises(EgeunetError, match="--resume"):
         train(recipe("stopped"), reporter=StopAfter(bars))
     checkpoint = load_checkpoint(tmp_path / "stopped")
     assert checkpoint["step"] > 0
     same(train(recipe("stopped"), resume=True), train(recipe("whole")))
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(words, tmp_path):
+    """Beside the same training without: the weights are the same, what is scored is not."""
+    words = [*words, "trainer.epochs=1"]
+    plain = load_checkpoint(train(load_recipe(words[0], words[1:])))
+    more = ["trainer.ema=0.9", f"out={tmp_path / 'averaged'}"]
+    folder = train(load_recipe(words[0], [*words[1:], *more]))
+    averaged = load_checkpoint(folder)
+    for name, tensor in plain["model"].items():
+        assert torch.equal(averaged["model"][name], tensor)
+    assert averaged["history"][0]["val_loss"] != plain["history"][0]["val_loss"]
+    kept = load_run(folder).model.state_dict()
+    last = load_run(folder, last=True).model.state_dict()
+    for name, tensor in averaged["average"].items():
+        assert torch.equal(kept[name], tensor)
+        assert torch.equal(last[name], tensor)
+    assert any(not torch.equal(kept[name], plain["model"][name]) for name in kept)
 
 
 def test_a_second_run_does_not_overwrite_the_first(recipe):

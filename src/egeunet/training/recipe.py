@@ -116,6 +116,13 @@ class TrainerSettings(_Settings):
 
     epochs: int = Field(300, ge=1, description="Passes over the training part")
     batch_size: int = Field(8, ge=1, description="Samples per step")
+    ema: Annotated[float | None, LATER] = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, such as 0.999, that is validated "
+        "and kept instead of them; null: none",
+    )
     preview_every: int = Field(10, ge=1, description="Epochs between previews in TensorBoard")
 
 

@@ -65,7 +65,8 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
         checkpoint = load_checkpoint(folder)
         if checkpoint is None:
             raise EgeunetError(f"{folder} has no checkpoint: the training has not saved any.")
-        state, epoch = checkpoint["model"], int(checkpoint["epoch"])
+        state = checkpoint.get("average") or checkpoint["model"]
+        epoch = int(checkpoint["epoch"])
     # The weights it starts with are overwritten at once: they need not be fetched.
     options = {key: value for key, value in recipe.options.items() if key != "pretrained"}
     with torch.random.fork_rng(devices=[]):

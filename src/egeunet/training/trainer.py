@@ -27,12 +27,8 @@ from egeunet.files import atomic_write
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import (
-    WEIGHTS,
-    load_checkpoint,
-    save_checkpoint,
-    save_weights,
-)
+from egeunet.training.average import Average
+from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
 from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
 from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
@@ -83,7 +79,10 @@ class _Training:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = self.fabric.to_device(model)
         optimizer = make_optimizer(recipe.optimizer, model, on_cuda)
+        self.average = Average(model, recipe.trainer.ema) if recipe.trainer.ema else None
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
+        # What is validated and kept.
+        self.kept = self.fabric.setup_module(self.average.model) if self.average else self.model
         self.train_step = Step(
             self.fabric,
             self.model,
@@ -147,19 +146,21 @@ class _Training:
                 # For systems with dropout: their masks, too, depend on (seed, epoch, step) alone.
                 seeds = np.random.SeedSequence((self.recipe.seed, self.epoch, self.step))
                 torch.manual_seed(int(seeds.generate_state(1)[0]))
-                set_rate(self.optimizer, self._rate())
+                set_rate(self.optimizer, self._rate(self.step + 1))
                 self.unread.append((batch.ids, self.train_step(batch)))
                 self.step += 1
+                if self.average:
+                    self.average.update(self.epoch * len(self.loader) + self.step)
                 if self.fabric.device.type == "cpu":
                     self._read_losses()
                 bar.advance(1, **self._latest())
                 self._stop_if_asked()
             self._read_losses()
 
-    def _rate(self) -> float:
-        """The learning rate of the step under way."""
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this epoch, counted from 1."""
         scheduler, epochs = self.recipe.scheduler, self.recipe.trainer.epochs
-        progress = (self.step + 1) / len(self.loader)
+        progress = step / len(self.loader)
         return learning_rate(scheduler, self.recipe.optimizer.lr, self.epoch, epochs, progress)
 
     def _read_losses(self) -> None:
@@ -182,7 +183,7 @@ class _Training:
             scores = self._validate(board if preview else None)
         row = {
             "epoch": self.epoch + 1,
-            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "lr": self._rate(self.step),
             "train_loss": self.loss_sum / max(1, self.step),
             **scores,
             "seconds": round(self.seconds, 3),
@@ -190,7 +191,7 @@ class _Training:
         self.history.append(row)
         best = self._best()
         if best is row:
-            state = dict(self.model.state_dict())
+            state = dict(self.kept.state_dict())
             save_weights(self.folder / WEIGHTS, state, self._metadata(row["epoch"]))
         self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
         self._save()
@@ -205,12 +206,12 @@ class _Training:
 
     @torch.no_grad()
     def _validate(self, board: Board | None) -> dict[str, float]:
-        self.model.eval()
+        self.kept.eval()
         counts = PixelCounts(self.recipe.data.num_classes).to(self.fabric.device)
         loss_sum = torch.zeros((), device=self.fabric.device)
         with self.reporter.bar("validation", len(self.val_loader)) as bar:
             for batch in self.val_loader.epoch():
-                logits = self.model(batch.images)
+                logits = self.kept(batch.images)
                 loss_sum += self.loss(logits, batch.masks).output * len(batch.ids)
                 counts.update(logits, batch.masks)
                 if board:
@@ -267,6 +268,7 @@ class _Training:
     def _save(self) -> None:
         state = {
             "model": dict(self.model.state_dict()),
+            "average": dict(self.kept.state_dict()) if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
@@ -281,6 +283,8 @@ class _Training:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
+        if self.average:
+            self.kept.load_state_dict(state["average"])
         # What depends on the device stays: the run may have begun on another.
         groups = self.optimizer.param_groups
         own = [{k: group[k] for k in group if k in ("lr", "capturable")} for group in groups]
