@@ -237,6 +237,8 @@ def test_bf16_trains(words):
         "optimizer.name=sgd",
         "optimizer.clip_norm=0.1",
         "loss.name=structure",
+        "loss.name=bce_jaccard_batch",
+        "loss.name=bce_lovasz",
         "data.size=[32, 64]",
         "augmentation.angle=once",
     ],

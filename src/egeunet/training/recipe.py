@@ -101,9 +101,16 @@ class SchedulerSettings(_Settings):
 class LossSettings(_Settings):
     """One term on the output and one on each further mask that a system predicts in training."""
 
-    name: Literal["bce_dice", "structure"] = Field(
-        "bce_dice", description="Cross-entropy + Dice, or the structure loss of F³Net and TransFuse"
-    )
+    name: Literal[
+        "bce_dice",
+        "bce_jaccard",
+        "bce_jaccard_batch",
+        "bce_lovasz",
+        "lovasz",
+        "tversky",
+        "focal_tversky",
+        "structure",
+    ] = Field("bce_dice", description="The term; the paper's is cross-entropy + Dice")
     output_weight: float = Field(1.0, gt=0, description="λ of the output")
     stage_weights: tuple[float, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5),

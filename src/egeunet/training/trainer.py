@@ -29,14 +29,13 @@ from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
 from egeunet.training.average import Average
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
-from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
+from egeunet.training.objective import make_loss
 from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
-from egeunet.training.recipe import LossSettings, Recipe
+from egeunet.training.recipe import Recipe
 from egeunet.training.run import HISTORY, check_folder, describe_run, open_split, write_json
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
-from egeunet.training.structure_loss import structure_loss
 
 # protocol: (what the checkpoint is selected by, whether more is better)
 SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
@@ -69,7 +68,7 @@ class _Training:
         self.recipe, self.reporter, self.stop = recipe, reporter, stop
         self.folder = check_folder(recipe, resume)
         self.fabric = _fabric(recipe)
-        self.loss = _loss(recipe.loss)
+        self.loss = make_loss(recipe.loss)
         on_cuda = self.fabric.device.type == "cuda"
         num_classes = recipe.data.num_classes
 
@@ -315,11 +314,6 @@ def _fabric(recipe: Recipe) -> Fabric:
     elif device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device=cuda, but torch sees no CUDA device here: use device=cpu.")
     return Fabric(accelerator=device, devices=1, precision=recipe.precision)
-
-
-def _loss(settings: LossSettings) -> DeepSupervisionLoss:
-    term = structure_loss if settings.name == "structure" else cross_entropy_dice
-    return DeepSupervisionLoss(settings.stage_weights, settings.output_weight, term)
 
 
 def _augmentation(recipe: Recipe) -> Augmentation:
