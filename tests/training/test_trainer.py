@@ -241,6 +241,7 @@ def test_bf16_trains(words):
         "loss.name=bce_lovasz",
         "data.size=[32, 64]",
         "augmentation.angle=once",
+        "augmentation={scale: [0.8, 1.25], shear: 10, gain: 0.1, gamma: 0.2}",
     ],
 )
 def test_every_kind_of_training_runs_and_is_exported(words, setting):

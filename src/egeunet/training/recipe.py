@@ -27,6 +27,7 @@ class _Settings(BaseModel):
 
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
+Factor = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class DataSettings(_Settings):
@@ -59,6 +60,24 @@ class AugmentationSettings(_Settings):
     angle: Literal["per_sample", "once"] = Field(
         "per_sample",
         description="Draw the angle per sample, or once per run as the published code does",
+    )
+    scale: Annotated[tuple[Factor, Factor], LATER] = Field(
+        (1.0, 1.0), description="Least and greatest enlargement of each sample"
+    )
+    shear: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=45, description="Greatest shear to either side, in degrees"
+    )
+    translation: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Greatest shift to any side, as a share of the image"
+    )
+    gain: Annotated[float, LATER] = Field(
+        0.0, ge=0, lt=1, description="Each channel is multiplied by a factor from 1 ± this"
+    )
+    gamma: Annotated[float, LATER] = Field(
+        0.0, ge=0, lt=1, description="Brightness is raised to a power from 1 ± this"
+    )
+    saturation: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Distances from grey are multiplied by a factor from 1 ± this"
     )
 
 

@@ -321,7 +321,7 @@ def _augmentation(recipe: Recipe) -> Augmentation:
     angle = None
     if settings.angle == "once":
         angle = float(np.random.default_rng(recipe.seed).uniform(0, 360))
-    return Augmentation(settings.horizontal_flip, settings.vertical_flip, settings.rotation, angle)
+    return Augmentation(**settings.model_dump(exclude={"angle"}), angle=angle)
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
