@@ -137,6 +137,16 @@ class LossSettings(_Settings):
     )
 
 
+class DistillSettings(_Settings):
+    """The teacher whose masks are a further target of the output."""
+
+    teacher: Path | None = Field(None, description="A run folder; null: no teacher")
+    weight: float = Field(1.0, gt=0, description="Of the cross-entropy to its probabilities")
+    sha256: str | None = Field(
+        None, description="Of its weights; the recipe in the run folder has it"
+    )
+
+
 class TrainerSettings(_Settings):
     """The loop."""
 
@@ -164,6 +174,7 @@ class Recipe(_Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     loss: LossSettings = LossSettings()
+    distill: Annotated[DistillSettings, LATER] = DistillSettings()
     trainer: TrainerSettings = TrainerSettings()
     seed: int = Field(42, ge=0, description="Start of all random numbers")
     out: Path = Field(Path("runs/egeunet"), description="The run folder")
@@ -181,6 +192,7 @@ class Recipe(_Settings):
         for name in ("out", "device", "workers"):
             del content[name]
         del content["data"]["root"]
+        content.get("distill", {}).pop("teacher", None)  # its sha256 says which one it is
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

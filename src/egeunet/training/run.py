@@ -98,6 +98,15 @@ def read_parts(folder: Path) -> dict[str, str]:
     return dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
 
 
+def shared_parts(run: Run, dataset: str) -> dict[str, str]:
+    """Return id → part of the photos of a dataset that a run was trained and selected on.
+
+    Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
+    """
+    parts = read_parts(run.folder)
+    return {id: parts[id] for id in parts if run.dataset == dataset or id.startswith("ISIC_")}
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     with atomic_write(path) as temporary:

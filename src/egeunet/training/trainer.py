@@ -29,13 +29,14 @@ from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
 from egeunet.training.average import Average
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
-from egeunet.training.objective import make_loss
+from egeunet.training.objective import Objective, make_loss
 from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
 from egeunet.training.recipe import Recipe
 from egeunet.training.run import HISTORY, check_folder, describe_run, open_split, write_json
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
+from egeunet.training.teacher import open_teacher, pin_teacher
 
 # protocol: (what the checkpoint is selected by, whether more is better)
 SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
@@ -60,7 +61,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     """
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices), StopRequest() as stop:
-        return _Training(recipe, resume, reporter or Reporter(), stop).run()
+        return _Training(pin_teacher(recipe), resume, reporter or Reporter(), stop).run()
 
 
 class _Training:
@@ -82,17 +83,19 @@ class _Training:
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         # What is validated and kept.
         self.kept = self.fabric.setup_module(self.average.model) if self.average else self.model
+        self.dataset, split = open_split(recipe.data)
+        teacher = open_teacher(recipe, self.dataset.name, split)
+        teacher = teacher and self.fabric.setup_module(teacher)
         self.train_step = Step(
             self.fabric,
             self.model,
             self.optimizer,
-            lambda logits, masks: self.loss(logits, masks).total,
+            Objective(self.loss, teacher, recipe.distill.weight),
             recipe.optimizer.clip_norm,
             on_cuda and recipe.optimizer.name != "sgd" and recipe.precision != "16-mixed",
             reporter,
         )
 
-        self.dataset, split = open_split(recipe.data)
         self.loader, self.val_loader = (
             Loader(
                 load_arrays(samples, recipe.data.shape, num_classes, reporter=reporter),
