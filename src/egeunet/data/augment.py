@@ -36,6 +36,7 @@ class Augmentation:
         scale: Least and greatest enlargement, drawn log-uniformly.
         shear: Greatest angle of a horizontal shear to either side, in degrees below 90.
         translation: Greatest shift to any side, as a share of the image's width and height.
+        hair: Probability of drawn hair over the image, 5 ms for each.
         gain: Each colour channel is multiplied by a factor drawn from 1 ± this.
         gamma: Brightness in 0…1 is raised to a power drawn from 1 ± this.
         saturation: Distances from grey are multiplied by a factor drawn from 1 ± this.
@@ -48,6 +49,7 @@ class Augmentation:
     scale: tuple[float, float] = (1.0, 1.0)
     shear: float = 0.0
     translation: float = 0.0
+    hair: float = 0.0
     gain: float = 0.0
     gamma: float = 0.0
     saturation: float = 0.0

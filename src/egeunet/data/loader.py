@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egeunet.data.artefacts import hairy
 from egeunet.data.augment import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
 from egeunet.data.colour import recolour
@@ -102,6 +103,8 @@ class Loader:
         maps = None
         if self.augmentation:
             maps = self.augmentation.draw(self.arrays.aspects[chosen], generator)
+            for place in np.flatnonzero(generator.random(len(chosen)) < self.augmentation.hair):
+                images[place] = torch.from_numpy(hairy(generator, images[place].cpu().numpy()))
             colours = self.augmentation.draw_colours(len(chosen), generator)
             images = recolour(images, colours) if colours else images
         images, masks = transform(images, masks, maps)

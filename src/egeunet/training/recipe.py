@@ -70,6 +70,9 @@ class AugmentationSettings(_Settings):
     translation: Annotated[float, LATER] = Field(
         0.0, ge=0, le=1, description="Greatest shift to any side, as a share of the image"
     )
+    hair: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Probability of drawn hair over the image"
+    )
     gain: Annotated[float, LATER] = Field(
         0.0, ge=0, lt=1, description="Each channel is multiplied by a factor from 1 ± this"
     )
