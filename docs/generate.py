@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from egeunet.training.recipe import describe_settings
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 REPORT = ROOT / "docs" / "report"
@@ -33,6 +35,7 @@ def regions() -> dict[str, str]:
         "steps": f"\n{steps(systems)}",
         "training": f"\n{training()}",
         "seeds": f"\n{seeds()}",
+        "settings": f"\n{settings()}",
         **{name: f"\n{text}" for name, text in runtime().items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
@@ -106,6 +109,18 @@ def seeds() -> str:
     columns = f"{row['seeds']} seeds of {row['epochs']} epochs, {row['images']} images"
     text = table(f"{columns} | all of it, n = {row['n']} | last epoch of a seed", lines)
     return f"{text}\n{machine(row)}"
+
+
+def settings() -> str:
+    """Return the table of all settings of a recipe."""
+    rows = (
+        [f"`{cell}`".replace(" | ", "` or `") for cell in words] + [description]
+        for *words, description in describe_settings()
+    )
+    lines = [" | ".join(row) for row in rows]
+    rule = "--- | --- | --- | ---"
+    columns = "setting | what | default | meaning"
+    return "".join(f"| {line} |\n" for line in (columns, rule, *lines))
 
 
 def table(columns: str, rows: Iterable[Sequence[str]]) -> str:

@@ -27,7 +27,14 @@ def generate():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/performance.md", "docs/runtime.md", "docs/systems.md"]
+    "page",
+    [
+        "README.md",
+        "docs/performance.md",
+        "docs/runtime.md",
+        "docs/systems.md",
+        "docs/training.md",
+    ],
 )
 def test_generated_regions_are_fresh(generate, page):
     path = ROOT / page

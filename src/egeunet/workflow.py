@@ -24,7 +24,7 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import LAST, WEIGHTS
 from egeunet.training.recipe import Recipe, load_recipe
-from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
+from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts, shared_parts
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
 from egeunet.training.side_by_side import train_side_by_side
 from egeunet.training.trainer import train as train_recipe
@@ -212,11 +212,8 @@ def _choose(
         if data is None:
             raise UsageError("The protocol external takes data=: another dataset than the run's.")
         dataset = open_data(data)
-        # Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
-        same = run is not None and run.dataset == dataset.name
-        samples = tuple(
-            s for s in dataset.samples if s.id not in seen or not (same or s.id.startswith("ISIC_"))
-        )
+        shared = shared_parts(run, dataset.name) if run else {}
+        samples = tuple(s for s in dataset.samples if s.id not in shared)
         if not samples:
             raise EgeunetError(f"Every image of {dataset.name} was used by the run already.")
         return dataset, samples

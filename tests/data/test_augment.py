@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from egeunet import native
+from egeunet.compat import mend_torchvision
 from egeunet.data import augment
 from egeunet.data.augment import Augmentation, transform
 from egeunet.data.loader import scale_batch
@@ -39,7 +40,8 @@ def test_compiled_code_and_formulas_give_the_same_bits(height, width, seed, on):
     """Also where photos were anything from four times as high to four times as wide."""
     images, masks = batch(height, width, count=5, seed=seed)
     aspects = np.exp2(np.random.default_rng(seed).uniform(-2, 2, 5)).astype(np.float32)
-    maps = draw(Augmentation(rotation=float(on)), aspects, seed)
+    more = {"scale": (0.5, 2.0), "shear": 30, "translation": 0.3} if on else {}
+    maps = draw(Augmentation(rotation=float(on), **more), aspects, seed)
     given_ = transform(images, masks, maps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augment, "load", lambda _: None)
@@ -111,6 +113,46 @@ def test_the_rotation_happens_in_the_photos_geometry():
         assert overlap > 0.95
 
 
+@pytest.mark.parametrize("aspect", [1.0, 1.5])
+def test_zoom_shear_and_shift_are_torchvisions(aspect):
+    """In the photo's geometry: a wide photo is stretched, moved by torchvision, and squeezed."""
+    mend_torchvision()
+    from torchvision.transforms.v2 import functional
+
+    side = 120
+    disc = torch.zeros(1, side, side, dtype=torch.uint8)
+    disc[0, 30:80, 40:100] = 1
+    images = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    for seed in range(6):
+        settings = Augmentation(0, 0, 1, angle=25, scale=(0.7, 1.4), shear=20, translation=0.1)
+        maps = draw(settings, np.full(1, aspect, np.float32), seed)
+        _, moved = transform(images, disc, maps)
+        # What was drawn, read from the map: [[1, k], [0, 1]] / scale · rotation.
+        (a, b, right), (c, d, down) = maps[0].astype(float)
+        c, b = c / aspect, b * aspect
+        scale = 1 / np.hypot(c, d)
+        assert 0.7 <= scale <= 1.4
+        shear = np.rad2deg(np.arctan((a * c + b * d) * scale**2))
+        assert abs(shear) <= 20
+        assert max(abs(right), abs(down)) <= 0.2
+        width = round(side * aspect)
+        wide = functional.resize(disc, [side, width], functional.InterpolationMode.NEAREST)
+        shift = [-right * width / 2, -down * side / 2]
+        wide = functional.affine(wide, 0, shift, 1, [0, 0])
+        wide = functional.affine(wide, -25, [0, 0], scale, [shear, 0])
+        expected = functional.resize(wide, [side, side], functional.InterpolationMode.NEAREST)
+        overlap = (moved & expected).sum() / (moved | expected).sum()
+        assert overlap > 0.95
+
+
+def test_what_is_not_asked_for_draws_what_it_always_drew():
+    """The numbers of the paper's operations do not depend on those that came later."""
+    plain, more = draw(Augmentation()), draw(Augmentation(translation=0.1))
+    np.testing.assert_array_equal(plain[:, :, :2], more[:, :, :2])
+    assert (plain[:, :, 2] == 0).all()
+    assert (more[:, :, 2] != 0).all()
+
+
 def test_what_comes_from_outside_is_0_and_does_not_change_the_scale():
     images, masks = batch(16, 16)
     images = images.clamp(40, 200)
@@ -136,7 +178,7 @@ def test_each_operation_is_drawn_as_often_as_asked():
     count = 20_000
     maps = draw(Augmentation(), np.ones(count, np.float32))
     maps = torch.from_numpy(maps)
-    assert abs((torch.linalg.det(maps) < 0).float().mean() - 0.5) < 0.02
+    assert abs((torch.linalg.det(maps[:, :, :2]) < 0).float().mean() - 0.5) < 0.02
     turned = (maps[:, 0, 1].abs() > 1e-6).float().mean()
     assert abs(turned - 0.5) < 0.02
     angles = torch.atan2(maps[:, 1, 0], maps[:, 1, 1])
@@ -145,4 +187,4 @@ def test_each_operation_is_drawn_as_often_as_asked():
 
 def test_the_published_quirk_is_one_angle_for_all():
     maps = draw(Augmentation(0, 0, 0.5, angle=33.0), np.ones(100, np.float32))
-    assert len(np.unique(maps.reshape(-1, 4), axis=0)) == 2
+    assert len(np.unique(maps.reshape(-1, 6), axis=0)) == 2

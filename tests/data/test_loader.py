@@ -1,5 +1,7 @@
 """Batches: the same at any time for the same seed, scaled as inference scales."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,16 @@ def test_any_step_can_be_drawn_again(arrays, workers):
     assert [batch.ids for batch in late] == [batch.ids for batch in whole[3:]]
     assert torch.equal(late[0].images, whole[3].images)
     assert torch.equal(late[0].masks, whole[3].masks)
+
+
+def test_hair_lies_over_the_samples_that_are_drawn(arrays):
+    """A line is much darker or brighter than what it crosses; masks and other samples stay."""
+    arrays = replace(arrays, images=np.full((400, 32, 32, 3), 128, np.uint8), ids=("s",) * 400)
+    arrays = replace(arrays, masks=np.ones((400, 32, 32), np.uint8), aspects=np.ones(400, "f4"))
+    (batch,) = Loader(arrays, batch_size=400, augmentation=Augmentation(0, 0, 0, hair=0.3)).epoch()
+    covered = (batch.images != 0).flatten(1).any(1)  # an image of one value is scaled to 0
+    assert 0.2 < covered.float().mean() < 0.4
+    assert (batch.masks == 1).all()
 
 
 def test_classes_come_as_indices(arrays):

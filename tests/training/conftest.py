@@ -76,7 +76,9 @@ def same():
         for row in a["history"] + b["history"]:
             row.pop("seconds")
         assert a["history"] == b["history"]
-        assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+        for part in ("model", "average"):
+            for name, tensor in (a[part] or {}).items():
+                assert torch.equal(tensor, b[part][name])
         for key, moments in a["optimizer"]["state"].items():
             assert torch.equal(moments["exp_avg_sq"], b["optimizer"]["state"][key]["exp_avg_sq"])
 

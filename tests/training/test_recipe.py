@@ -1,10 +1,15 @@
 """Recipes: what is written, what is overridden, what is refused."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from egeunet.errors import UsageError
 from egeunet.models import list_models
 from egeunet.training.recipe import Recipe, describe_settings, load_recipe, recipe_folder
+
+RESULTS = Path(__file__).parents[2] / "results" / "weights.jsonl"
 
 
 @pytest.mark.parametrize("path", sorted(recipe_folder().glob("*.yaml")), ids=lambda path: path.stem)
@@ -71,9 +76,26 @@ def test_the_hash_is_of_what_decides_the_result():
     assert base.hash() != load_recipe("egeunet-isic2018", ["seed=1"]).hash()
 
 
+def test_later_settings_leave_the_hash_of_older_results():
+    rows = [json.loads(line) for line in RESULTS.read_text("utf-8").splitlines()]
+    assert rows
+    for row in rows:
+        assert Recipe.model_validate(row["recipe"]).hash() == row["recipe_hash"]
+
+
+def test_a_later_setting_changes_the_hash_where_it_is_set():
+    base = load_recipe("egeunet-isic2018")
+    assert base.hash() != load_recipe("egeunet-isic2018", ["scheduler.warmup=5"]).hash()
+    assert base.hash() == load_recipe("egeunet-isic2018", ["scheduler.warmup=0"]).hash()
+
+
 def test_every_setting_is_described():
     keys = [key for key, *_ in describe_settings()]
-    assert "trainer.epochs" in keys
+    assert len(keys) == len(set(keys))
+    table = {key: words for key, *words, _ in describe_settings()}
+    assert table["data.size"] == ["int | [int, int]", "256"]
+    assert table["optimizer.name"] == ["adamw | adam | sgd", '"adamw"']
+    assert table["scheduler.milestones"] == ["[int, …]", "[]"]
     for key, kind, _, description in describe_settings():
         assert kind, key
         assert description, key

@@ -14,9 +14,9 @@ from egeunet.data.cache import load_arrays
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import load_checkpoint
-from egeunet.training.recipe import SchedulerSettings, load_recipe
+from egeunet.training.recipe import load_recipe
 from egeunet.training.run import load_run, read_parts
-from egeunet.training.trainer import learning_rate, set_rate, train
+from egeunet.training.trainer import train
 
 
 def test_a_run_leaves_what_the_docs_name(recipe):
@@ -128,13 +128,32 @@ class StopAfter(Reporter):
 @pytest.mark.parametrize("bars", [1, 2, 3])
 def test_a_stop_in_the_middle_of_an_epoch_loses_nothing(words, tmp_path, same, bars):
     def recipe(name):
-        return load_recipe(words[0], [*words[1:], f"out={tmp_path / name}"])
+        more = ["trainer.ema=0.9", "scheduler.warmup=1.6", f"out={tmp_path / name}"]
+        return load_recipe(words[0], [*words[1:], *more])
 
     with pytest.raises(EgeunetError, match="--resume"):
         train(recipe("stopped"), reporter=StopAfter(bars))
     checkpoint = load_checkpoint(tmp_path / "stopped")
     assert checkpoint["step"] > 0
     same(train(recipe("stopped"), resume=True), train(recipe("whole")))
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(words, tmp_path):
+    """Beside the same training without: the weights are the same, what is scored is not."""
+    words = [*words, "trainer.epochs=1"]
+    plain = load_checkpoint(train(load_recipe(words[0], words[1:])))
+    more = ["trainer.ema=0.9", f"out={tmp_path / 'averaged'}"]
+    folder = train(load_recipe(words[0], [*words[1:], *more]))
+    averaged = load_checkpoint(folder)
+    for name, tensor in plain["model"].items():
+        assert torch.equal(averaged["model"][name], tensor)
+    assert averaged["history"][0]["val_loss"] != plain["history"][0]["val_loss"]
+    kept = load_run(folder).model.state_dict()
+    last = load_run(folder, last=True).model.state_dict()
+    for name, tensor in averaged["average"].items():
+        assert torch.equal(kept[name], tensor)
+        assert torch.equal(last[name], tensor)
+    assert any(not torch.equal(kept[name], plain["model"][name]) for name in kept)
 
 
 def test_a_second_run_does_not_overwrite_the_first(recipe):
@@ -176,7 +195,8 @@ def test_a_missing_device_is_named(words):
 
 
 def test_bf16_trains(words):
-    folder = train(load_recipe(words[0], [*words[1:], "precision=bf16-mixed"]))
+    words = [*words, "precision=bf16-mixed", "trainer.ema=0.9"]
+    folder = train(load_recipe(words[0], words[1:]))
     assert np.isfinite(load_checkpoint(folder)["history"][-1]["train_loss"])
 
 
@@ -187,8 +207,11 @@ def test_bf16_trains(words):
         "optimizer.name=sgd",
         "optimizer.clip_norm=0.1",
         "loss.name=structure",
+        "loss.name=bce_jaccard_batch",
+        "loss.name=bce_lovasz",
         "data.size=[32, 64]",
         "augmentation.angle=once",
+        "augmentation={scale: [0.8, 1.25], shear: 10, gain: 0.1, gamma: 0.2}",
     ],
 )
 def test_every_kind_of_training_runs_and_is_exported(words, setting):
@@ -196,24 +219,6 @@ def test_every_kind_of_training_runs_and_is_exported(words, setting):
     assert np.isfinite(load_checkpoint(folder)["history"][-1]["val_loss"])
     assert (folder / "model.onnx").is_file()
     assert (folder / "curves.png").is_file()
-
-
-def test_milestones_multiply_the_rate():
-    settings = SchedulerSettings(milestones=(2, 4), gamma=0.1)
-    rates = [learning_rate(settings, 1.0, epoch, 6) for epoch in range(6)]
-    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
-
-
-@pytest.mark.parametrize("t_max", [50, 7, None])
-def test_the_rate_is_that_of_the_frameworks_scheduler(t_max):
-    epochs = 120
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
-    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, t_max or epochs, 1e-5)
-    for epoch in range(epochs):
-        rate = learning_rate(SchedulerSettings(t_max=t_max), 1e-3, epoch, epochs)
-        assert rate == pytest.approx(oracle.get_last_lr()[0], rel=1e-6)
-        optimizer.step()
-        oracle.step()
 
 
 def test_the_paper_protocol_selects_by_the_lowest_loss_on_its_test_part(words):
@@ -240,19 +245,3 @@ def test_validation_scores_are_those_of_the_whole_part_at_once(recipe):
     iou = jaccard_score(truth, (logits >= 0).numpy().ravel())
     selected = json.loads((folder / "metrics.json").read_text())["selected"]
     assert selected["val_iou"] == pytest.approx(iou, abs=1e-6)
-
-
-def test_a_rate_that_a_recorded_step_reads_is_set_in_place():
-    """On CUDA the rate is a tensor; the same steps as with a number, here on the CPU."""
-    ends = []
-    for lr in (0.1, torch.tensor(0.1)):
-        weight = torch.nn.Parameter(torch.ones(3))
-        optimizer = torch.optim.AdamW([weight], lr, fused=True)
-        rate = optimizer.param_groups[0]["lr"]
-        for value in (0.1, 0.05):
-            set_rate(optimizer, value)
-            (weight * torch.arange(3.0)).sum().backward()
-            optimizer.step()
-        assert optimizer.param_groups[0]["lr"] is rate or isinstance(lr, float)
-        ends.append(weight.detach())
-    torch.testing.assert_close(ends[0], ends[1])

@@ -53,6 +53,12 @@ def expose(rng: np.random.Generator, image: Float) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).filter(blur))
 
 
+def hairy(rng: np.random.Generator, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay hair over a photo, RGB (H, W, 3)."""
+    image = _hair(rng, photo.astype(np.float32) / np.float32(255))
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
 def _mix(image: Float, colour: Float | float, alpha: Float) -> Float:
     return image + (colour - image) * alpha[..., None]
 

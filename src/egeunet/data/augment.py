@@ -1,8 +1,9 @@
 """What a batch goes through before the network: scaled, and for training moved, in one pass.
 
-The paper's three operations (horizontal flip, vertical flip, rotation, each with probability 0.5)
-are one linear map of the image plane per sample, applied in a single look-up of the nearest pixel,
-which is also how the published code rotates. Image and mask move together.
+The paper's three operations (horizontal flip, vertical flip, rotation, each with probability 0.5),
+and zoom, shear and translation beside them, are one affine map of the image plane per sample,
+applied in a single look-up of the nearest pixel, which is also how the published code rotates.
+Image and mask move together.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egeunet.data.colour import Colours, make_colours
 from egeunet.native import call, load
 
 _SOURCE = Path(__file__).with_name("batch.c")
@@ -23,7 +25,7 @@ _HALF = 1 << 15
 
 @dataclass(frozen=True)
 class Augmentation:
-    """With which probability what is done to a training sample.
+    """What is done to a training sample; see also `egeunet.data.colour`.
 
     Attributes:
         horizontal_flip: Probability of mirroring left and right.
@@ -31,25 +33,41 @@ class Augmentation:
         rotation: Probability of a rotation by an angle from 0 to 360 degrees.
         angle: None draws the angle per sample; degrees rotate all samples by the same one, as the
             published code does, which draws it once when the program starts.
+        scale: Least and greatest enlargement, drawn log-uniformly.
+        shear: Greatest angle of a horizontal shear to either side, in degrees below 90.
+        translation: Greatest shift to any side, as a share of the image's width and height.
+        hair: Probability of drawn hair over the image, 5 ms for each.
+        gain: Each colour channel is multiplied by a factor drawn from 1 ± this.
+        gamma: Brightness in 0…1 is raised to a power drawn from 1 ± this.
+        saturation: Distances from grey are multiplied by a factor drawn from 1 ± this.
     """
 
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.5
     rotation: float = 0.5
     angle: float | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    translation: float = 0.0
+    hair: float = 0.0
+    gain: float = 0.0
+    gamma: float = 0.0
+    saturation: float = 0.0
 
     def draw(
         self, aspects: NDArray[np.float32], generator: np.random.Generator
     ) -> NDArray[np.float32]:
         """Draw one map per sample from places in the new image to places in the old one.
 
+        The new image is the old one shifted, mirrored, enlarged and sheared, and then turned.
+
         Args:
-            aspects: Width / height of each photo before it was resized to the square, (B,): the
-                rotation happens in the photo's own geometry.
+            aspects: Width / height of each photo before it was resized to the square, (B,): zoom,
+                shear and rotation happen in the photo's own geometry.
             generator: Where the numbers come from.
 
         Returns:
-            (B, 2, 2), acting on (x, y) from -1 to 1 with 0 in the image's centre.
+            (B, 2, 3), acting on (x, y, 1) with x and y from -1 to 1 and 0 in the image's centre.
         """
         count = len(aspects)
         chance = generator.random((4, count))
@@ -58,17 +76,32 @@ class Augmentation:
         flip_x = np.where(chance[0] < self.horizontal_flip, -1, 1)
         flip_y = np.where(chance[1] < self.vertical_flip, -1, 1)
         cos, sin = np.cos(angles), np.sin(angles)
+        scale = np.exp(generator.uniform(np.log(self.scale[0]), np.log(self.scale[1]), count))
+        shear = np.tan(np.deg2rad(generator.uniform(-self.shear, self.shear, count)))
+        shift = generator.uniform(-2 * self.translation, 2 * self.translation, (2, count))
         rows = [
-            [flip_x * cos, -flip_x * sin / aspects],
-            [flip_y * sin * aspects, flip_y * cos],
+            [flip_x * (cos + shear * sin) / scale, flip_x * (shear * cos - sin) / aspects / scale],
+            [flip_y * sin * aspects / scale, flip_y * cos / scale],
         ]
-        return np.array(rows, dtype=np.float32).transpose(2, 0, 1)
+        linear = np.array(rows).transpose(2, 0, 1)
+        return np.concatenate((linear, shift.T[:, :, None]), axis=2).astype(np.float32)
+
+    def draw_colours(self, count: int, generator: np.random.Generator) -> Colours | None:
+        """Draw new colours for so many samples; None where colours stay."""
+        if not (self.gain or self.gamma or self.saturation):
+            return None
+
+        def around_1(spread: float, *shape: int) -> NDArray[np.float64]:
+            return generator.uniform(1 - spread, 1 + spread, shape)
+
+        gain, gamma = around_1(self.gain, count, 3), around_1(self.gamma, count)
+        return make_colours(gain, gamma, around_1(self.saturation, count))
 
 
 def transform(
     images: Tensor, masks: Tensor, maps: NDArray[np.float32] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scale each image min–max to 0…255 and move each sample by its linear map.
+    """Scale each image min–max to 0…255 and move each sample by its affine map.
 
     Places are whole numbers in 1/65536 of a pixel, so that the C code and the formulas below, on
     any device, give the same bits.
@@ -76,7 +109,7 @@ def transform(
     Args:
         images: uint8 (B, H, W, 3).
         masks: uint8 (B, H, W).
-        maps: float32 (B, 2, 2), see `Augmentation.draw`; nearest pixel, exact for flips. None
+        maps: float32 (B, 2, 3), see `Augmentation.draw`; nearest pixel, exact for flips. None
             moves nothing.
 
     Returns:
@@ -86,8 +119,8 @@ def transform(
     """
     count, height, width = masks.shape
     if maps is None:
-        maps = np.broadcast_to(np.eye(2, dtype=np.float32), (count, 2, 2))
-    per_pixel = np.array([[1, width / height], [height / width, 1]])
+        maps = np.broadcast_to(np.eye(2, 3, dtype=np.float32), (count, 2, 3))
+    per_pixel = np.array([[1, width / height, width], [height / width, 1, height]])
     fixed = torch.from_numpy(np.rint(maps * per_pixel * _HALF).astype(np.int32, order="C"))
     library = load(_SOURCE) if masks.device.type == "cpu" else None
     if library is None:
@@ -105,8 +138,8 @@ def _transform(images: Tensor, masks: Tensor, fixed: Tensor) -> tuple[Tensor, Te
     y = torch.arange(height, device=masks.device, dtype=torch.int32)[:, None] * 2 + 1 - height
     x = torch.arange(width, device=masks.device, dtype=torch.int32) * 2 + 1 - width
     m = fixed[:, :, :, None, None]
-    column = (m[:, 0, 0] * x + m[:, 0, 1] * y + width * _HALF) >> 16  # (B, H, W)
-    row = (m[:, 1, 0] * x + m[:, 1, 1] * y + height * _HALF) >> 16
+    column = (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2] + width * _HALF) >> 16  # (B, H, W)
+    row = (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2] + height * _HALF) >> 16
     outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
     place = (row * width + column).masked_fill_(outside, 0).long().flatten(1)
 

@@ -16,8 +16,9 @@ static void sample(const unsigned char *image, const unsigned char *mask, const 
     for (int y = 0; y < H; y++) {
         int place[W];
         for (int x = 0; x < W; x++) {
-            int column = (map[0] * (2 * x + 1 - W) + map[1] * (2 * y + 1 - H) + (W << 15)) >> 16;
-            int row = (map[2] * (2 * x + 1 - W) + map[3] * (2 * y + 1 - H) + (H << 15)) >> 16;
+            int right = 2 * x + 1 - W, down = 2 * y + 1 - H;
+            int column = (map[0] * right + map[1] * down + map[2] + (W << 15)) >> 16;
+            int row = (map[3] * right + map[4] * down + map[5] + (H << 15)) >> 16;
             int inside = (column >= 0) & (column < W) & (row >= 0) & (row < H);
             place[x] = inside ? row * W + column : -1;
         }
@@ -36,6 +37,6 @@ void batch(const unsigned char *images, const unsigned char *masks, const int *m
            unsigned char *out_masks, int B, int H, int W) {
     size_t size = (size_t)H * W;
     for (int b = 0; b < B; b++)
-        sample(images + b * size * 3, masks + b * size, maps + b * 4, out + b * size * 3,
+        sample(images + b * size * 3, masks + b * size, maps + b * 6, out + b * size * 3,
                out_masks + b * size, H, W);
 }

@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from egeunet.data.artefacts import hairy
 from egeunet.data.augment import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
+from egeunet.data.colour import recolour
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,15 @@ class Loader:
 
     def _batch(self, chosen: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         index = torch.from_numpy(chosen).to(self.device)
+        images, masks = (part.index_select(0, index) for part in (self._images, self._masks))
         maps = None
         if self.augmentation:
             maps = self.augmentation.draw(self.arrays.aspects[chosen], generator)
-        images, masks = transform(
-            self._images.index_select(0, index), self._masks.index_select(0, index), maps
-        )
+            for place in np.flatnonzero(generator.random(len(chosen)) < self.augmentation.hair):
+                images[place] = torch.from_numpy(hairy(generator, images[place].cpu().numpy()))
+            colours = self.augmentation.draw_colours(len(chosen), generator)
+            images = recolour(images, colours) if colours else images
+        images, masks = transform(images, masks, maps)
         return Batch(
             ids=tuple(self.arrays.ids[index] for index in chosen),
             images=images,

@@ -676,7 +676,7 @@ INLINE float log_one_plus(float x) {
 }
 
 /* sums (B, 4): Σ cross-entropy, Σ p·y, Σ p, Σ y of each image of P pixels */
-void bce_dice(const float *logits, const float *target, float *sums, int B, long P) {
+void mask_sums(const float *logits, const float *target, float *sums, int B, long P) {
 #pragma omp parallel for
     for (int b = 0; b < B; b++) {
         const float *x = logits + b * P, *y = target + b * P;
@@ -696,9 +696,9 @@ void bce_dice(const float *logits, const float *target, float *sums, int B, long
     }
 }
 
-/* d loss / d logits = (p − y)·entropy + p (1 − p) (y·overlap[b] + whole[b]) */
-void bce_dice_back(const float *logits, const float *target, float entropy, const float *overlap,
-                   const float *whole, float *grad, int B, long P) {
+/* d loss / d logits = (p − y)·entropy[b] + p (1 − p) (y·overlap[b] + whole[b]) */
+void mask_sums_back(const float *logits, const float *target, const float *entropy,
+                    const float *overlap, const float *whole, float *grad, int B, long P) {
 #pragma omp parallel for
     for (int b = 0; b < B; b++) {
         const float *x = logits + b * P, *y = target + b * P;
@@ -706,7 +706,7 @@ void bce_dice_back(const float *logits, const float *target, float entropy, cons
         for (long i = 0; i < P; i++) {
             float t = exp_minus(fabsf(x[i]));
             float p = 0.5f + 0.5f * copysignf((1 - t) / (1 + t), x[i]);
-            g[i] = (p - y[i]) * entropy + p * (1 - p) * (y[i] * overlap[b] + whole[b]);
+            g[i] = (p - y[i]) * entropy[b] + p * (1 - p) * (y[i] * overlap[b] + whole[b]);
         }
     }
 }

@@ -88,6 +88,11 @@ def bridge(
     )
 
 
+def mask_sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Σ cross-entropy, Σ p·y, Σ p, Σ y of each image, (B, 4); no gradient for the target."""
+    return _MaskSums.apply(logits, target)
+
+
 def bce_dice(logits: Tensor, target: Tensor, smooth: float) -> Tensor:
     """Binary cross-entropy + Dice loss; see `egeunet.training.losses.dice_loss`."""
     return _BceDice.apply(logits, target, smooth)
@@ -235,32 +240,59 @@ def _bridge_layout(
     return ctypes.byref(layout)
 
 
+class _MaskSums(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        logits, target, sums = _mask_sums(logits, target)
+        ctx.save_for_backward(logits, target)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        logits, target = ctx.saved_tensors
+        entropy, overlap, said, _ = grad.t().contiguous().unbind()
+        return _mask_sums_back(logits, target, entropy, overlap, said), None
+
+
 class _BceDice(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, smooth: float) -> Tensor:
-        logits, target = logits.contiguous(), target.contiguous()
-        B, P = len(logits), logits[0].numel()
-        sums = torch.empty(B, 4)
-        _call("bce_dice", logits, target, sums, B, Long(P))
+        logits, target, sums = _mask_sums(logits, target)
         entropy, overlap, said, true = sums.unbind(1)
         size = said + true + smooth
         dice = (2 * overlap + smooth) / size
         ctx.save_for_backward(logits, target, dice, size)
-        return entropy.sum() / (B * P) + 1 - dice.mean()
+        return entropy.sum() / logits.numel() + 1 - dice.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, target, dice, size = ctx.saved_tensors
-        B, P = len(logits), logits[0].numel()
+        B = len(logits)
         factor = float(grad)
+        entropy = torch.full((B,), factor / logits.numel())
         # d(1 − dice)/dp = (dice − 2 y) / size, averaged over images
         overlap = size.reciprocal() * (-2 * factor / B)
         whole = dice / size * (factor / B)
-        out = torch.empty_like(logits)
-        entropy = ctypes.c_float(factor / (B * P))
-        _call("bce_dice_back", logits, target, entropy, overlap, whole, out, B, Long(P))
-        return out, None, None
+        return _mask_sums_back(logits, target, entropy, overlap, whole), None, None
+
+
+def _mask_sums(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    logits, target = logits.contiguous(), target.contiguous()
+    B, P = len(logits), logits[0].numel()
+    sums = torch.empty(B, 4)
+    _call("mask_sums", logits, target, sums, B, Long(P))
+    return logits, target, sums
+
+
+def _mask_sums_back(
+    logits: Tensor, target: Tensor, entropy: Tensor, overlap: Tensor, whole: Tensor
+) -> Tensor:
+    B, P = len(logits), logits[0].numel()
+    out = torch.empty_like(logits)
+    _call("mask_sums_back", logits, target, entropy, overlap, whole, out, B, Long(P))
+    return out
 
 
 def _call(name: str, *arguments: Any) -> None:

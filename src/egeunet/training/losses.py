@@ -34,6 +34,32 @@ class LossParts:
     output: Tensor
 
 
+def foreground(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability and the truth of each foreground class, both (B, K, H, W).
+
+    Args:
+        logits: (B, 1, H, W), or (B, K + 1, H, W) with the background first.
+        target: (B, 1, H, W) in 0…1, or class indices (B, H, W) of an integer type.
+    """
+    if logits.shape[1] == 1:
+        return torch.sigmoid(logits), target.to(logits.dtype)
+    truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1)[:, 1:]
+    return F.softmax(logits, dim=1)[:, 1:], truth.to(logits.dtype)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy, binary for one logit; see `foreground` for the arguments."""
+    if logits.shape[1] == 1:
+        truth = target.to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, truth, reduction=reduction)
+    return F.cross_entropy(logits, target.long(), reduction=reduction)
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Return float16 and bfloat16 as float32: sums over an image want its digits."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = SMOOTH) -> Tensor:
     """Return 1 − mean over images (and classes) of (2 Σ p y + smooth) / (Σ p + Σ y + smooth).
 
@@ -42,26 +68,17 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = SMOOTH) -> Tensor:
         target: (B, 1, H, W) in 0…1, or class indices (B, H, W) of an integer type for K > 1.
         smooth: Keeps an empty mask from dividing by zero.
     """
-    if logits.shape[1] == 1:
-        probability, truth = torch.sigmoid(logits), target.to(logits.dtype)
-    else:
-        probability = F.softmax(logits, dim=1)[:, 1:]
-        truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
-    probability, truth = probability.flatten(2), truth.flatten(2)  # (B, K, H·W)
+    probability, truth = (part.flatten(2) for part in foreground(logits, target))  # (B, K, H·W)
     overlap = (probability * truth).sum(-1)
     return 1 - ((2 * overlap + smooth) / (probability.sum(-1) + truth.sum(-1) + smooth)).mean()
 
 
 def cross_entropy_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Return cross-entropy (binary for one logit) + Dice loss; see `dice_loss`."""
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    logits = at_least_float32(logits)
     if logits.shape[1] == 1 and kernels.usable(logits, target):
         return kernels.bce_dice(logits, target, SMOOTH)
-    if logits.shape[1] == 1:
-        entropy = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
-    else:
-        entropy = F.cross_entropy(logits, target.long())
-    return entropy + dice_loss(logits, target)
+    return cross_entropy(logits, target) + dice_loss(logits, target)
 
 
 class DeepSupervisionLoss(nn.Module):

@@ -7,13 +7,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
 from egeunet.errors import UsageError
 from egeunet.files import atomic_write
+
+# Marks a setting that came after the first results: the hash of a recipe knows it only where it
+# differs from its default, so that the recipes of older results keep theirs.
+LATER = "later"
 
 
 class Settings(BaseModel):
@@ -23,6 +29,7 @@ class Settings(BaseModel):
 
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
+Factor = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class DataSettings(Settings):
@@ -55,6 +62,27 @@ class AugmentationSettings(Settings):
     angle: Literal["per_sample", "once"] = Field(
         "per_sample",
         description="Draw the angle per sample, or once per run as the published code does",
+    )
+    scale: Annotated[tuple[Factor, Factor], LATER] = Field(
+        (1.0, 1.0), description="Least and greatest enlargement of each sample"
+    )
+    shear: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=45, description="Greatest shear to either side, in degrees"
+    )
+    translation: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Greatest shift to any side, as a share of the image"
+    )
+    hair: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Probability of drawn hair over the image"
+    )
+    gain: Annotated[float, LATER] = Field(
+        0.0, ge=0, lt=1, description="Each channel is multiplied by a factor from 1 ± this"
+    )
+    gamma: Annotated[float, LATER] = Field(
+        0.0, ge=0, lt=1, description="Brightness is raised to a power from 1 ± this"
+    )
+    saturation: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Distances from grey are multiplied by a factor from 1 ± this"
     )
 
 
@@ -89,18 +117,38 @@ class SchedulerSettings(Settings):
         (), description="Epochs after which the rate is multiplied by gamma, instead of annealing"
     )
     gamma: float = Field(0.5, gt=0, le=1, description="The factor at each milestone")
+    warmup: Annotated[float, LATER] = Field(
+        0.0, ge=0, description="Epochs in which the rate rises to the schedule's, step by step"
+    )
 
 
 class LossSettings(Settings):
     """One term on the output and one on each further mask that a system predicts in training."""
 
-    name: Literal["bce_dice", "structure"] = Field(
-        "bce_dice", description="Cross-entropy + Dice, or the structure loss of F³Net and TransFuse"
-    )
+    name: Literal[
+        "bce_dice",
+        "bce_jaccard",
+        "bce_jaccard_batch",
+        "bce_lovasz",
+        "lovasz",
+        "tversky",
+        "focal_tversky",
+        "structure",
+    ] = Field("bce_dice", description="The term; the paper's is cross-entropy + Dice")
     output_weight: float = Field(1.0, gt=0, description="λ of the output")
     stage_weights: tuple[float, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5),
         description="λ of the further masks, deepest first; a system with fewer takes the last",
+    )
+
+
+class DistillSettings(Settings):
+    """The teacher whose masks are a further target of the output."""
+
+    teacher: Path | None = Field(None, description="A run folder; null: no teacher")
+    weight: float = Field(1.0, gt=0, description="Of the cross-entropy to its probabilities")
+    sha256: str | None = Field(
+        None, description="Of its weights; the recipe in the run folder has it"
     )
 
 
@@ -109,6 +157,13 @@ class TrainerSettings(Settings):
 
     epochs: int = Field(300, ge=1, description="Passes over the training part")
     batch_size: int = Field(8, ge=1, description="Samples per step")
+    ema: Annotated[float | None, LATER] = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, such as 0.999, that is validated "
+        "and kept instead of them; null: none",
+    )
     preview_every: int = Field(10, ge=1, description="Epochs between previews in TensorBoard")
 
 
@@ -124,6 +179,7 @@ class Recipe(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     loss: LossSettings = LossSettings()
+    distill: Annotated[DistillSettings, LATER] = DistillSettings()
     trainer: TrainerSettings = TrainerSettings()
     seed: int = Field(42, ge=0, description="Start of all random numbers")
     out: Path = Field(Path("runs/egeunet"), description="The run folder")
@@ -137,8 +193,11 @@ class Recipe(Settings):
 
     def hash(self) -> str:
         """Return 12 hexadecimal digits of what decides the result (not where it runs or lies)."""
-        content = self.model_dump(mode="json", exclude={"out", "device", "workers"})
+        content = self.model_dump(mode="json", exclude=_unset(self))
+        for name in ("out", "device", "workers"):
+            del content[name]
         del content["data"]["root"]
+        content.get("distill", {}).pop("teacher", None)  # its sha256 says which one it is
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -207,7 +266,7 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
 
 
 def describe_settings() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default, description) of every setting, for tables in docs."""
+    """Yield (key, type, default as JSON, description) of every setting, for tables in docs."""
     yield from _describe(Recipe, "")
 
 
@@ -216,6 +275,18 @@ def recipe_folder() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def _unset(settings: Settings) -> dict[str, Any]:
+    """The settings marked LATER that are at their default, as pydantic's `exclude` wants them."""
+    found: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if LATER in field.metadata and value == field.default:
+            found[name] = True
+        elif isinstance(value, Settings):
+            found[name] = _unset(value)
+    return found
 
 
 def _find(path: str | Path) -> Path:
@@ -259,10 +330,21 @@ def _describe(settings: type[Settings], prefix: str) -> Iterator[tuple[str, str,
         if isinstance(kind, type) and issubclass(kind, Settings):
             yield from _describe(kind, f"{prefix}{name}.")
             continue
-        values = get_args(kind)
-        if values and all(isinstance(value, str) for value in values):
-            shown = " | ".join(values)
-        else:
-            shown = str(kind).replace("typing.", "") if values else getattr(kind, "__name__", "")
-        default = field.get_default(call_default_factory=True)
-        yield f"{prefix}{name}", shown, str(default), field.description or ""
+        default = to_jsonable_python(field.get_default(call_default_factory=True))
+        yield f"{prefix}{name}", _kind(kind), json.dumps(default), field.description or ""
+
+
+def _kind(annotation: Any) -> str:
+    """What may be written for a setting: names of types, or the words themselves."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is Literal:
+        return " | ".join(inner)
+    if origin in (Union, UnionType):
+        return " | ".join(map(_kind, inner))
+    if origin is tuple:
+        return f"[{', '.join('…' if part is ... else _kind(part) for part in inner)}]"
+    return {type(None): "null", dict: "mapping", Path: "path"}.get(
+        origin or annotation, annotation.__name__
+    )

@@ -65,7 +65,8 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
         checkpoint = load_checkpoint(folder)
         if checkpoint is None:
             raise EgeunetError(f"{folder} has no checkpoint: the training has not saved any.")
-        state, epoch = checkpoint["model"], int(checkpoint["epoch"])
+        state = checkpoint.get("average") or checkpoint["model"]
+        epoch = int(checkpoint["epoch"])
     # The weights it starts with are overwritten at once: they need not be fetched.
     options = {key: value for key, value in recipe.options.items() if key != "pretrained"}
     with torch.random.fork_rng(devices=[]):
@@ -118,6 +119,15 @@ def read_parts(folder: Path) -> dict[str, str]:
     """Return id → part of the samples a run was trained and selected on, as it recorded them."""
     lines = (folder / SPLIT).read_text(encoding="utf-8").splitlines()
     return dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+
+
+def shared_parts(run: Run, dataset: str) -> dict[str, str]:
+    """Return id → part of the photos of a dataset that a run was trained and selected on.
+
+    Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
+    """
+    parts = read_parts(run.folder)
+    return {id: parts[id] for id in parts if run.dataset == dataset or id.startswith("ISIC_")}
 
 
 def write_json(path: Path, value: Any) -> None:

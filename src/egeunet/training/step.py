@@ -25,7 +25,7 @@ class Step:
         fabric: Places and precision.
         model: As `fabric.setup` gave it.
         optimizer: Likewise.
-        loss: From the model's output and masks to the loss.
+        loss: From images, the model's output and masks to the loss.
         clip_norm: Largest norm of the gradient; None does not clip.
         record: Whether steps may be recorded: on CUDA, with a capturable optimiser and without the
             loss scaling of float16, which decides on the host.
@@ -63,7 +63,7 @@ class Step:
 
     def _run(self, images: Tensor, masks: Tensor) -> Tensor:
         self.optimizer.zero_grad()
-        loss = self.loss(self.model(images), masks)
+        loss = self.loss(images, self.model(images), masks)
         self.fabric.backward(loss)
         if self.clip_norm is not None:
             self.fabric.clip_gradients(

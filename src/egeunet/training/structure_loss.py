@@ -10,9 +10,10 @@ argument (its mean is taken first); TransFuse's does not, nor does this.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from egeunet.training.losses import at_least_float32, cross_entropy, foreground
 
 WINDOW = 31  # pixels, the neighbourhood a pixel is compared with
 FOCUS = 5.0
@@ -29,7 +30,9 @@ def boundary_weights(truth: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W).
     """
-    around = F.avg_pool2d(truth, WINDOW, stride=1, padding=WINDOW // 2)
+    # A mean over a square is one over rows of means over columns: 62 sums a pixel, not 961.
+    around = F.avg_pool2d(truth, (WINDOW, 1), stride=1, padding=(WINDOW // 2, 0))
+    around = F.avg_pool2d(around, (1, WINDOW), stride=1, padding=(0, WINDOW // 2))
     return 1 + FOCUS * (around - truth).abs().amax(1, keepdim=True)
 
 
@@ -44,15 +47,9 @@ def structure_loss(logits: Tensor, target: Tensor) -> Tensor:
             1 … K-1.
         target: (B, 1, H, W) in 0…1, or class indices (B, H, W) of an integer type for K > 1.
     """
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    if logits.shape[1] == 1:
-        truth = target.to(logits.dtype)
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        probability = torch.sigmoid(logits)
-    else:
-        truth = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
-        entropy = F.cross_entropy(logits, target.long(), reduction="none").unsqueeze(1)
-        probability = F.softmax(logits, dim=1)[:, 1:]
+    logits = at_least_float32(logits)
+    probability, truth = foreground(logits, target)
+    entropy = cross_entropy(logits, target, reduction="none").view_as(truth[:, :1])
     weights = boundary_weights(truth)
     entropy = (weights * entropy).sum((2, 3)) / weights.sum((2, 3))  # (B, 1)
     overlap = (weights * probability * truth).sum((2, 3))  # (B, K)

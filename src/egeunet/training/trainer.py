@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from egeunet.data.augment import Augmentation
 from egeunet.data.cache import load_arrays
@@ -28,15 +28,12 @@ from egeunet.memory import keep_freed_memory
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import (
-    WEIGHTS,
-    load_checkpoint,
-    save_checkpoint,
-    save_weights,
-)
-from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
+from egeunet.training.average import Average
+from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
+from egeunet.training.objective import Objective, make_loss
+from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
-from egeunet.training.recipe import LossSettings, OptimizerSettings, Recipe, SchedulerSettings
+from egeunet.training.recipe import Recipe
 from egeunet.training.run import (
     HISTORY,
     check_folder,
@@ -47,7 +44,7 @@ from egeunet.training.run import (
 )
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
-from egeunet.training.structure_loss import structure_loss
+from egeunet.training.teacher import open_teacher, pin_teacher
 
 # protocol: (what the checkpoint is selected by, whether more is better)
 SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
@@ -73,19 +70,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     keep_freed_memory()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices), StopRequest() as stop:
-        return _Training(recipe, resume, reporter or Reporter(), stop).run()
-
-
-def learning_rate(settings: SchedulerSettings, lr: float, epoch: int, epochs: int) -> float:
-    """Return the rate of an epoch, counted from 0.
-
-    With milestones: η₀ γ^(milestones passed). Else cosine annealing without restarts, which swings
-    back up after T_max: η_min + (η₀ − η_min) (1 + cos(π epoch / T_max)) / 2.
-    """
-    if settings.milestones:
-        return lr * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    swing = (1 + math.cos(math.pi * epoch / (settings.t_max or epochs))) / 2
-    return settings.eta_min + (lr - settings.eta_min) * swing
+        return _Training(pin_teacher(recipe), resume, reporter or Reporter(), stop).run()
 
 
 class _Training:
@@ -93,7 +78,7 @@ class _Training:
         self.recipe, self.reporter, self.stop = recipe, reporter, stop
         self.folder = check_folder(recipe, resume)
         self.fabric = _fabric(recipe)
-        self.loss = _loss(recipe.loss)
+        self.loss = make_loss(recipe.loss)
         on_cuda = self.fabric.device.type == "cuda"
         num_classes = recipe.data.num_classes
 
@@ -102,19 +87,24 @@ class _Training:
         # As the images of the loader are, and as convolutions like it.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = self.fabric.to_device(model)
-        optimizer = _optimizer(recipe.optimizer, model, on_cuda)
+        optimizer = make_optimizer(recipe.optimizer, model, on_cuda)
+        self.average = Average(model, recipe.trainer.ema) if recipe.trainer.ema else None
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
+        # What is validated and kept.
+        self.kept = self.fabric.setup_module(self.average.model) if self.average else self.model
+        self.dataset, split = open_split(recipe.data)
+        teacher = open_teacher(recipe, self.dataset.name, split)
+        teacher = teacher and self.fabric.setup_module(teacher)
         self.train_step = Step(
             self.fabric,
             self.model,
             self.optimizer,
-            lambda logits, masks: self.loss(logits, masks).total,
+            Objective(self.loss, teacher, recipe.distill.weight),
             recipe.optimizer.clip_norm,
             on_cuda and recipe.optimizer.name != "sgd" and recipe.precision != "16-mixed",
             reporter,
         )
 
-        self.dataset, split = open_split(recipe.data)
         self.loader, self.val_loader = (
             Loader(
                 load_arrays(samples, recipe.data.shape, num_classes, reporter=reporter),
@@ -159,10 +149,6 @@ class _Training:
         return self.folder
 
     def _train_epoch(self) -> None:
-        rate = learning_rate(
-            self.recipe.scheduler, self.recipe.optimizer.lr, self.epoch, self.recipe.trainer.epochs
-        )
-        set_rate(self.optimizer, rate)
         self.model.train()
         title = f"epoch {self.epoch + 1}/{self.recipe.trainer.epochs}"
         with self.reporter.bar(title, len(self.loader)) as bar, self._clock():
@@ -171,13 +157,22 @@ class _Training:
                 # For systems with dropout: their masks, too, depend on (seed, epoch, step) alone.
                 seeds = np.random.SeedSequence((self.recipe.seed, self.epoch, self.step))
                 torch.manual_seed(int(seeds.generate_state(1)[0]))
+                set_rate(self.optimizer, self._rate(self.step + 1))
                 self.unread.append((batch.ids, self.train_step(batch)))
                 self.step += 1
+                if self.average:
+                    self.average.update(self.epoch * len(self.loader) + self.step)
                 if self.fabric.device.type == "cpu":
                     self._read_losses()
                 bar.advance(1, **self._latest())
                 self._stop_if_asked()
             self._read_losses()
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step of this epoch, counted from 1."""
+        scheduler, epochs = self.recipe.scheduler, self.recipe.trainer.epochs
+        progress = step / len(self.loader)
+        return learning_rate(scheduler, self.recipe.optimizer.lr, self.epoch, epochs, progress)
 
     def _read_losses(self) -> None:
         """Add up the losses of the steps since the last time, and stop at one that is none."""
@@ -199,7 +194,7 @@ class _Training:
             scores = self._validate(board if preview else None)
         row = {
             "epoch": self.epoch + 1,
-            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "lr": self._rate(self.step),
             "train_loss": self.loss_sum / max(1, self.step),
             **scores,
             "seconds": round(self.seconds, 3),
@@ -207,7 +202,7 @@ class _Training:
         self.history.append(row)
         best = self._best()
         if best is row:
-            state = dict(self.model.state_dict())
+            state = dict(self.kept.state_dict())
             save_weights(self.folder / WEIGHTS, state, self._metadata(row["epoch"]))
         self.epoch, self.step, self.loss_sum, self.seconds = self.epoch + 1, 0, 0.0, 0.0
         self._save()
@@ -220,12 +215,12 @@ class _Training:
 
     @torch.no_grad()
     def _validate(self, board: Board | None) -> dict[str, float]:
-        self.model.eval()
+        self.kept.eval()
         counts = PixelCounts(self.recipe.data.num_classes).to(self.fabric.device)
         loss_sum = torch.zeros((), device=self.fabric.device)
         with self.reporter.bar("validation", len(self.val_loader)) as bar:
             for batch in self.val_loader.epoch():
-                logits = self.model(batch.images)
+                logits = self.kept(batch.images)
                 loss_sum += self.loss(logits, batch.masks).output * len(batch.ids)
                 counts.update(logits, batch.masks)
                 if board:
@@ -282,6 +277,7 @@ class _Training:
     def _save(self) -> None:
         state = {
             "model": dict(self.model.state_dict()),
+            "average": dict(self.kept.state_dict()) if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
@@ -296,6 +292,8 @@ class _Training:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
+        if self.average:
+            self.kept.load_state_dict(state["average"])
         # What depends on the device stays: the run may have begun on another.
         groups = self.optimizer.param_groups
         own = [{k: group[k] for k in group if k in ("lr", "capturable")} for group in groups]
@@ -328,43 +326,12 @@ def _fabric(recipe: Recipe) -> Fabric:
     return Fabric(accelerator=device, devices=1, precision=recipe.precision)
 
 
-def _loss(settings: LossSettings) -> DeepSupervisionLoss:
-    term = structure_loss if settings.name == "structure" else cross_entropy_dice
-    return DeepSupervisionLoss(settings.stage_weights, settings.output_weight, term)
-
-
-def _optimizer(
-    settings: OptimizerSettings, model: nn.Module, on_cuda: bool
-) -> torch.optim.Optimizer:
-    parameters, lr, decay = list(model.parameters()), settings.lr, settings.weight_decay
-    if settings.name == "sgd":
-        momentum = settings.betas[0]
-        return torch.optim.SGD(
-            parameters, lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
-        )
-    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    # A recorded step reads its rate from the device; see `Step`.
-    rate = torch.tensor(lr, device=parameters[0].device) if on_cuda else lr
-    return kind(
-        parameters, rate, settings.betas, settings.eps, decay, fused=True, capturable=on_cuda
-    )
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate, in place where it is a tensor that a recorded step reads."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
 def _augmentation(recipe: Recipe) -> Augmentation:
     settings = recipe.augmentation
     angle = None
     if settings.angle == "once":
         angle = float(np.random.default_rng(recipe.seed).uniform(0, 360))
-    return Augmentation(settings.horizontal_flip, settings.vertical_flip, settings.rotation, angle)
+    return Augmentation(**settings.model_dump(exclude={"angle"}), angle=angle)
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
