@@ -15,9 +15,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from egeunet.evaluation.figures import save_figure
+from egeunet.evaluation.quality import QualityScores
+from egeunet.evaluation.report import quality_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FIGURE_1 = ROOT / "docs" / "images" / "figure1.png"
+QUALITY = ROOT / "docs" / "images" / "quality.png"
 RESULTS = ROOT / "results"
 
 
@@ -31,7 +38,7 @@ def regions() -> dict[str, str]:
         "models": f"\n{models}",
         "steps": f"\n{steps(systems)}",
         "training": f"\n{training()}",
-        **{name: f"\n{text}" for name, text in runtime().items()},
+        **{name: f"\n{text}" for name, text in (runtime() | quality()).items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
             for system, (_, params, macs, memory, *_) in zip(systems, lines, strict=True)
@@ -170,6 +177,47 @@ def runtime() -> dict[str, str]:
     }
 
 
+def quality() -> dict[str, str]:
+    """Return the regions of the page on quality, of the last row of each kind."""
+    rows = {row["tta"]: row for row in results("quality")}
+    texts = [quality_rows(row["quality"]) for _, row in sorted(rows.items())]
+    last = next(iter(rows.values()), None)
+    evidence = results("quality_evidence")
+    judged = evidence[-1]["evidence"] if evidence else {}
+    return {
+        "quality": table(
+            "on the test part | one view | 95 % interval | four views (`tta`) | 95 % interval",
+            (
+                (label.removeprefix("quality: "), value, ends, other, other_ends)
+                for (label, value, ends, _), (_, other, other_ends, _) in zip(*texts, strict=True)
+            )
+            if len(texts) == 2
+            else (),
+        ),
+        "quality subject": (
+            f"{last['n']} photos of {last['dataset']}, protocol {last['protocol']}, part "
+            f"{last['part']}; weights {last['weights_sha256'][:12]}; {machine(last)}"
+            if last
+            else "not run\n"
+        ),
+        "quality evidence": table(
+            "fitted to | AUROC | correlation with Dice",
+            (
+                (name, f"{score['auroc']:.3f}", f"{score['pearson']:.3f}")
+                for name, score in judged.items()
+            ),
+        ),
+    }
+
+
+def draw_quality() -> None:
+    """Draw the curves of the last row with one view."""
+    rows = [row for row in results("quality") if not row["tta"]]
+    if rows:
+        columns = np.array(rows[-1]["quality_photos"]).T
+        save_figure(QualityScores(*columns).figure(), QUALITY, dpi=100)
+
+
 def rest(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Return what else a row of inference says."""
     start, large = row["start"], row["large"]
@@ -217,3 +265,4 @@ if __name__ == "__main__":
     for page in PAGES:
         page.write_text(render(page), encoding="utf-8")
     egeunet("report", "figure1", "-o", str(FIGURE_1))
+    draw_quality()

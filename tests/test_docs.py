@@ -25,7 +25,14 @@ def generate():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/performance.md", "docs/runtime.md", "docs/systems.md"]
+    "page",
+    [
+        "README.md",
+        "docs/performance.md",
+        "docs/quality.md",
+        "docs/runtime.md",
+        "docs/systems.md",
+    ],
 )
 def test_generated_regions_are_fresh(generate, page):
     path = ROOT / page
