@@ -30,6 +30,7 @@ def generate():
         "README.md",
         "docs/performance.md",
         "docs/quality.md",
+        "docs/robustness.md",
         "docs/runtime.md",
         "docs/systems.md",
     ],

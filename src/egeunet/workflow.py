@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from egeunet.data.cache import Arrays, load_arrays
+from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import Dataset, Sample, open_data
 from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays, evaluate_segmenter
 from egeunet.evaluation.figures import save_figure, training_curves
-from egeunet.evaluation.predictors import torch_predictor
+from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
 from egeunet.evaluation.report import append_result
+from egeunet.evaluation.robustness import assess
 from egeunet.export.formats import export, export_run
 from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
@@ -88,6 +88,7 @@ def evaluate(
     part: str = "test",
     last: bool = False,
     tta: bool = False,
+    corruptions: bool = False,
     device: str = "auto",
     out: str | Path | None = None,
     record: str | Path | None = None,
@@ -104,6 +105,8 @@ def evaluate(
         part: "train", "val" or "test"; with "external" there are no parts.
         last: Take the last epoch of a run instead of the selected one.
         tta: Average over four mirror images; takes an ONNX file.
+        corruptions: Also score eight corruptions at five strengths each, and groups by the size of
+            the lesion and the tone of the photo: 41 times the work.
         device: "auto", "cpu" or "cuda".
         out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; the folder
             `evaluation` of a run by default, nowhere for an ONNX file.
@@ -121,7 +124,20 @@ def evaluate(
         raise UsageError(f"There is no protocol {protocol!r}: expected {', '.join(PROTOCOLS)}.")
     dataset, samples = _choose(subject.run, data, protocol, part)
     arrays = load_arrays(samples, subject.size, subject.num_classes, reporter=reporter)
-    result = subject.score(arrays, reporter)
+    segmenter, num_classes = subject.segmenter, subject.num_classes
+    if segmenter:
+        result = evaluate_segmenter(segmenter, arrays, reporter)
+    else:
+        result = evaluate_arrays(
+            subject.predict, arrays, num_classes=num_classes, reporter=reporter
+        )
+    if corruptions:
+        model = segmenter.metadata.quality if segmenter else None
+        quality = partial(model.expect_dice, tta=tta) if model else None
+        found = assess(
+            subject.predict, arrays, num_classes=num_classes, quality=quality, reporter=reporter
+        )
+        result = replace(result, robustness=found)
     out = out or (subject.run.folder / "evaluation" if subject.run else None)
     if out:
         result.write(Path(out), arrays)
@@ -145,11 +161,12 @@ def evaluate(
 class _Subject:
     """What is evaluated."""
 
-    score: Callable[[Arrays, Reporter | None], Evaluation]
+    predict: Predictor
     size: tuple[int, int]
     num_classes: int
-    run: Run | None
     row: dict[str, object]
+    run: Run | None = None
+    segmenter: Segmenter | None = None
 
 
 def _open_subject(weights: Path, last: bool, tta: bool, device: str) -> _Subject:
@@ -171,20 +188,20 @@ def _open_subject(weights: Path, last: bool, tta: bool, device: str) -> _Subject
             "weights_sha256": sha256_file(weights / WEIGHTS),
         }
         predict = torch_predictor(run.model, device)
-
-        def score(arrays: Arrays, reporter: Reporter | None) -> Evaluation:
-            classes = recipe.data.num_classes
-            return evaluate_arrays(predict, arrays, num_classes=classes, reporter=reporter)
-
-        return _Subject(score, recipe.data.shape, recipe.data.num_classes, run, row)
+        return _Subject(predict, recipe.data.shape, recipe.data.num_classes, row, run=run)
     if last:
         raise UsageError("last=True takes a run folder: an ONNX file has one set of weights.")
     path = find_weights(weights)
     segmenter = Segmenter(path, tta=tta)
     metadata = segmenter.metadata
     row = {"system": metadata.system, "weights_sha256": sha256_file(path), "tta": tta}
-    score = partial(evaluate_segmenter, segmenter)
-    return _Subject(score, metadata.size, len(metadata.classes), None, dict(row))
+    return _Subject(
+        onnx_predictor(segmenter),
+        metadata.size,
+        len(metadata.classes),
+        dict(row),
+        segmenter=segmenter,
+    )
 
 
 def _choose(

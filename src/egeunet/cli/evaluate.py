@@ -38,6 +38,14 @@ def evaluate(
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over four mirror images; ONNX files only.")
     ] = False,
+    corruptions: Annotated[
+        bool,
+        typer.Option(
+            "--corruptions",
+            help="Also score hair, rulers, blur, noise, JPEG, light, colour and rotation at five "
+            "strengths each, small and large lesions, light and dark photos: 41 times the work.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -66,6 +74,7 @@ def evaluate(
     """
     import egeunet
     from egeunet.evaluation.report import COLUMNS, table_rows
+    from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS
 
     reporter = console_reporter()
     out = output or (weights / "evaluation" if weights.is_dir() else None)
@@ -76,6 +85,7 @@ def evaluate(
         part=part,
         last=last,
         tta=tta,
+        corruptions=corruptions,
         device=device,
         out=out,
         record=record,
@@ -85,8 +95,10 @@ def evaluate(
         print_json(result.to_dict())
     else:
         print_table(f"{weights} on {result.n} images", COLUMNS, table_rows(result))
+        if found := result.robustness:
+            print_table("corrupted, by severity", CORRUPTION_COLUMNS, found.corruption_rows())
+            print_table("in groups", GROUP_COLUMNS, found.group_rows())
     if out:
-        figures = "worst_cases.png, quality.png" if result.quality else "worst_cases.png"
-        reporter.info(f"written to {out}: metrics.json, per_image.csv, {figures}")
+        reporter.info(f"written to {out}: metrics.json, per_image.csv and figures")
     if record:
         reporter.info(f"row added to {record}")

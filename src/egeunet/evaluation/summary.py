@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from egeunet.data.cache import Arrays
 from egeunet.evaluation.figures import contour_grid, save_figure
 from egeunet.evaluation.quality import QualityScores
+from egeunet.evaluation.robustness import Robustness
 from egeunet.evaluation.statistics import (
     RESAMPLES,
     Interval,
@@ -54,6 +55,7 @@ class Evaluation:
             counts in the means where the truth or the prediction has it.
         quality: How well the qualities that an exported file gives fit the scores; None for what
             gives none.
+        robustness: The scores under corruptions and in groups, if they were asked for.
     """
 
     ids: tuple[str, ...]
@@ -68,6 +70,7 @@ class Evaluation:
     undefined: dict[str, int]
     per_class: dict[str, dict[str, dict[str, float]]]
     quality: QualityScores | None = None
+    robustness: Robustness | None = None
 
     @property
     def n(self) -> int:
@@ -86,6 +89,7 @@ class Evaluation:
             "undefined": self.undefined,
             "per_class": _jsonable(self.per_class),
             **({"quality": self.quality.to_dict()} if self.quality else {}),
+            **({"robustness": self.robustness.to_dict()} if self.robustness else {}),
             "bootstrap": {"level": LEVEL, "resamples": RESAMPLES},
         }
 
@@ -96,7 +100,8 @@ class Evaluation:
     def write(self, folder: Path, arrays: Arrays, worst: int = 12) -> None:
         """Write `metrics.json`, `per_image.csv` and `worst_cases.png`, each atomically.
 
-        Where there is a quality, also a column of it and `quality.png`.
+        Where there is a quality, also a column of it and `quality.png`; where corruptions were
+        asked for, `robustness.png`.
 
         Args:
             folder: Where; made if missing.
@@ -128,6 +133,8 @@ class Evaluation:
         save_figure(figure, folder / "worst_cases.png")
         if self.quality:
             save_figure(self.quality.figure(), folder / "quality.png")
+        if self.robustness:
+            save_figure(self.robustness.figure(), folder / "robustness.png")
 
     def _caption(self, index: int) -> str:
         score = {name: values[index] for name, values in self.per_image.items()}
