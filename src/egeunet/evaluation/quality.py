@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
+from egeunet.evaluation.figures import BLUE, ORANGE
 from egeunet.evaluation.statistics import bootstrap_interval, resample
 from egeunet.inference.quality import FAILURE, REVIEW
 
@@ -26,7 +27,7 @@ Values: TypeAlias = NDArray[np.float64]
 
 REVIEWED = 0.1  # share of the photos that a person has time for
 _BINS = 10
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#777777"
+_GREY = "#777777"
 
 
 def fit_quality(evidence: Values, dice: Values) -> tuple[float, ...]:
@@ -129,13 +130,13 @@ class QualityScores:
         n = len(self.dice)
         coverage = np.arange(1, n + 1) / n
         for label, order, colour, style in (
-            ("by quality", self.expected, _BLUE, "-"),
+            ("by quality", self.expected, BLUE, "-"),
             ("perfect order", self.dice, _GREY, "--"),
         ):
             for axis, loss in ((risk, 1 - self.dice), (rate, self.failures.astype(float))):
                 axis.plot(coverage, _risks(order, loss), color=colour, ls=style, label=label)
         for axis, level in ((risk, 1 - self.dice.mean()), (rate, self.failures.mean())):
-            axis.axhline(level, color=_ORANGE, lw=1, label="no order")
+            axis.axhline(level, color=ORANGE, lw=1, label="no order")
             axis.axvline(1 - REVIEWED, color=_GREY, lw=0.8, ls=":")
             axis.set(xlabel="share of masks kept, best first", ylim=(0, None), xlim=(0, 1))
             axis.xaxis.set_major_formatter(PercentFormatter(1))
@@ -144,8 +145,8 @@ class QualityScores:
         rate.set(ylabel="Jaccard below 0.65", title="failures among those kept")
         risk.legend(frameon=False, loc="lower right")
         reliability.plot([0, 1], [0, 1], color=_GREY, lw=0.8)
-        reliability.scatter(self.expected, self.dice, s=6, color=_BLUE, alpha=0.25, lw=0)
-        reliability.plot(*self.bins(), color=_ORANGE, marker="o", ms=4, label="tenths")
+        reliability.scatter(self.expected, self.dice, s=6, color=BLUE, alpha=0.25, lw=0)
+        reliability.plot(*self.bins(), color=ORANGE, marker="o", ms=4, label="tenths")
         reliability.axvline(REVIEW, color=_GREY, lw=0.8, ls=":", label="review below")
         low = max(0.0, float(self.expected.min()) - 0.05)
         reliability.set(xlabel="quality", ylabel="true Dice", xlim=(low, 1), ylim=(0, 1.02))

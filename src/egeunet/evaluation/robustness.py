@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from egeunet.data.cache import Arrays
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
+from egeunet.evaluation.figures import BLUE, ORANGE
 from egeunet.evaluation.predictors import Predictor
 from egeunet.evaluation.statistics import bootstrap_interval, image_means, resample
 from egeunet.evaluation.tone import TONES, tone, typology_angle
@@ -29,7 +30,6 @@ Quality: TypeAlias = Callable[[NDArray[np.float32]], float]
 
 _BATCH = 16
 _QUARTERS = 4
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,19 @@ class Robustness:
         for axis, (kind, found) in zip(axes.ravel(), self.corrupted.items(), strict=False):
             steps = [self.clean, *found]
             severity = range(len(steps))
-            axis.plot(severity, [s.dice for s in steps], color=_BLUE, marker="o", ms=3)
+            axis.plot(severity, [s.dice for s in steps], color=BLUE, marker="o", ms=3)
             axis.set(title=kind, ylim=(0, 1), xticks=list(severity))
             if self.clean.quality is not None:
                 told = [s.quality for s in steps]
-                axis.plot(severity, told, color=_ORANGE, ls="--", marker="o", ms=3)
+                axis.plot(severity, told, color=ORANGE, ls="--", marker="o", ms=3)
             axis.yaxis.set_major_formatter(PercentFormatter(1))
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
         labels = ["mean Dice"] + ["mean quality"] * (self.clean.quality is not None)
         lines = axes[0, 0].get_lines()
         figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
-        figure.supxlabel("severity", fontsize=10)
+        for axis in axes[-1]:
+            axis.set_xlabel("severity")
         return figure
 
 

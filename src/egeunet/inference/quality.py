@@ -70,7 +70,7 @@ def evidence(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
     Returns:
         float64 (2,): log(1.01 - Σp² / Σp), lower when the network is surer of what it marked, and
-        log(0.001 + mean p), the size of it: small lesions and empty masks fail more often.
+        log(0.001 + mean p), the size of it: of two masks as sure, the larger is the better one.
     """
     p = scores.ravel()
     total, square = float(p.sum()), float(np.dot(p, p))
