@@ -15,11 +15,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from egeunet.data.cache import Arrays
+from egeunet.data.synthetic import draw
+from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
+from egeunet.evaluation.figures import save_figure
+from egeunet.evaluation.quality import QualityScores
+from egeunet.evaluation.report import quality_rows
+from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS, Robustness
 from egeunet.training.recipe import describe_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 REPORT = ROOT / "docs" / "report"
+QUALITY = ROOT / "docs" / "images" / "quality.png"
+ROBUSTNESS = ROOT / "docs" / "images" / "robustness.png"
+CORRUPTED = ROOT / "docs" / "images" / "corruptions.jpg"
 RESULTS = ROOT / "results"
 TIMES = ("total", "last_epoch")
 
@@ -36,7 +49,7 @@ def regions() -> dict[str, str]:
         "training": f"\n{training()}",
         "seeds": f"\n{seeds()}",
         "settings": f"\n{settings()}",
-        **{name: f"\n{text}" for name, text in runtime().items()},
+        **{name: f"\n{text}" for name, text in (runtime() | quality() | robustness()).items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
             for system, (_, params, macs, memory, *_) in zip(systems, lines, strict=True)
@@ -202,6 +215,75 @@ def runtime() -> dict[str, str]:
     }
 
 
+def quality() -> dict[str, str]:
+    """Return the regions of the page on quality, of the last row of each kind."""
+    rows = {row["tta"]: row for row in results("quality")}
+    texts = [quality_rows(row["quality"]) for _, row in sorted(rows.items())]
+    last = next(iter(rows.values()), None)
+    evidence = results("quality_evidence")
+    judged = evidence[-1]["evidence"] if evidence else {}
+    return {
+        "quality": table(
+            "on the test part | one view | 95 % interval | four views (`tta`) | 95 % interval",
+            (
+                (label.removeprefix("quality: "), value, ends, other, other_ends)
+                for (label, value, ends, _), (_, other, other_ends, _) in zip(*texts, strict=True)
+            )
+            if len(texts) == 2
+            else (),
+        ),
+        "quality subject": subject(last),
+        "quality evidence": table(
+            "fitted to | AUROC | correlation with Dice",
+            (
+                (name, f"{score['auroc']:.3f}", f"{score['pearson']:.3f}")
+                for name, score in judged.items()
+            ),
+        ),
+    }
+
+
+def robustness() -> dict[str, str]:
+    """Return the regions of the page on robustness, of the last row."""
+    rows = results("robustness")
+    found = Robustness.from_dict(rows[-1]["robustness"]) if rows else None
+    told = subject(rows[-1] if rows else None)
+    return {
+        "robustness subject": f"Seed {found.seed}; {told}" if found else told,
+        "robustness corruptions": table(
+            " | ".join(CORRUPTION_COLUMNS), found.corruption_rows() if found else ()
+        ),
+        "robustness groups": table(" | ".join(GROUP_COLUMNS), found.group_rows() if found else ()),
+    }
+
+
+def subject(row: dict[str, Any] | None) -> str:
+    """Say what a row was measured with and on."""
+    if row is None:
+        return "not run\n"
+    return (
+        f"{row['n']} photos of {row['dataset']}, protocol {row['protocol']}, part {row['part']}; "
+        f"weights {row['weights_sha256'][:12]}; {machine(row)}"
+    )
+
+
+def draw_figures() -> None:
+    """Draw the last rows of quality (one view) and robustness, and a photo in every corruption."""
+    if rows := [row for row in results("quality") if not row["tta"]]:
+        columns = np.array(rows[-1]["quality_photos"]).T
+        save_figure(QualityScores(*columns).figure(), QUALITY, dpi=100)
+    if rows := results("robustness"):
+        found = Robustness.from_dict(rows[-1]["robustness"])
+        save_figure(found.figure(), ROBUSTNESS, dpi=100)
+    image, mask = draw(1)
+    photo = Arrays(("synthetic",), image[None], mask[None], np.ones(1, np.float32))
+    sheet = [
+        np.concatenate([corrupt(photo, kind, step).images[0] for step in SEVERITIES], axis=1)
+        for kind in KINDS
+    ]
+    Image.fromarray(np.concatenate(sheet)).reduce(2).save(CORRUPTED, quality=80)
+
+
 def rest(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Return what else a row of inference says."""
     start, large = row["start"], row["large"]
@@ -249,3 +331,4 @@ if __name__ == "__main__":
     for page in PAGES:
         page.write_text(render(page), encoding="utf-8")
     egeunet("report", "--results", str(RESULTS), "-o", str(REPORT))
+    draw_figures()

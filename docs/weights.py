@@ -22,8 +22,7 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.registry import REGISTRY
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays
-from egeunet.evaluation.predictors import onnx_predictor
+from egeunet.evaluation.evaluator import Evaluation, evaluate_segmenter
 from egeunet.evaluation.report import COLUMNS, append_result, table_rows
 from egeunet.export.formats import export_run
 from egeunet.files import atomic_write, sha256_file
@@ -69,7 +68,8 @@ CARD = """\
 ## Scores
 
 Of this very file on the {n} photos of the test part, which no choice was made by. Pooled scores are
-the paper's: one confusion matrix over all pixels. Intervals are bootstrapped over photos.
+the paper's: one confusion matrix over all pixels. Intervals are bootstrapped over photos. Quality
+is the Dice score that is expected of each mask, fitted on the validation part.
 
 {scores}
 ## Intended use
@@ -112,9 +112,7 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
         data = exported.path.read_bytes()
         segmenter = Segmenter(exported.path)
         arrays = load_arrays(split.test, recipe.data.shape, recipe.data.num_classes)
-        evaluation = evaluate_arrays(
-            onnx_predictor(segmenter), arrays, num_classes=recipe.data.num_classes
-        )
+        evaluation = evaluate_segmenter(segmenter, arrays)
         digest = sha256_file(exported.path)
     if len(data) > LARGEST:
         raise EgeunetError(f"The file has {len(data)} bytes: {LARGEST} at most are shipped.")

@@ -31,6 +31,8 @@ def generate():
     [
         "README.md",
         "docs/performance.md",
+        "docs/quality.md",
+        "docs/robustness.md",
         "docs/runtime.md",
         "docs/systems.md",
         "docs/training.md",

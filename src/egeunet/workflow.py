@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,13 +15,15 @@ from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.counts_file import write_counts
-from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays
+from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays, evaluate_segmenter
 from egeunet.evaluation.figures import save_figure, training_curves
 from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
 from egeunet.evaluation.report import append_result
+from egeunet.evaluation.robustness import assess
 from egeunet.export.formats import export, export_run
 from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
+from egeunet.inference.weights import find_weights
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import LAST, WEIGHTS
 from egeunet.training.recipe import Recipe, load_recipe
@@ -94,6 +97,8 @@ def evaluate(
     protocol: str | None = None,
     part: str = "test",
     last: bool = False,
+    tta: bool = False,
+    corruptions: bool = False,
     device: str = "auto",
     out: str | Path | None = None,
     record: str | Path | None = None,
@@ -102,12 +107,16 @@ def evaluate(
     """Score trained weights on the part of a dataset that a protocol names.
 
     Args:
-        weights: A run folder, or an ONNX file.
+        weights: A run folder, or an ONNX file or its name as `Segmenter` takes them; the latter
+            also have the quality scored that they give each mask.
         data: A dataset's name or folder; the run's own by default.
         protocol: "paper", "holdout", or "external": all of `data` that the run has not seen in
             training or selection. The run's own by default.
         part: "train", "val" or "test"; with "external" there are no parts.
         last: Take the last epoch of a run instead of the selected one.
+        tta: Average over four mirror images; takes an ONNX file.
+        corruptions: Also score eight corruptions at five strengths each, and groups by the size of
+            the lesion and the tone of the photo: 41 times the work.
         device: "auto", "cpu" or "cuda".
         out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; the folder
             `evaluation` of a run by default, nowhere for an ONNX file.
@@ -121,15 +130,26 @@ def evaluate(
     """
     if part not in PARTS:
         raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
-    subject = _open_subject(Path(weights), last, device)
+    subject = _open_subject(Path(weights), last, tta, device)
     protocol = protocol or (subject.run.recipe.data.protocol if subject.run else "holdout")
     if protocol not in PROTOCOLS:
         raise UsageError(f"There is no protocol {protocol!r}: expected {', '.join(PROTOCOLS)}.")
     dataset, samples = _choose(subject.run, data, protocol, part)
     arrays = load_arrays(samples, subject.size, subject.num_classes, reporter=reporter)
-    result = evaluate_arrays(
-        subject.predict, arrays, num_classes=subject.num_classes, reporter=reporter
-    )
+    segmenter, num_classes = subject.segmenter, subject.num_classes
+    if segmenter:
+        result = evaluate_segmenter(segmenter, arrays, reporter)
+    else:
+        result = evaluate_arrays(
+            subject.predict, arrays, num_classes=num_classes, reporter=reporter
+        )
+    if corruptions:
+        model = segmenter.metadata.quality if segmenter else None
+        quality = partial(model.expect_dice, tta=tta) if model else None
+        found = assess(
+            subject.predict, arrays, num_classes=num_classes, quality=quality, reporter=reporter
+        )
+        result = replace(result, robustness=found)
     out = out or (subject.run.folder / "evaluation" if subject.run else None)
     if out:
         result.write(Path(out), arrays)
@@ -143,6 +163,7 @@ def evaluate(
             "selected_on": "test" if protocol == "paper" else "validation",
             **_keep_beside(Path(record).parent, subject, dataset.name, protocol, part, result),
             **result.to_dict(),
+            **({"quality_photos": result.quality.to_list()} if result.quality else {}),
             **environment(),
         }
         append_result(Path(record), row)
@@ -170,12 +191,15 @@ class _Subject:
     predict: Predictor
     size: tuple[int, int]
     num_classes: int
-    run: Run | None
     row: dict[str, object]
+    run: Run | None = None
+    segmenter: Segmenter | None = None
 
 
-def _open_subject(weights: Path, last: bool, device: str) -> _Subject:
+def _open_subject(weights: Path, last: bool, tta: bool, device: str) -> _Subject:
     if weights.is_dir():
+        if tta:
+            raise UsageError("tta=True takes an ONNX file: name the model.onnx of the run.")
         run = load_run(weights, last=last)
         recipe = run.recipe
         if device == "auto":
@@ -191,14 +215,20 @@ def _open_subject(weights: Path, last: bool, device: str) -> _Subject:
             "weights_sha256": sha256_file(weights / (LAST if last else WEIGHTS)),
         }
         predict = torch_predictor(run.model, device)
-        return _Subject(predict, recipe.data.shape, recipe.data.num_classes, run, row)
+        return _Subject(predict, recipe.data.shape, recipe.data.num_classes, row, run=run)
     if last:
         raise UsageError("last=True takes a run folder: an ONNX file has one set of weights.")
-    segmenter = Segmenter(weights)
+    path = find_weights(weights)
+    segmenter = Segmenter(path, tta=tta)
     metadata = segmenter.metadata
-    row = {"system": metadata.system, "weights_sha256": sha256_file(weights)}
-    num_classes = len(metadata.classes)
-    return _Subject(onnx_predictor(segmenter), metadata.size, num_classes, None, dict(row))
+    row = {"system": metadata.system, "weights_sha256": sha256_file(path), "tta": tta}
+    return _Subject(
+        onnx_predictor(segmenter),
+        metadata.size,
+        len(metadata.classes),
+        dict(row),
+        segmenter=segmenter,
+    )
 
 
 def _choose(

@@ -75,6 +75,21 @@ def test_the_exported_file_scores_as_the_run(egeunet, run):
     assert one == pytest.approx(other, abs=2e-3)
 
 
+def test_corruptions_are_scored_on_request(egeunet, run):
+    words = ("evaluate", "exported/model.onnx", "--data", "skin", "--corruptions", "-o", "rough")
+    assert egeunet("export", "runs/x", "-o", "exported")[0] == 0
+    code, out, errors = egeunet(*words, "--record", "rough.jsonl")
+    assert code == 0, errors
+    assert "corrupted, by severity" in out
+    assert "tone: " in out
+    assert (egeunet.folder / "rough" / "robustness.png").is_file()
+    row = json.loads((egeunet.folder / "rough.jsonl").read_text())
+    found = row["robustness"]
+    assert found["clean"]["jaccard"] == pytest.approx(row["means"]["jaccard"])
+    assert len(found["corrupted"]) == 8
+    assert all(len(scores) == 5 for scores in found["corrupted"].values())
+
+
 def test_the_last_epoch_is_reported_beside_the_selected_one(egeunet, run):
     assert egeunet("evaluate", "runs/x", "--last", "-o", "last")[0] == 0
     assert (egeunet.folder / "last" / "per_image.csv").read_text().count("\n") == 7

@@ -12,7 +12,10 @@ from egeunet.cli.console import console_reporter, print_json, print_table
 
 def evaluate(
     weights: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or an ONNX file.")
+        Path,
+        typer.Argument(
+            metavar="RUN_OR_WEIGHTS", help="A run folder, an ONNX file or the name of weights."
+        ),
     ],
     data: Annotated[
         str | None,
@@ -32,13 +35,23 @@ def evaluate(
     last: Annotated[
         bool, typer.Option("--last", help="The last epoch of a run, not the selected one.")
     ] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over four mirror images; ONNX files only.")
+    ] = False,
+    corruptions: Annotated[
+        bool,
+        typer.Option(
+            "--corruptions",
+            help="Also score hair, rulers, blur, noise, JPEG, light, colour and rotation at five "
+            "strengths each, small and large lesions, light and dark photos: 41 times the work.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="Folder for metrics.json, per_image.csv and worst_cases.png; RUN/evaluation if "
-            "not given.",
+            help="Folder for metrics.json, per_image.csv and figures; RUN/evaluation if not given.",
         ),
     ] = None,
     record: Annotated[
@@ -54,14 +67,18 @@ def evaluate(
     """Score trained weights on a dataset, with 95 % intervals and the worst cases.
 
     Pooled scores are the paper's: one confusion matrix over all pixels. Intervals are bootstrapped
-    over images.
+    over images. Of an ONNX file it also says how well the quality that it gives each mask tells
+    failures, and draws that as quality.png.
 
     For example:
 
         egeunet evaluate runs/x --protocol holdout --part test -o evaluation
+
+        egeunet evaluate isic2018 --data isic2018 -o evaluation
     """
     import egeunet
     from egeunet.evaluation.report import COLUMNS, table_rows
+    from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS
 
     reporter = console_reporter()
     out = output or (weights / "evaluation" if weights.is_dir() else None)
@@ -71,6 +88,8 @@ def evaluate(
         protocol=protocol,
         part=part,
         last=last,
+        tta=tta,
+        corruptions=corruptions,
         device=device,
         out=out,
         record=record,
@@ -80,7 +99,10 @@ def evaluate(
         print_json(result.to_dict())
     else:
         print_table(f"{weights} on {result.n} images", COLUMNS, table_rows(result))
+        if found := result.robustness:
+            print_table("corrupted, by severity", CORRUPTION_COLUMNS, found.corruption_rows())
+            print_table("in groups", GROUP_COLUMNS, found.group_rows())
     if out:
-        reporter.info(f"written to {out}: metrics.json, per_image.csv, worst_cases.png")
+        reporter.info(f"written to {out}: metrics.json, per_image.csv and figures")
     if record:
         reporter.info(f"row added to {record}")

@@ -78,12 +78,13 @@ def predict(
         bool, typer.Option("--json", help="Print the measurements as JSON to stdout.")
     ] = False,
 ) -> None:
-    """Segment photos: masks, overlays, and a table of area, box and confidence.
+    """Segment photos: masks, overlays, and a table of area, box, confidence and quality.
 
     Writes `NAME_mask.png` for each photo at its own size (`NAME.jpg_mask.png` where two photos
     share a name), with --overlay also `NAME_overlay.jpg`, and `predictions.csv` and
     `predictions.json`. A file that cannot be segmented is reported and skipped; the exit code is
-    then 1.
+    then 1. `quality` is the Dice score to be expected of a mask and `review` whether a person
+    should look at it, where the weights say so.
 
     Research use only; not a medical device or a diagnosis.
 
@@ -156,7 +157,9 @@ def predict(
     else:
         left = f", {skipped} already there" if skipped else ""
         done = len(rows) - failed
-        sys.stdout.write(f"{done} done, {failed} failed{left}: {output}\n")
+        marked = sum(bool(row.get("review")) for row in rows.values())
+        look = f", {marked} to review" if marked else ""
+        sys.stdout.write(f"{done} done, {failed} failed{look}{left}: {output}\n")
     if interrupted:
         reporter.warn("interrupted: the same command with --skip-existing goes on.")
         raise typer.Exit(130)

@@ -29,13 +29,13 @@ def cover(
         The photo, (H, W, 3).
     """
     if rng.random() < 0.6:
-        image = _hair(rng, image)
+        image = hair(rng, image)
     if rng.random() < 0.35:
         image = _bubbles(rng, image)
     if rng.random() < 0.2:
         image = _sticker(rng, image, y, x, lesion)
     if rng.random() < 0.25:
-        image = _ruler(rng, image)
+        image = ruler(rng, image)
     if rng.random() < 0.3:
         image = _glare(rng, image, y, x)
     return _lens(rng, image, y, x)
@@ -55,7 +55,7 @@ def expose(rng: np.random.Generator, image: Float) -> NDArray[np.uint8]:
 
 def hairy(rng: np.random.Generator, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Lay hair over a photo, RGB (H, W, 3)."""
-    image = _hair(rng, photo.astype(np.float32) / np.float32(255))
+    image = hair(rng, photo.astype(np.float32) / np.float32(255))
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -80,13 +80,14 @@ class _Ink:
         return np.asarray(self.sheet.reduce(_OVER), dtype=np.float32) / np.float32(255)
 
 
-def _hair(rng: np.random.Generator, image: Float) -> Float:
+def hair(rng: np.random.Generator, image: Float, count: int | None = None) -> Float:
+    """Lay hairs over a photo (H, W, 3) in 0…1, about a dozen if no `count` is given."""
     ink = _Ink(image.shape)
     extent = np.array([ink.width, ink.height]) / min(ink.width, ink.height)
     grain = rng.uniform(0, 2 * np.pi)  # hair grows in one direction, more or less
     spread = rng.uniform(0.2, 1.2)
     thickness = rng.uniform(0.003, 0.0085)
-    for _ in range(rng.geometric(0.08)):
+    for _ in range(rng.geometric(0.08) if count is None else count):
         angle = grain + rng.normal(0, spread)
         length = rng.uniform(0.25, 1.3)
         bend = rng.normal(0, 0.9, 2)
@@ -158,8 +159,8 @@ def _sticker(
     return _mix(image * (1 - shadow[..., None]), colour * sheen, alpha * np.float32(0.96))
 
 
-def _ruler(rng: np.random.Generator, image: Float) -> Float:
-    """The ticks of a scale along one side, every fifth or tenth longer."""
+def ruler(rng: np.random.Generator, image: Float) -> Float:
+    """Lay a scale along one side of a photo (H, W, 3) in 0…1, each fifth or tenth tick longer."""
     ink = _Ink(image.shape)
     width, height = np.array([ink.width, ink.height]) / min(ink.width, ink.height)
     side = rng.integers(4)

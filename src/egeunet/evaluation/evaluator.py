@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from egeunet.data.cache import Arrays
 from egeunet.errors import EgeunetError
-from egeunet.evaluation.predictors import Predictor
+from egeunet.evaluation.predictors import Predictor, onnx_predictor
+from egeunet.evaluation.quality import QualityScores
 from egeunet.evaluation.summary import Evaluation, summarise
+from egeunet.inference.segmenter import Segmenter
 from egeunet.metrics.counts import Counts, count_pixels, predict_classes
 from egeunet.metrics.surface import surface_distances
 from egeunet.reporting import Reporter
 
-__all__ = ["Evaluation", "evaluate_arrays"]
+__all__ = ["Evaluation", "evaluate_arrays", "evaluate_segmenter"]
 
 
 def evaluate_arrays(
@@ -63,6 +66,21 @@ def evaluate_arrays(
             bar.advance(len(masks))
     counts = Counts(*(torch.cat(part) for part in zip(*found, strict=True)))
     return summarise(arrays.ids, names, counts, predictions, distances)
+
+
+def evaluate_segmenter(
+    segmenter: Segmenter, arrays: Arrays, reporter: Reporter | None = None
+) -> Evaluation:
+    """Score an exported file on every sample, and the quality that it gives each mask."""
+    num_classes = len(segmenter.metadata.classes)
+    result = evaluate_arrays(
+        onnx_predictor(segmenter), arrays, num_classes=num_classes, reporter=reporter
+    )
+    if segmenter.metadata.quality is None:
+        return result
+    expected = np.array([one.quality for one in segmenter.stream(arrays.images)])
+    scores = (result.per_image[name] for name in ("dice", "jaccard"))
+    return replace(result, quality=QualityScores(expected, *scores))
 
 
 def _default_names(num_classes: int) -> list[str]:

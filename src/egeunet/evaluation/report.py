@@ -43,7 +43,7 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
     """Write an evaluation as rows of text under `COLUMNS`.
 
     Pooled scores first, as in the paper; then means over images; then the pooled scores of each
-    class where there are several.
+    class where there are several; then how well the quality tells failures.
     """
     intervals = evaluation.intervals
     rows = []
@@ -61,7 +61,38 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
             rows.append(
                 (f"{class_name}: {label}, pooled", _text(name, score["pooled"][name]), "", "")
             )
-    return rows
+    return rows + (quality_rows(evaluation.quality.to_dict()) if evaluation.quality else [])
+
+
+def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Write what `QualityScores.to_dict` gives as rows of text under `COLUMNS`."""
+
+    def number(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.3f}"
+
+    def share(value: float | None) -> str:
+        return "undefined" if value is None else f"{value:.2%}"
+
+    measured = {
+        "auroc": "quality: AUROC of failures (Jaccard < .65)",
+        "pearson": "quality: correlation with Dice",
+        "rest_ratio": "quality: failures left, worst 10 % reviewed",
+    }
+    rows = []
+    for name, label in measured.items():
+        ends = " – ".join(number(end) for end in quality["intervals"][name])
+        rows.append((label, number(quality[name]), ends, ""))
+    area = (number(quality[name]) for name in ("aurc", "aurc_optimal", "aurc_random"))
+    plain = {
+        "quality: AURC (perfect order, no order)": "{} ({}, {})".format(*area),
+        "quality: calibration error": number(quality["calibration_error"]),
+        "quality: failure rate": share(quality["failure_rate"]),
+        "quality: failure rate, worst 10 % reviewed": share(quality["rest_failure_rate"]),
+        "quality: masks marked for review": share(quality["review"]["share"]),
+        "quality: failures among these": share(quality["review"]["failed"]),
+        "quality: share of all failures": share(quality["review"]["found"]),
+    }
+    return rows + [(label, text, "", "") for label, text in plain.items()]
 
 
 def read_results(folder: str | Path) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from egeunet.data.cache import Arrays
 from egeunet.evaluation.figures import contour_grid, save_figure
+from egeunet.evaluation.quality import QualityScores
+from egeunet.evaluation.robustness import Robustness
 from egeunet.evaluation.statistics import (
     RESAMPLES,
     Interval,
@@ -23,10 +25,10 @@ from egeunet.evaluation.statistics import (
     resample,
 )
 from egeunet.files import atomic_write
+from egeunet.inference.quality import FAILURE
 from egeunet.metrics.counts import Counts, scores
 
 LEVEL = 0.95
-ISIC_THRESHOLD = 0.65  # the ISIC 2018 challenge: a Jaccard index below it counts 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Evaluation:
         undefined: Number of images in which a metric is undefined; names with none are left out.
         per_class: {class: {"pooled": …, "means": …}}; empty with one foreground class. A class
             counts in the means where the truth or the prediction has it.
+        quality: How well the qualities that an exported file gives fit the scores; None for what
+            gives none.
+        robustness: The scores under corruptions and in groups, if they were asked for.
     """
 
     ids: tuple[str, ...]
@@ -64,6 +69,8 @@ class Evaluation:
     intervals: dict[str, dict[str, Interval]]
     undefined: dict[str, int]
     per_class: dict[str, dict[str, dict[str, float]]]
+    quality: QualityScores | None = None
+    robustness: Robustness | None = None
 
     @property
     def n(self) -> int:
@@ -81,6 +88,8 @@ class Evaluation:
             "intervals": _jsonable(self.intervals),
             "undefined": self.undefined,
             "per_class": _jsonable(self.per_class),
+            **({"quality": self.quality.to_dict()} if self.quality else {}),
+            **({"robustness": self.robustness.to_dict()} if self.robustness else {}),
             "bootstrap": {"level": LEVEL, "resamples": RESAMPLES},
         }
 
@@ -90,6 +99,9 @@ class Evaluation:
 
     def write(self, folder: Path, arrays: Arrays, worst: int = 12) -> None:
         """Write `metrics.json`, `per_image.csv` and `worst_cases.png`, each atomically.
+
+        Where there is a quality, also a column of it and `quality.png`; where corruptions were
+        asked for, `robustness.png`.
 
         Args:
             folder: Where; made if missing.
@@ -104,8 +116,11 @@ class Evaluation:
             path.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(("id", *self.per_image))
-            for name, *values in zip(self.ids, *self.per_image.values(), strict=True):
+            columns = dict(self.per_image)
+            if self.quality:
+                columns["quality"] = self.quality.expected
+            writer.writerow(("id", *columns))
+            for name, *values in zip(self.ids, *columns.values(), strict=True):
                 cells = ("" if math.isnan(value) else f"{value:.6g}" for value in values)
                 writer.writerow((name, *cells))
         chosen = self.worst(worst)
@@ -116,6 +131,10 @@ class Evaluation:
             [self._caption(i) for i in chosen],
         )
         save_figure(figure, folder / "worst_cases.png")
+        if self.quality:
+            save_figure(self.quality.figure(), folder / "quality.png")
+        if self.robustness:
+            save_figure(self.robustness.figure(), folder / "robustness.png")
 
     def _caption(self, index: int) -> str:
         score = {name: values[index] for name, values in self.per_image.items()}
@@ -183,7 +202,7 @@ def _scores_by_class(
     return {
         "jaccard": jaccard,
         "dice": by_class["dice"],
-        "thresholded_jaccard": np.where(jaccard < ISIC_THRESHOLD, 0, jaccard),
+        "thresholded_jaccard": np.where(jaccard < FAILURE, 0, jaccard),
         "sensitivity": by_class["sensitivity"],
         "specificity": by_class["specificity"],
         "accuracy": by_class["accuracy"],

@@ -20,8 +20,10 @@ from egeunet.export.parity import (
     make_reference,
     pick_photos,
 )
+from egeunet.export.quality import fit_run
 from egeunet.export.quantize import quantize_static, store_half, store_int8
 from egeunet.files import atomic_write
+from egeunet.inference.quality import QualityModel
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, load_run
 
@@ -159,13 +161,20 @@ def export_run(
             raise UsageError(f"There is no format {name!r}: expected one of {', '.join(NAMES)}.")
     reference = make_reference(run)
     wanted = [form for form in FORMATS if form.name in formats]
+    quality = fit_run(run, reporter)
     return [
-        write_format(form, run, folder or run.folder, reference)
+        write_format(form, run, folder or run.folder, reference, quality)
         for form in reporter.track(wanted, "exporting", len(wanted))
     ]
 
 
-def write_format(form: Format, run: Run, folder: Path, reference: Reference) -> Exported:
+def write_format(
+    form: Format,
+    run: Run,
+    folder: Path,
+    reference: Reference,
+    quality: QualityModel | None = None,
+) -> Exported:
     """Write one format to a folder; the errors are those of `export_run`."""
     model = form.build(run)
     with atomic_write(folder / form.file) as temporary:
@@ -177,6 +186,8 @@ def write_format(form: Format, run: Run, folder: Path, reference: Reference) -> 
                 f"its masks have IoU {parity.iou:.4f}, less than {form.iou}: it was not kept."
             )
         entries = describe(run, format=form.name, parity=json.dumps(parity.to_dict()))
+        if quality:
+            entries["quality"] = quality.to_json()
         onnx.helper.set_model_props(model, entries)
         onnx.save(model, temporary)
     return Exported(folder / form.file, parity)

@@ -22,7 +22,7 @@ TABLE = "predictions.json"
 _MASK, _OVERLAY = "_mask.png", "_overlay.jpg"
 _CORNERS = ("x0", "y0", "x1", "y1")
 _COLUMNS: tuple[str, ...] = ("name", "mask", "width", "height", "area", "area_pixels", *_CORNERS)
-_COLUMNS += ("confidence", "error")
+_COLUMNS += ("confidence", "quality", "review", "error")
 
 Row = dict[str, Any]
 

@@ -16,6 +16,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
 from egeunet.inference.drawing import bounding_box, class_colour, draw_overlay, trace_contours
 from egeunet.inference.preprocess import restore, restore_mask
+from egeunet.inference.quality import REVIEW
 from egeunet.inference.sources import ReducedPhoto
 
 
@@ -30,6 +31,10 @@ class Result:
         threshold: Probability from which a pixel belongs to the lesion (one class only).
         classes: What the classes are called: one name, or K with the background first.
         source: What the photo is called; None if it has no name.
+        quality: The Dice score, 0…1, that an expert's outline would probably give the mask: fitted
+            to the validation photos of the weights, without other thresholds or tidying. None if
+            the weights do not say how it is told: those of several classes, of the protocol paper,
+            or exported without their data. It is no guarantee and no diagnosis.
     """
 
     image: NDArray[np.uint8] | ReducedPhoto
@@ -37,6 +42,7 @@ class Result:
     threshold: float = 0.5
     classes: tuple[str, ...] = ("lesion",)
     source: str | None = None
+    quality: float | None = None
 
     @cached_property
     def photo(self) -> NDArray[np.uint8]:
@@ -102,7 +108,8 @@ class Result:
 
         With p the probability of the foreground and M the mask, both at the network's size,
         2·Σ_M p / (Σ p + |M|): 1 when the probability is 1 inside and 0 outside. For an empty mask
-        it is the mean of 1 - p. It is not calibrated: a network can be sure and wrong.
+        it is the mean of 1 - p. It is not calibrated: a network can be sure and wrong. See
+        `quality` for what is.
         """
         if self.scores.ndim == 2:
             p, inside = self.scores, self.scores >= np.float32(self.threshold)
@@ -112,6 +119,14 @@ class Result:
         if not count:
             return 1 - total / p.size
         return 2 * float(p.sum(dtype=np.float64, where=inside)) / (total + count)
+
+    @property
+    def review(self) -> bool | None:
+        """Whether a person should look: the expected Jaccard index is below 0.65.
+
+        That is a `quality` below 0.788; None where there is no quality.
+        """
+        return None if self.quality is None else self.quality < REVIEW
 
     def overlay(self, opacity: float = 0.35) -> Image.Image:
         """Draw the mask over the photo: tinted, with its outline.
@@ -164,8 +179,9 @@ class Result:
             contours: Include the contours, as lists of [x, y].
 
         Returns:
-            `source`, `width`, `height`, `area`, `area_pixels`, `box`, `confidence`, `threshold`
-            (one class) or `areas` (share of the photo by class name, if many), and `contours`.
+            `source`, `width`, `height`, `area`, `area_pixels`, `box`, `confidence`, `quality`,
+            `review`, `threshold` (one class) or `areas` (share of the photo by class name, if
+            many), and `contours`.
         """
         values: dict[str, Any] = {
             "source": self.source,
@@ -175,6 +191,8 @@ class Result:
             "area_pixels": self.area_pixels,
             "box": list(self.box) if self.box else None,
             "confidence": self.confidence,
+            "quality": self.quality,
+            "review": self.review,
         }
         if self.scores.ndim == 2:
             values["threshold"] = self.threshold
@@ -192,9 +210,10 @@ class Result:
 
     def __repr__(self) -> str:
         name = f"{self.source!r}, " if self.source else ""
+        quality = "" if self.quality is None else f", quality={self.quality:.3f}"
         return (
             f"Result({name}{self.width}×{self.height}, area={self.area:.3f}, box={self.box}, "
-            f"confidence={self.confidence:.3f})"
+            f"confidence={self.confidence:.3f}{quality})"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -157,7 +157,7 @@ class Segmenter:
             pool.shutdown(cancel_futures=True)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the network alone.
+        """Run the network alone; with `tta` over the mirror images too.
 
         Args:
             images: float32 (B, 3, h, w) of the size in `metadata`, as
@@ -166,19 +166,24 @@ class Segmenter:
         Returns:
             float32 (B, K, h, w).
         """
+        return average_mirrors(self._run, images) if self.tta else self._run(images)
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._session.run(["logits"], {"image": images})[0]
 
     def _segment(self, source: Source) -> Result:
         size = self.metadata.size
         photo = read_reduced(source, least=_ENOUGH * max(size))
         image = to_input(photo.pixels if isinstance(photo, ReducedPhoto) else photo, size)
-        logits = self._mirrored(image) if self.tta else self.logits(image[None])[0]
+        logits = self.logits(image[None])[0]
         if not np.isfinite(logits.sum()):  # which one value spoils
             raise EgeunetError(
                 "The network gave values that are not finite: its weights are damaged; export them "
                 "again."
             )
         scores = _sigmoid(logits[0]) if len(logits) == 1 else _softmax(logits)
+        model = self.metadata.quality
+        quality = model.expect_dice(scores, self.tta) if model else None
         if self.largest_component or self.fill_holes:
             scores = tidy(scores, self.threshold, self.largest_component, self.fill_holes)
         return Result(
@@ -187,15 +192,27 @@ class Segmenter:
             threshold=self.threshold,
             classes=self.metadata.classes,
             source=source_name(source),
+            quality=quality,
         )
 
-    def _mirrored(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The mean of the logits over the four mirror images, mirrored back."""
-        total = np.zeros((), np.float32)
-        for axes in ((), (1,), (2,), (1, 2)):
-            mirrored = np.ascontiguousarray(np.flip(image, axes))
-            total = total + np.flip(self.logits(mirrored[None])[0], axes)
-        return total / np.float32(4)
+
+def average_mirrors(
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]], images: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the mean of the logits over the four mirror images, mirrored back.
+
+    Args:
+        run: From images (B, 3, h, w) to logits (B, K, h, w).
+        images: float32 (B, 3, h, w).
+
+    Returns:
+        float32 (B, K, h, w).
+    """
+    total: NDArray[np.float32] = np.zeros(1, np.float32)
+    for axes in ((), (2,), (3,), (2, 3)):
+        mirrored = np.ascontiguousarray(np.flip(images, axes))
+        total = total + np.flip(run(mirrored), axes)
+    return total / np.float32(4)
 
 
 def _outcome(photo: Source, future: Future[Result]) -> tuple[Source, Result | EgeunetError]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, cache_folder, sha256_file
 from egeunet.inference import preprocess
+from egeunet.inference.quality import QualityModel
 
 DEFAULT = "isic2018"
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -104,6 +105,7 @@ class Metadata:
         size: Height and width of its input.
         threshold: Probability from which a pixel is lesion.
         classes: One name, or one per class with the background first.
+        quality: How the quality of a mask is told; None if the file does not say.
     """
 
     system: str
@@ -111,6 +113,7 @@ class Metadata:
     size: tuple[int, int]
     threshold: float
     classes: tuple[str, ...]
+    quality: QualityModel | None = None
 
 
 def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
@@ -132,6 +135,7 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             size=(height, width),
             threshold=float(entries["threshold"]),
             classes=tuple(names) if isinstance(names, list) else (),
+            quality=QualityModel.from_json(entries["quality"]) if "quality" in entries else None,
         )
         preprocessing = entries["preprocessing"]
         count = int(entries["num_classes"])

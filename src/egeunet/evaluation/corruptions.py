@@ -1,0 +1,136 @@
+"""What goes wrong with photos, each at five strengths, after Hendrycks & Dietterich (ICLR 2019).
+
+Strengths of blur, noise and JPEG are those of ImageNet-C. Images are corrupted at the network's
+size, before they are scaled. What is drawn for an image depends on the seed and its id alone, so
+that a stronger corruption is the same one, stronger.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from egeunet.data.artefacts import hair, ruler
+from egeunet.data.cache import Arrays
+from egeunet.data.noise import Float, grid
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Corruption: TypeAlias = Callable[[np.random.Generator, Pixels, int], Pixels]
+
+SEVERITIES = (1, 2, 3, 4, 5)
+_TUFTS = (1, 2, 4, 8, 16)
+_HAIRS = 5  # of a tuft, which has one colour and one direction, more or less
+_RADIUS = (1, 2, 3, 4, 6)  # of the blur, pixels
+_SIGMA = (0.08, 0.12, 0.18, 0.26, 0.38)  # of the noise, of 1
+_QUALITY = (25, 18, 15, 10, 7)
+_SHADE = (0.2, 0.35, 0.5, 0.65, 0.8)  # what the darkest side lacks
+_GAIN = (0.05, 0.1, 0.2, 0.3, 0.4)  # of the colours, natural logarithm
+_DEGREES = (9, 18, 27, 36, 45)
+_MARGIN = 0.25  # of the side, mirrored around an image before it is turned
+
+
+def corrupt(arrays: Arrays, kind: str, severity: int, seed: int = 0) -> Arrays:
+    """Corrupt every image; masks are turned along by "rotation".
+
+    Args:
+        arrays: The samples.
+        kind: A name in `CORRUPTIONS`, or "rotation".
+        severity: 1…5.
+        seed: Start of the random numbers.
+    """
+    images, masks = np.empty_like(arrays.images), arrays.masks
+    if kind == ROTATION:
+        masks = np.empty_like(arrays.masks)
+    for index, name in enumerate(arrays.ids):
+        rng = np.random.default_rng((seed, zlib.crc32(f"{kind} {name}".encode())))
+        image = np.asarray(arrays.images[index])
+        if kind == ROTATION:
+            angle = _DEGREES[severity - 1] * (1 if rng.random() < 0.5 else -1)
+            images[index] = rotate(image, angle, Image.Resampling.BILINEAR)
+            masks[index] = rotate(arrays.masks[index], angle, Image.Resampling.NEAREST)
+        else:
+            images[index] = CORRUPTIONS[kind](rng, image, severity)
+    return replace(arrays, images=images, masks=masks)
+
+
+def rotate(pixels: Pixels, angle: float, resampling: Image.Resampling) -> Pixels:
+    """Turn (H, W) or (H, W, 3) by degrees; what comes in from outside is mirrored."""
+    high, wide = (int(_MARGIN * side) for side in pixels.shape[:2])
+    margins = [(high, high), (wide, wide), (0, 0)][: pixels.ndim]
+    larger = Image.fromarray(np.pad(pixels, margins, "reflect"))
+    return np.asarray(larger.rotate(angle, resampling))[high:-high, wide:-wide]
+
+
+def _hair(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    drawn = _floats(image)
+    for _ in range(_TUFTS[severity - 1]):
+        drawn = hair(rng, drawn, _HAIRS)
+    return _bytes(drawn)
+
+
+def _ruler(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    drawn = _floats(image)
+    for _ in range(severity):
+        drawn = ruler(rng, drawn)
+    return _bytes(drawn)
+
+
+def _blur(_: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(_RADIUS[severity - 1]))
+    return np.asarray(blurred)
+
+
+def _noise(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    grain = rng.standard_normal(image.shape, dtype=np.float32)
+    return _bytes(_floats(image) + grain * np.float32(_SIGMA[severity - 1]))
+
+
+def _jpeg(_: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=_QUALITY[severity - 1])
+    return np.asarray(Image.open(file))
+
+
+def _light(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    """Light from one side. Were it the same everywhere, the scaling would take it away."""
+    y, x = grid((image.shape[0], image.shape[1]))
+    direction = rng.uniform(0, 2 * np.pi)
+    along = y * np.float32(np.sin(direction)) + x * np.float32(np.cos(direction))
+    share = (along - along.min()) / np.ptp(along)
+    return _bytes(_floats(image) * (1 - np.float32(_SHADE[severity - 1]) * share)[..., None])
+
+
+def _colour(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    """Another white balance, as bright as before."""
+    shift = rng.normal(size=3)
+    shift -= shift.mean()
+    gain = np.exp(_GAIN[severity - 1] * shift / np.abs(shift).max())
+    return _bytes(_floats(image) * gain.astype(np.float32))
+
+
+def _floats(image: Pixels) -> Float:
+    return image.astype(np.float32) / np.float32(255)
+
+
+def _bytes(image: Float) -> Pixels:
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+ROTATION = "rotation"
+CORRUPTIONS: dict[str, Corruption] = {
+    "hair": _hair,
+    "rulers": _ruler,
+    "blur": _blur,
+    "noise": _noise,
+    "JPEG": _jpeg,
+    "light": _light,
+    "colour": _colour,
+}
+KINDS = (*CORRUPTIONS, ROTATION)

@@ -1,0 +1,60 @@
+"""The part of the metadata by which the quality of a mask is told, fitted on validation photos."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from egeunet.data.cache import load_arrays
+from egeunet.errors import EgeunetError
+from egeunet.evaluation.quality import fit_quality
+from egeunet.inference.preprocess import scale
+from egeunet.inference.quality import QualityModel, evidence
+from egeunet.inference.segmenter import average_mirrors
+from egeunet.reporting import Reporter
+from egeunet.training.run import Run, open_split, read_parts
+
+FEWEST = 50  # photos that two times three numbers can be fitted to
+
+
+def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
+    """Fit how the quality of masks is told to the validation part of a run.
+
+    Returns:
+        None for several classes, where the validation part is the test part itself (protocol
+        paper), has fewer than 50 photos, or is not there.
+    """
+    data = run.recipe.data
+    if data.num_classes > 1:
+        return None
+    try:
+        _, split = open_split(data)
+        parts = read_parts(run.folder)
+        unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
+        if "val" not in split.parts() or len(unseen) < FEWEST:
+            return None
+        arrays = load_arrays(unseen, data.shape, reporter=reporter)
+    except EgeunetError:
+        return None
+
+    def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return run.model(torch.from_numpy(images)).numpy()
+
+    found: dict[bool, list[NDArray[np.float64]]] = {False: [], True: []}
+    dice: dict[bool, list[float]] = {False: [], True: []}
+    pairs = zip(arrays.images, arrays.masks, strict=True)
+    for photo, truth in (reporter or Reporter()).track(pairs, "quality", len(arrays.ids)):
+        image = np.ascontiguousarray(scale(photo).transpose(2, 0, 1)[None])
+        for tta in (False, True):
+            given = (average_mirrors(logits, image) if tta else logits(image))[0, 0]
+            found[tta].append(evidence(1 / (1 + np.exp(-given))))
+            dice[tta].append(_dice(given >= 0, truth > 0))
+    once, mirrored = (fit_quality(np.array(found[k]), np.array(dice[k])) for k in (False, True))
+    return QualityModel(once, mirrored, len(arrays.ids))
+
+
+def _dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    marked = np.count_nonzero(mask) + np.count_nonzero(truth)
+    return 2 * np.count_nonzero(mask & truth) / marked if marked else 1.0
