@@ -89,13 +89,12 @@ class _Writer(Layers):
             else:
                 x = self.affine(x, decode.norm)
             x = self.add("Gelu", x)
-            mask = self.pointwise(model.mask_heads[level], x, size)
-            joined = self.join(bridge, high, skips.pop(), mask, size)
             if level < len(model.decoder) - 1:
-                high = self.mix_scales(bridge, joined, size)
+                mask = self.pointwise(model.mask_heads[level], x, size)
+                high = self.bridge(bridge, high, skips.pop(), mask, size)
             else:
-                x = self.pointwise(model.head, x, size)
-                high = self.mix_scales(bridge, joined, size, model.head)
+                mask, x = self.both(model.mask_heads[level], model.head, x, size)
+                high = self.bridge(bridge, high, skips.pop(), mask, size, model.head)
             x = self.each("Add", x, high)
         self.upsample(x, name="logits")
 
@@ -143,6 +142,14 @@ class _Writer(Layers):
         x = self.group_norm(norm, x, [-1, 2, size[0] // 2, size[1]])
         x = self.add("Transpose", x, perm=[0, 2, 1, 3])
         return self.add("Reshape", x, [-1, channels, *size])
+
+    def both(self, one: nn.Conv2d, other: nn.Conv2d, x: str, size: Size) -> list[str]:
+        """Two 1×1 convolutions of the same to one channel each."""
+        parts = [
+            np.concatenate(pair) for pair in zip(matrix_of(one), matrix_of(other), strict=True)
+        ]
+        x = self.product(parts[0], self.flat(x, one.in_channels), parts[1])
+        return [self.tall(part, 1, size) for part in self.split(x, [1, 1], axis=1)]
 
     def double(self, x: str, norm: nn.Module, high: str) -> list[str]:
         """The affine part of x, and high, upsampled together.
@@ -209,31 +216,39 @@ class _Writer(Layers):
             x = self.layer_norm(x, group, norm)
         return self.affine(self.add("Reshape", x, [0, channels, *size]), norm)
 
-    def mix_scales(self, bridge: Any, x: str, size: Size, head: nn.Conv2d | None = None) -> str:
-        """The dilated convolutions, the normalisation and the 1×1 convolution after them.
-
-        With `head` it is its 1×1 convolution of all this, but for the bias of the head.
-        """
+    def bridge(
+        self,
+        bridge: Any,
+        high: str,
+        low: str,
+        mask: str,
+        size: Size,
+        head: nn.Conv2d | None = None,
+    ) -> str:
+        """A bridge; with `head` its 1×1 convolution of all this, but for the bias of the head."""
         group = bridge.norm.weight.numel() // GROUPS
-        parts = self.split(x, [group] * GROUPS, axis=1)
+        parts = self.split(self.join(bridge, high, low, mask, size), [group] * GROUPS, axis=1)
         mixed = [self.conv(conv, part) for conv, part in zip(bridge.convs, parts, strict=True)]
         norm, last = bridge.tail
         channels = norm.weight.numel()
-        matrix, bias = matrix_of(last)
-        if head is not None:
-            row, _ = matrix_of(head)
-            matrix, bias = row @ matrix, row @ bias
-        weight, shift = affine_of(norm)
-        bias = bias + matrix @ shift
-        matrix = matrix * weight @ centring(channels)
         x = self.flat(self.add("Concat", *mixed, axis=1), channels)
+        weight, shift = affine_of(norm)
+        matrix, bias = matrix_of(last)
         row = mean_row(channels)
-        mean, square = (self.add("MatMul", row, one) for one in (x, self.add("Mul", x, x)))
-        x = self.product(matrix, x)
+        square = self.add("MatMul", row, self.add("Mul", x, x))
+        if head is None:
+            mean = self.add("MatMul", row, x)
+            bias = bias + matrix @ shift
+            x = self.product(matrix * weight @ centring(channels), x)
+        else:
+            of_head, _ = matrix_of(head)
+            matrix, bias = of_head @ matrix, of_head @ (bias + matrix @ shift)
+            both = np.concatenate([matrix * weight @ centring(channels), row])
+            x, mean = self.split(self.product(both, x), [len(matrix), 1], axis=1)
         variance = self.add("Sub", square, self.add("Mul", mean, mean))
         deviation = self.add("Sqrt", self.add("Add", variance, np.array(norm.eps)))
         x = self.add("Add", self.add("Div", x, deviation), bias[:, None])
-        return self.tall(x, len(matrix), size)
+        return self.tall(x, len(bias), size)
 
 
 def _assembly(channels: int) -> Array:

@@ -67,10 +67,10 @@ class Layers(Graph):
     def product(self, matrix: Array, x: str, bias: Array | None = None) -> str:
         """`matrix @ x + bias` of a flat value.
 
-        Several rows as a convolution along one axis: one operator, and runtimes leave the layout
-        as it is. A single row is faster as a product.
+        As a convolution along one axis: one operator, and runtimes leave the layout as it is. One
+        or two rows are faster as a product.
         """
-        if len(matrix) > 1:
+        if len(matrix) > 2:
             return self.add("Conv", x, matrix[:, :, None], *(() if bias is None else (bias,)))
         x = self.add("MatMul", matrix, x)
         return x if bias is None else self.add("Add", x, bias[:, None])
@@ -125,7 +125,8 @@ class Layers(Graph):
     def divide(self, x: str, mean: Array, norm: nn.Module) -> str:
         """Divide what has the mean 0 by √(variance + ε)."""
         variance = self.add("MatMul", mean, self.add("Mul", x, x))
-        return self.add("Div", x, self.add("Sqrt", self.add("Add", variance, np.array(norm.eps))))
+        deviation = self.add("Sqrt", self.add("Add", variance, np.array(norm.eps)))
+        return self.add("Mul", x, self.add("Reciprocal", deviation))
 
     def group_norm(self, norm: nn.GroupNorm, x: str, shape: Sequence[int]) -> str:
         """A group normalisation without the affine part, its result reshaped."""
