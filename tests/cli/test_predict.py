@@ -233,9 +233,9 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
     many = tmp_path / "many"
     many.mkdir()
     with Image.open(photos / "a.jpg") as image:
-        large = image.resize((1600, 1200))
-    for index in range(60):
-        large.save(many / f"{index:02}.jpg")
+        image.resize((1600, 1200)).save(many / "000.jpg")
+    for index in range(1, 300):  # seconds of work, so that the signal comes in time
+        os.link(many / "000.jpg", many / f"{index:03}.jpg")
     out = tmp_path / "out"
     process = subprocess.Popen(
         command(many, "-o", out, "-w", weights),
@@ -245,7 +245,7 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
         text=True,
     )
     limit = time.monotonic() + 30
-    while not (out / "02_mask.png").exists() and time.monotonic() < limit:
+    while not (out / "002_mask.png").exists() and time.monotonic() < limit:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
@@ -253,7 +253,7 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
     assert "Traceback" not in stderr
     assert "--skip-existing" in stderr
     rows = json.loads((out / "predictions.json").read_text())["photos"]
-    assert 2 <= len(rows) < 60
+    assert 2 <= len(rows) < 300
     assert stdout.startswith(f"{len(rows)} done")
     written = [name for name in files(out) if name.endswith(".png")]
     assert len(written) - len(rows) in (0, 1), "a mask may be written and its row not yet"
@@ -261,8 +261,8 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
         assert read_mask(out / name).shape == (1200, 1600)
     done = predict(many, "-o", out, "-w", weights, "--skip-existing", text=True)
     assert done.returncode == 0
-    assert len(list(out.glob("*_mask.png"))) == 60
-    assert len(json.loads((out / "predictions.json").read_text())["photos"]) == 60
+    assert len(list(out.glob("*_mask.png"))) == 300
+    assert len(json.loads((out / "predictions.json").read_text())["photos"]) == 300
 
 
 def test_a_run_that_was_killed_goes_on(weights: Path, photos: Path, tmp_path: Path) -> None:
