@@ -266,6 +266,9 @@ listen();
 update();
 load().then(
   () => current || say(text.ready),
-  () => complain([text.noRuntime]),
+  () => {
+    say("");
+    complain([text.noNetwork]);
+  },
 );
 if (import.meta.env.PROD) void navigator.serviceWorker?.register("./sw.js");

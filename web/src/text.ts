@@ -35,8 +35,8 @@ export const text = {
     `${name} cannot be read as a photo. Choose a JPEG, PNG or WebP file.`,
   tooLarge: (name: string, most: number) =>
     `${name} is too large. Choose a photo of at most ${most} million pixels.`,
-  noRuntime:
-    "This browser cannot run the network: it lacks WebAssembly with SIMD. Use a current browser.",
+  noNetwork:
+    "The network could not be loaded. Check the connection and reload the page; a browser without WebAssembly and SIMD cannot run it.",
   failed: (name: string) => `${name} could not be computed; the device may be short of memory.`,
   done: (name: string) => `Outlined ${name}.`,
   share: (percent: string) => `${percent} % of the photo`,

@@ -234,7 +234,7 @@ def test_without_webassembly_it_says_so(context: BrowserContext, server: str) ->
     context.add_init_script("delete globalThis.WebAssembly")
     page = context.new_page()
     page.goto(server)
-    page.get_by_role("alert").get_by_text("cannot run the network").wait_for()
+    page.get_by_role("alert").get_by_text("could not be loaded").wait_for()
 
 
 def test_without_the_runtime_it_is_small() -> None:
