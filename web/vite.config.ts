@@ -8,7 +8,12 @@ const words: Plugin = {
   name: "words",
   transformIndexHtml: {
     order: "pre",
-    handler: (html) => html.replace(/{{(\w+)}}/g, (_, key: string) => String(text[key as keyof typeof text])),
+    handler: (html) =>
+      html.replace(/{{(\w+)}}/g, (_, key: string) => {
+        const words = text[key as keyof typeof text];
+        if (typeof words !== "string") throw new Error(`src/text.ts has no words "${key}"`);
+        return words;
+      }),
   },
 };
 
@@ -20,7 +25,7 @@ const offline: Plugin = {
   generateBundle(_, bundle) {
     const hash = createHash("sha256");
     for (const file of Object.values(bundle)) hash.update(file.type === "chunk" ? file.code : file.source);
-    const files = ["./", ...Object.keys(bundle).filter((name) => name !== "index.html").map((name) => `./${name}`)];
+    const files = ["./", ...Object.keys(bundle).map((name) => `./${name}`)];
     const source = readFileSync(new URL("./src/sw.js", import.meta.url), "utf8")
       .replace("__FILES__", JSON.stringify(files))
       .replace("__VERSION__", hash.digest("hex").slice(0, 12));

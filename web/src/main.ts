@@ -207,6 +207,7 @@ function listen(): void {
     };
   }
   get("sample").onclick = async () => {
+    say(text.looking);
     const blob = await (await fetch(sampleUrl)).blob();
     take([new File([blob], "sample.jpg")]);
   };

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from egeunet import Segmenter
 from egeunet.data.synthetic import draw
@@ -228,6 +228,15 @@ def test_nothing_bars_people_and_it_fits(page: Page, photo, upload, scheme, widt
     page.mouse.wheel(0, 10_000)
     page.wait_for_timeout(100)
     assert 0 <= page.get_by_text("Not a medical device").bounding_box()["y"] < 740
+
+
+def test_a_phone_has_a_button_for_its_camera(browser: Browser, page: Page, server: str) -> None:
+    assert page.get_by_text("Take a photo").is_hidden()
+    with browser.new_context(has_touch=True, is_mobile=True) as phone:
+        there = phone.new_page()
+        there.goto(server)
+        assert there.get_by_text("Take a photo").is_visible()
+        assert there.locator("#camera").get_attribute("capture") == "environment"
 
 
 def test_without_webassembly_it_says_so(context: BrowserContext, server: str) -> None:
