@@ -7,7 +7,7 @@ RUN ?=
 NAME ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs weights test test-slow lint format clean
+.PHONY: help install demo docs weights test test-slow web test-web lint format clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,21 @@ test: .venv/installed ## run the tests that take minutes at most
 test-slow: .venv/installed ## run the long checks too
 	$(PYTEST) -m "slow or not slow"
 
+# Node comes from a wheel, so that the page too is built in .venv with a pinned version.
+.venv/web: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[web]'
+	touch $@
+
+NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix web
+
+web: .venv/web ## build the page into web/dist
+	$(BIN)/python web/assets.py
+	$(NPM) ci --no-audit --no-fund
+	$(NPM) run build
+
+test-web: web ## build the page and test it in Chromium (apt-get install chromium)
+	$(BIN)/pytest web/tests
+
 lint: .venv/installed ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,4 +64,4 @@ format: .venv/installed ## rewrite the files in the common style
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf web/node_modules web/generated web/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

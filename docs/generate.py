@@ -49,6 +49,7 @@ def regions() -> dict[str, str]:
         "training": f"\n{training()}",
         "seeds": f"\n{seeds()}",
         "settings": f"\n{settings()}",
+        "page": f"\n{page()}",
         **{name: f"\n{text}" for name, text in (runtime() | quality() | robustness()).items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
@@ -295,15 +296,33 @@ def rest(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield title, f"{iou['mean']:.4f}, {iou['min']:.4f}"
 
 
-def machine(row: dict[str, Any]) -> str:
-    """Say where a row was measured."""
+def page() -> str:
+    """Return the table of the page in a browser, from its last row, and where it was measured."""
+    rows = results("page")
+    if not rows:
+        return "not run\n"
+    row = rows[-1]
+    lines = [
+        ["the page without ONNX Runtime", f"{row['own_kb']:.0f} KB"],
+        ["ONNX Runtime, uncompressed", f"{row['runtime_kb'] / 1000:.1f} MB"],
+        ["from the address to ready, empty cache", f"{row['ready_s']:.2f} s"],
+        ["from the button to the first mask", f"{row['first_mask_s']:.2f} s"],
+        ["the network with pre- and postprocessing", f"{row['run_ms']:.0f} ms"],
+    ]
+    seen = f"Medians of {row['visits']} visits with {row['runs']} runs each on the sample"
+    where = machine(row, f"{row['browser']}, onnxruntime-web {row['onnxruntime_web']}")
+    return f"{table('what | measured', lines)}\n{seen}: {where}"
+
+
+def machine(row: dict[str, Any], software: str = "") -> str:
+    """Say where a row was measured, and with what software if not with the usual one."""
     if not row:
         return "not run\n"
     busy = "; others computed there meanwhile" if row.get("shared") else ""
     versions = row["versions"]
+    software = software or f"ONNX Runtime {versions['onnxruntime']}, torch {versions['torch']}"
     return (
-        f"{row['cpu']}, {row['cores']} cores, ONNX Runtime {versions['onnxruntime']}, torch "
-        f"{versions['torch']}, commit {row['git_commit'][:12]}{busy}.\n"
+        f"{row['cpu']}, {row['cores']} cores, {software}, commit {row['git_commit'][:12]}{busy}.\n"
     )
 
 
@@ -328,7 +347,7 @@ def egeunet(*words: str) -> str:
 
 
 if __name__ == "__main__":
-    for page in PAGES:
-        page.write_text(render(page), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(render(path), encoding="utf-8")
     egeunet("report", "--results", str(RESULTS), "-o", str(REPORT))
     draw_figures()

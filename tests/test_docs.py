@@ -36,6 +36,7 @@ def generate():
         "docs/runtime.md",
         "docs/systems.md",
         "docs/training.md",
+        "docs/web.md",
     ],
 )
 def test_generated_regions_are_fresh(generate, page):

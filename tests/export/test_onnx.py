@@ -1,14 +1,22 @@
 import json
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from egeunet.data.synthetic import draw
-from egeunet.export.onnx import core_graph, describe, dynamic_graph, photo_graph
+from egeunet.export.onnx import (
+    around_photo,
+    core_graph,
+    describe,
+    dynamic_graph,
+    photo_graph,
+)
 from egeunet.inference.preprocess import restore, to_input
-from egeunet.inference.weights import parse_metadata
+from egeunet.inference.segmenter import Segmenter
+from egeunet.inference.weights import find_weights, parse_metadata
 
 
 def open_graph(graph) -> onnxruntime.InferenceSession:
@@ -54,6 +62,16 @@ def test_photo_gives_the_probability_at_the_photos_size(make_run, size, num_clas
     # A photo smaller than the map: the two libraries weigh the pixels at its rim differently.
     np.testing.assert_allclose(given, expected, atol=0.05 if min(size) > 1 else 0.1)
     assert np.abs(given - expected).mean() < 0.005 or size == (1, 1)
+
+
+def test_the_shipped_weights_take_a_photo_as_the_segmenter_does() -> None:
+    session = open_graph(around_photo(onnx.load(find_weights("isic2018"))))
+    photo = draw(8, (300, 400))[0]
+    result = Segmenter("isic2018")(photo)
+    probability, scores = session.run(["probability", "scores"], {"photo": photo})
+    # The two libraries round a few bytes differently when they shrink a photo.
+    np.testing.assert_allclose(scores[0, 0], result.scores, atol=5e-3)
+    np.testing.assert_allclose(probability, result.probability, atol=5e-3)
 
 
 def test_a_photo_of_one_colour(make_run) -> None:

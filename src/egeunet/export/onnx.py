@@ -42,38 +42,60 @@ def dynamic_graph(run: Run) -> onnx.ModelProto:
 
 
 def photo_graph(run: Run) -> onnx.ModelProto:
+    """Return `around_photo` of the network."""
+    return around_photo(core_graph(run))
+
+
+def around_photo(core: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph from a photo to its probability, both of the photo's own size.
 
     It takes `photo`, RGB uint8 (H, W, 3), and gives `probability`, float32 (H, W) of one class or
-    (K, H, W) of several. Inside are the definitions of `egeunet.inference.preprocess`.
+    (K, H, W) of several, and `scores`, the same at the network's size, float32 (1, K, h, w). Inside
+    are the definitions of `egeunet.inference.preprocess`.
+
+    Args:
+        core: What `core_graph` returned, or a file of it; its metadata is left behind.
     """
-    core = core_graph(run)
-    one_class = run.recipe.data.num_classes == 1
+    size, planes = (
+        [one.dim_value for one in value.type.tensor_type.shape.dim[1:]]
+        for value in (core.graph.input[0], core.graph.output[0])
+    )
+    one_class = planes[0] == 1
     before, after = Graph("before"), Graph("after")
 
     x = before.add("Unsqueeze", before.add("Transpose", "photo", perm=[2, 0, 1]), [0])
-    size = [1, 3, *run.recipe.data.shape]
     # On bytes the antialiasing of ONNX Runtime is that of Pillow, with its rounding.
-    x = before.add("Resize", x, "", "", before.constant(size), mode="linear", antialias=1)
+    x = before.add("Resize", x, "", "", before.constant([1, *size]), mode="linear", antialias=1)
     x = before.add("Cast", x, to=TensorProto.FLOAT)
     low, high = (before.add(name, x, keepdims=1) for name in ("ReduceMin", "ReduceMax"))
     span = before.add("Max", before.add("Sub", high, low), np.array(1.0))  # 0 or at least 1
     x = before.add("Div", before.add("Sub", x, low), span)
     before.add("Mul", x, np.array(255.0), name="image")
 
-    y = after.add("Sigmoid", "logits") if one_class else after.add("Softmax", "logits", axis=1)
+    if one_class:
+        y = after.add("Sigmoid", "logits", name="scores")
+    else:
+        y = after.add("Softmax", "logits", name="scores", axis=1)
     size_of_photo = after.add("Shape", "photo", start=0, end=2)
-    planes = [1, run.recipe.data.num_classes]
-    target = after.add("Concat", after.constant(planes), size_of_photo, axis=0)
+    target = after.add("Concat", after.constant([1, planes[0]]), size_of_photo, axis=0)
     y = after.add("Resize", y, "", "", target, mode="linear", antialias=1)
     after.add("Squeeze", y, [0, 1] if one_class else [0], name="probability")
 
-    shape = ["height", "width"] if one_class else [planes[1], "height", "width"]
+    def tensor(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
     graph = helper.make_graph(
         [*before.nodes, *core.graph.node, *after.nodes],
         "photo",
-        [helper.make_tensor_value_info("photo", TensorProto.UINT8, ["height", "width", 3])],
-        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, shape)],
+        [tensor("photo", TensorProto.UINT8, ["height", "width", 3])],
+        [
+            tensor(
+                "probability",
+                TensorProto.FLOAT,
+                [*([] if one_class else planes[:1]), "height", "width"],
+            ),
+            tensor("scores", TensorProto.FLOAT, [1, *planes]),
+        ],
         [*before.constants, *core.graph.initializer, *after.constants],
     )
     return helper.make_model(graph, opset_imports=core.opset_import, ir_version=IR_VERSION)

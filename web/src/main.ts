@@ -1,0 +1,275 @@
+import facts from "../generated/facts.json";
+import sampleUrl from "../generated/sample.jpg?url";
+import { drawMask, drawOverlay, measure, type Probability, toSide } from "./mask";
+import { type Answer, load, segment } from "./model";
+import { decode, MOST_MILLION, NotAPhoto, type Photo, TooLarge } from "./photo";
+import { text } from "./text";
+
+type Point = [x: number, y: number]; // in pixels of the photo
+
+/** One of the list. Only the photo on show is held decoded: phones are short of memory. */
+interface Item {
+  file: File;
+  points: Point[]; // both ends of the known length, or none
+}
+
+interface Shown {
+  item: Item;
+  photo: Photo;
+  map: Probability;
+  answer: Answer;
+}
+
+/** Longest side of what is shown; what is saved has the photo's own size. */
+const SHOWN = 1280;
+
+const get = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
+const threshold = get<HTMLInputElement>("threshold");
+const opacity = get<HTMLInputElement>("opacity");
+const compare = get<HTMLInputElement>("compare");
+const length = get<HTMLInputElement>("length");
+const mark = get<HTMLButtonElement>("mark");
+const stage = get("stage");
+
+const items: Item[] = [];
+let current: Shown | undefined;
+let marking: Point[] | undefined;
+let queue = Promise.resolve();
+
+threshold.value = String(Math.round(100 * facts.threshold));
+
+function say(message: string): void {
+  get("status").textContent = message;
+}
+
+function complain(messages: string[]): void {
+  get("error").hidden = messages.length === 0;
+  get("error").textContent = messages.join(" ");
+}
+
+/** Look at photos one after the other; what cannot be taken is told, the rest is done. */
+function look(wanted: Item[]): void {
+  queue = queue.then(async () => {
+    const wrong: string[] = [];
+    complain(wrong);
+    for (const item of wanted) {
+      try {
+        say(text.looking);
+        const photo = await decode(item.file);
+        await new Promise((shown) => setTimeout(shown)); // so that the words appear first
+        const answer = await segment(photo);
+        const map = { values: answer.probability, width: photo.width, height: photo.height };
+        current = { item, photo, map, answer };
+        if (!items.includes(item)) items.push(item);
+        showCurrent();
+      } catch (error) {
+        wrong.push(explain(error, item.file.name));
+      }
+    }
+    complain(wrong);
+    say(current && !wrong.length ? text.done(current.item.file.name) : text.ready);
+  });
+}
+
+function take(files: Iterable<File> | null | undefined): void {
+  look(Array.from(files ?? [], (file) => ({ file, points: [] })));
+}
+
+function explain(error: unknown, name: string): string {
+  if (error instanceof NotAPhoto) return text.noImage(name);
+  if (error instanceof TooLarge) return text.tooLarge(name, MOST_MILLION);
+  console.error(error);
+  return text.failed(name);
+}
+
+function showCurrent(): void {
+  const { item, photo, answer } = current!;
+  stopMarking();
+  get("list").hidden = items.length < 2;
+  get("list").replaceChildren(
+    ...items.map((one) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = one.file.name;
+      button.setAttribute("aria-current", String(one === item));
+      button.onclick = () => look([one]);
+      return button;
+    }),
+  );
+  get("result").hidden = false;
+  const scale = shrink(photo);
+  show("photo", photo.canvas, toSide(photo.width * scale), toSide(photo.height * scale));
+  get("quality").textContent = answer.quality.toFixed(2);
+  get("review").hidden = answer.quality >= facts.review;
+  get("time").textContent = `, ${Math.round(answer.milliseconds)} ms`;
+  update();
+}
+
+const shrink = ({ width, height }: { width: number; height: number }) =>
+  Math.min(1, SHOWN / Math.max(width, height));
+
+function show(id: string, from: HTMLCanvasElement, width: number, height: number): void {
+  const canvas = get<HTMLCanvasElement>(id);
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d")!;
+  context.imageSmoothingQuality = "high";
+  context.drawImage(from, 0, 0, width, height);
+}
+
+const limit = () => Number(threshold.value) / 100;
+const tint = () => Number(opacity.value) / 100;
+
+/** Draw and tell everything that depends on the sliders. */
+function update(): void {
+  for (const slider of [threshold, opacity, compare]) {
+    get(`${slider.id}-value`).textContent = `${slider.value} %`;
+  }
+  if (!current) return;
+  const { map } = current;
+  const overlay = drawOverlay(map, limit(), tint(), shrink(map));
+  show("overlay", overlay, overlay.width, overlay.height);
+  drawPoints();
+  get("overlay").style.clipPath = `inset(0 ${100 - Number(compare.value)}% 0 0)`;
+  get("area").textContent = describeArea(current);
+}
+
+function describeArea(shown: Shown): string {
+  const numbers = tell(shown);
+  if (!numbers.area_pixels) return text.empty;
+  const share = text.share((100 * numbers.area).toFixed(1));
+  if (numbers.area_mm2 === null) return share;
+  return `${share}, ${text.squareMillimetres(numbers.area_mm2.toPrecision(3))}`;
+}
+
+/** The numbers of a result, named as those of the Python package. */
+function tell({ item: { file, points }, photo, map, answer }: Shown) {
+  const { pixels, box } = measure(map, limit());
+  const millimetres = Number(length.value);
+  const [from, to] = points.length === 2 ? points : [[0, 0], [photo.width, 0]];
+  const perPixel = millimetres / Math.hypot(to[0] - from[0], to[1] - from[1]);
+  return {
+    source: file.name,
+    width: photo.width,
+    height: photo.height,
+    area: pixels / (photo.width * photo.height),
+    area_pixels: pixels,
+    area_mm2: perPixel > 0 && Number.isFinite(perPixel) ? pixels * perPixel ** 2 : null,
+    box,
+    quality: answer.quality,
+    review: answer.quality < facts.review,
+    threshold: limit(),
+    weights: facts.weights,
+    intended_use: text.use,
+  };
+}
+
+function stopMarking(): void {
+  marking = undefined;
+  mark.setAttribute("aria-pressed", "false");
+  stage.classList.remove("marking");
+}
+
+function drawPoints(): void {
+  const points = marking ?? current!.item.points;
+  if (!points.length) return;
+  const canvas = get<HTMLCanvasElement>("overlay");
+  const context = canvas.getContext("2d")!;
+  const scale = canvas.width / current!.photo.width;
+  context.lineWidth = Math.max(2, canvas.width / 250);
+  context.strokeStyle = "#0072b2";
+  context.beginPath();
+  for (const [x, y] of points) {
+    context.moveTo(x * scale + 2 * context.lineWidth, y * scale);
+    context.arc(x * scale, y * scale, 2 * context.lineWidth, 0, 2 * Math.PI);
+  }
+  if (points.length === 2) {
+    context.moveTo(points[0][0] * scale, points[0][1] * scale);
+    context.lineTo(points[1][0] * scale, points[1][1] * scale);
+  }
+  context.stroke();
+}
+
+function save(blob: Blob | null, ending: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob!);
+  link.download = current!.item.file.name.replace(/\.[^.]*$/, "") + ending;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+function listen(): void {
+  for (const id of ["file", "camera"]) {
+    const input = get<HTMLInputElement>(id);
+    input.onchange = () => {
+      take(input.files);
+      input.value = "";
+    };
+  }
+  get("sample").onclick = async () => {
+    say(text.looking);
+    const blob = await (await fetch(sampleUrl)).blob();
+    take([new File([blob], "sample.jpg")]);
+  };
+  document.onpaste = (event) => take(event.clipboardData?.files);
+  document.ondragover = (event) => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  };
+  document.ondragleave = () => document.body.classList.remove("dropping");
+  document.ondrop = (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    take(event.dataTransfer?.files);
+  };
+  for (const input of [threshold, opacity, compare, length]) input.oninput = update;
+
+  mark.onclick = () => {
+    if (marking) return stopMarking();
+    marking = [];
+    mark.setAttribute("aria-pressed", "true");
+    stage.classList.add("marking");
+    say(text.markFirst);
+  };
+  stage.onclick = (event) => {
+    if (!marking || !current) return;
+    const box = stage.getBoundingClientRect();
+    const { photo } = current;
+    marking.push([
+      ((event.clientX - box.left) / box.width) * photo.width,
+      ((event.clientY - box.top) / box.height) * photo.height,
+    ]);
+    say(marking.length === 1 ? text.markSecond : text.ready);
+    if (marking.length === 2) {
+      current.item.points = marking;
+      stopMarking();
+    }
+    update();
+  };
+
+  get("save-mask").onclick = () =>
+    drawMask(current!.map, limit()).toBlob((blob) => save(blob, "-mask.png"));
+  get("save-overlay").onclick = () => {
+    const { width, height, canvas } = current!.photo;
+    const both = document.createElement("canvas");
+    both.width = width;
+    both.height = height;
+    const context = both.getContext("2d")!;
+    context.drawImage(canvas, 0, 0);
+    context.drawImage(drawOverlay(current!.map, limit(), tint()), 0, 0);
+    both.toBlob((blob) => save(blob, "-overlay.png"));
+  };
+  get("save-json").onclick = () =>
+    save(new Blob([JSON.stringify(tell(current!), null, 2)], { type: "application/json" }), ".json");
+}
+
+listen();
+update();
+load().then(
+  () => current || say(text.ready),
+  () => {
+    say("");
+    complain([text.noNetwork]);
+  },
+);
+if (import.meta.env.PROD) void navigator.serviceWorker?.register("./sw.js");

@@ -1,0 +1,91 @@
+/** A map of the lesion's probability, row by row, at the photo's size. */
+export interface Probability {
+  values: Float32Array;
+  width: number;
+  height: number;
+}
+
+/** The green of Okabe and Ito, as `egeunet.inference.drawing` has it. */
+const COLOUR = [0, 158, 115];
+
+/** Pixels that are lesion, their number, and the box (x0, y0, x1, y1) round them. */
+export function measure(map: Probability, threshold: number) {
+  let pixels = 0;
+  let [x0, y0, x1, y1] = [map.width, map.height, 0, 0];
+  for (let y = 0, at = 0; y < map.height; y++) {
+    for (let x = 0; x < map.width; x++, at++) {
+      if (map.values[at] < threshold) continue;
+      pixels++;
+      x0 = Math.min(x0, x);
+      x1 = Math.max(x1, x + 1);
+      y0 = Math.min(y0, y);
+      y1 = y + 1;
+    }
+  }
+  return { pixels, box: pixels ? [x0, y0, x1, y1] : null };
+}
+
+/** White where the lesion is, black elsewhere. */
+export function drawMask(map: Probability, threshold: number): HTMLCanvasElement {
+  return paint(map.width, map.height, (data) => {
+    for (let at = 0; at < map.values.length; at++) {
+      data.fill(map.values[at] >= threshold ? 255 : 0, 4 * at, 4 * at + 3);
+      data[4 * at + 3] = 255;
+    }
+  });
+}
+
+/** The tint of the lesion and its contour, transparent elsewhere, with sides `scale` as long. */
+export function drawOverlay(
+  map: Probability,
+  threshold: number,
+  opacity: number,
+  scale = 1,
+): HTMLCanvasElement {
+  const width = toSide(map.width * scale);
+  const height = toSide(map.height * scale);
+  const inside = new Uint8Array(width * height);
+  for (let y = 0, at = 0; y < height; y++) {
+    const row = Math.floor(((y + 0.5) * map.height) / height) * map.width;
+    for (let x = 0; x < width; x++, at++) {
+      const column = Math.floor(((x + 0.5) * map.width) / width);
+      inside[at] = map.values[row + column] >= threshold ? 1 : 0;
+    }
+  }
+  const reach = Math.max(1, Math.round(Math.max(width, height) / 400));
+  const tint = Math.round(255 * opacity);
+  return paint(width, height, (data) => {
+    for (let y = 0, at = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, at++) {
+        if (!inside[at]) continue;
+        const edge =
+          !inside[at - Math.min(x, reach)] ||
+          !inside[at + Math.min(width - 1 - x, reach)] ||
+          !inside[at - Math.min(y, reach) * width] ||
+          !inside[at + Math.min(height - 1 - y, reach) * width];
+        data[4 * at] = COLOUR[0];
+        data[4 * at + 1] = COLOUR[1];
+        data[4 * at + 2] = COLOUR[2];
+        data[4 * at + 3] = edge ? 255 : tint;
+      }
+    }
+  });
+}
+
+/** A length as the side of a canvas. */
+export const toSide = (length: number) => Math.max(1, Math.round(length));
+
+function paint(
+  width: number,
+  height: number,
+  fill: (data: Uint8ClampedArray) => void,
+): HTMLCanvasElement {
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d")!;
+  const image = context.createImageData(width, height);
+  fill(image.data);
+  context.putImageData(image, 0, 0);
+  return canvas;
+}

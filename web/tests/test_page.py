@@ -1,0 +1,251 @@
+"""What a visitor does with the page, in a browser, beside what Python says of the same photo."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from egeunet import Segmenter
+from egeunet.data.synthetic import draw
+from egeunet.inference.drawing import bounding_box
+
+WEB = Path(__file__).parents[1]
+DATA = Path(os.environ.get("EGEUNET_DATA", WEB.parents[1] / "shared" / "data"))
+PHOTOS = DATA / "isic2018"
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter("isic2018")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return write(tmp_path / "mole.png", 8)
+
+
+def write(path: Path, seed: int, size: tuple[int, int] = (300, 400), **settings: Any) -> Path:
+    Image.fromarray(draw(seed, size)[0]).save(path, **settings)
+    return path
+
+
+def read_mask(path: Path) -> np.ndarray:
+    values = np.asarray(Image.open(path).convert("L"))
+    assert set(np.unique(values)) <= {0, 255}
+    return values > 0
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    return np.count_nonzero(first & second) / max(1, np.count_nonzero(first | second))
+
+
+def move(page: Page, slider: str, value: int) -> None:
+    page.locator(f"#{slider}").fill(str(value))
+
+
+def test_the_sample_is_outlined_and_told(page: Page, numbers) -> None:
+    page.get_by_role("button", name="Try a drawn sample").click()
+    page.get_by_text("Outlined sample.jpg.").wait_for()
+    assert page.locator("#area").inner_text().endswith("% of the photo")
+    assert page.get_by_text("WebAssembly, one thread").is_visible()
+    assert page.locator("#review").is_hidden()
+    assert 0.05 < numbers()["area"] < 0.3
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_masks_and_numbers_are_those_of_python(ending, upload, saved, numbers, segmenter, tmp_path):
+    path = write(tmp_path / f"photo.{ending}", 9, quality=90)
+    upload(path)
+    result = segmenter(path)
+    mask = read_mask(saved("Save mask"))
+    assert iou(mask, result.mask) > 0.99
+    told = numbers()
+    assert told["area_pixels"] == np.count_nonzero(mask)
+    assert told["quality"] == pytest.approx(result.quality, abs=0.005)
+    assert told["review"] == result.review
+    assert tuple(told["box"]) == bounding_box(mask)
+
+
+def test_on_real_photos_the_masks_are_those_of_python(upload, saved, segmenter) -> None:
+    found = sorted(PHOTOS.rglob("ISIC_*.jpg"))[::200]
+    if not found:
+        pytest.skip(f"no photos of ISIC 2018 in {PHOTOS}; set EGEUNET_DATA")
+    agreement = []
+    for path in found:
+        upload(path)
+        agreement.append(iou(read_mask(saved("Save mask")), segmenter(path).mask))
+    print(f"{len(found)} photos: mean IoU {np.mean(agreement):.4f}, least {min(agreement):.4f}")
+    assert np.mean(agreement) > 0.99
+
+
+def test_upright_and_transparent_photos(upload, saved, segmenter, tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright
+    for path in (
+        write(tmp_path / "turned.jpg", 2, exif=exif, quality=95),
+        write(tmp_path / "clear.png", 2),
+    ):
+        if path.suffix == ".png":
+            image = Image.open(path)
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+            image.save(path)
+        upload(path)
+        assert iou(read_mask(saved("Save mask")), segmenter(path).mask) > 0.99
+
+
+def test_sliders_act_at_once(page: Page, photo, upload, numbers) -> None:
+    upload(photo)
+    areas = []
+    for value in (5, 50, 95):
+        move(page, "threshold", value)
+        assert page.locator("#threshold-value").inner_text() == f"{value} %"
+        areas.append(numbers()["area_pixels"])
+    assert areas[0] > areas[1] > areas[2] > 0
+    before = page.locator("#stage").screenshot()
+    move(page, "opacity", 90)
+    tinted = page.locator("#stage").screenshot()
+    move(page, "compare", 0)
+    bare = page.locator("#stage").screenshot()
+    assert len({before, tinted, bare}) == 3
+
+
+def test_the_overlay_is_the_photo_with_the_mask_on_it(photo, upload, saved) -> None:
+    upload(photo)
+    overlay = np.asarray(Image.open(saved("Save overlay")).convert("RGB")).astype(int)
+    mask = read_mask(saved("Save mask"))
+    plain = np.asarray(Image.open(photo)).astype(int)
+    assert overlay.shape == plain.shape
+    changed = np.abs(overlay - plain).max(axis=2) > 2
+    assert not changed[~mask].any()
+    assert changed[mask].mean() > 0.95
+
+
+def test_square_millimetres_of_a_width_and_of_a_marked_length(page, photo, upload, numbers) -> None:
+    upload(photo)
+    page.get_by_label("A known length, in mm").fill("40")  # 400 pixels
+    told = numbers()
+    assert told["area_mm2"] == pytest.approx(told["area_pixels"] / 100)
+    assert "mm²" in page.locator("#area").inner_text()
+    page.get_by_role("button", name="Mark two points").click()
+    box = page.locator("#stage").bounding_box()
+    for share in (0.25, 0.75):
+        page.locator("#stage").click(position={"x": box["width"] * share, "y": box["height"] / 2})
+    told = numbers()
+    assert told["area_mm2"] == pytest.approx(told["area_pixels"] / 25, rel=0.02)
+
+
+def test_several_photos_are_a_list(page: Page, tmp_path, numbers) -> None:
+    paths = [write(tmp_path / f"{seed}.png", seed) for seed in (1, 2, 3)]
+    page.set_input_files("#file", paths)
+    page.get_by_text("Outlined 3.png.").wait_for()
+    assert page.locator("#list button").all_inner_texts() == ["1.png", "2.png", "3.png"]
+    page.get_by_role("button", name="1.png").click()
+    page.get_by_text("Outlined 1.png.").wait_for()
+    assert numbers()["source"] == "1.png"
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_dropped_and_pasted_photos(page: Page, photo: Path, event: str) -> None:
+    page.evaluate(
+        """([event, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "given.png", {type: "image/png"}));
+            document.dispatchEvent(event === "drop"
+                ? new DragEvent("drop", {dataTransfer: data, cancelable: true, bubbles: true})
+                : new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+        }""",
+        [event, list(photo.read_bytes())],
+    )
+    page.get_by_text("Outlined given.png.").wait_for()
+
+
+def test_errors_say_what_helps_and_the_rest_is_done(page: Page, photo: Path, tmp_path) -> None:
+    broken = tmp_path / "notes.jpg"
+    broken.write_text("no photo")
+    large = tmp_path / "large.png"
+    Image.new("1", (9000, 8000)).save(large)
+    page.set_input_files("#file", [broken, large, photo])
+    alert = page.get_by_role("alert")
+    alert.get_by_text("notes.jpg cannot be read as a photo.").wait_for()
+    assert "large.png is too large" in alert.inner_text()
+    assert page.locator("#area").inner_text()
+    page.set_input_files("#file", photo)
+    page.get_by_text("Outlined mole.png.").wait_for()
+    assert alert.is_hidden()
+
+
+def test_a_doubtful_mask_is_to_be_checked(page: Page, upload, numbers, segmenter, tmp_path) -> None:
+    path = tmp_path / "noise.png"
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    assert segmenter(path).review
+    upload(path)
+    assert page.locator("#review").is_visible()
+    assert numbers()["review"]
+
+
+def test_it_works_offline_once_loaded(page: Page, context: BrowserContext, photo, upload) -> None:
+    page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
+    context.set_offline(True)
+    page.reload()
+    page.get_by_text("Ready for a photo.").wait_for()
+    upload(photo)
+    page.get_by_role("button", name="Try a drawn sample").click()
+    page.get_by_text("Outlined sample.jpg.").wait_for()
+
+
+def test_the_keyboard_reaches_everything(page: Page, photo, upload) -> None:
+    upload(photo)
+    page.locator("body").click(position={"x": 2, "y": 2})
+    wanted = {"file", "sample", "threshold", "opacity", "compare", "length", "mark"}
+    wanted |= {"save-mask", "save-overlay", "save-json"}
+    reached = set()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    assert wanted <= reached
+    page.locator("#threshold").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#threshold-value").inner_text() == "51 %"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_nothing_bars_people_and_it_fits(page: Page, photo, upload, scheme, width) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 740})
+    upload(photo)
+    page.evaluate((WEB / "node_modules" / "axe-core" / "axe.min.js").read_text())
+    found = page.evaluate("axe.run()")
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.mouse.wheel(0, 10_000)
+    page.wait_for_timeout(100)
+    assert 0 <= page.get_by_text("Not a medical device").bounding_box()["y"] < 740
+
+
+def test_a_phone_has_a_button_for_its_camera(browser: Browser, page: Page, server: str) -> None:
+    assert page.get_by_text("Take a photo").is_hidden()
+    with browser.new_context(has_touch=True, is_mobile=True) as phone:
+        there = phone.new_page()
+        there.goto(server)
+        assert there.get_by_text("Take a photo").is_visible()
+        assert there.locator("#camera").get_attribute("capture") == "environment"
+
+
+def test_without_webassembly_it_says_so(context: BrowserContext, server: str) -> None:
+    context.add_init_script("delete globalThis.WebAssembly")
+    page = context.new_page()
+    page.goto(server)
+    page.get_by_role("alert").get_by_text("could not be loaded").wait_for()
+
+
+def test_without_the_runtime_it_is_small() -> None:
+    files = {path.name: path.stat().st_size for path in (WEB / "dist").rglob("*.*")}
+    assert sum(size for name, size in files.items() if not name.startswith("ort")) < 300_000
