@@ -77,6 +77,8 @@ def create_app(
     pool, metrics = Pool(workers, limits), Metrics()
     allowed = Depends(_authorization(tokens))
 
+    files = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": limits.files}
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
@@ -124,7 +126,7 @@ def create_app(
             200: {"model": list[Segmentation | FailedFile]},
             **_failures(400, 401, 408, 413, 415, 503, 504),
         },
-        openapi_extra=_body({MULTIPART: _form({"files": {"type": "array", "items": _FILE}})}),
+        openapi_extra=_body({MULTIPART: _form({"files": files})}),
     )
     async def segment_batch(request: Request) -> Response:
         """Segment the files of a form; a list in their order, with an error for each bad file."""
@@ -160,7 +162,12 @@ def create_app(
         with pool.place():
             return "ok"
 
-    @app.get("/metrics", dependencies=[allowed], responses=_failures(401))
+    @app.get(
+        "/metrics",
+        dependencies=[allowed],
+        response_class=PlainTextResponse,
+        responses=_failures(401),
+    )
     async def prometheus() -> Response:
         """Tell counts and times in the form of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
