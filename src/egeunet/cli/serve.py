@@ -90,7 +90,7 @@ def serve(
         origins=allow_origin or (),
         page=page,
     )
-    run(app, host, port)
+    run(app, host, port, grace=2 * seconds)  # to arrive, and to be answered
 
 
 def _is_local(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 from types import FrameType
@@ -13,13 +14,14 @@ from fastapi import FastAPI
 from egeunet.serve.watch import JsonLines, log
 
 
-def run(app: FastAPI, host: str, port: int) -> None:
+def run(app: FastAPI, host: str, port: int, grace: float) -> None:
     """Serve until SIGTERM or Ctrl-C; what was taken by then is finished.
 
     Args:
         app: What `egeunet.serve.app.create_app` gave.
         host: The address to listen on.
         port: The port; 0 takes a free one, which the log names.
+        grace: Seconds that what was taken has left when the end is asked for.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
@@ -29,7 +31,14 @@ def run(app: FastAPI, host: str, port: int) -> None:
     # It quotes bytes of damaged bodies, and the client is told of them anyhow.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
-        app, host, port, log_config=None, access_log=False, server_header=False, ws="none"
+        app,
+        host,
+        port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=math.ceil(grace),
     )
     # uvicorn raises the signal that ended it once more: after an orderly end that is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
