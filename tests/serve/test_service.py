@@ -225,6 +225,11 @@ def test_the_page_and_an_origin_are_served_when_asked_for(start, tmp_path, photo
         assert headers["access-control-allow-origin"] == origin
         _, headers, _ = service.post(photo, Origin="https://elsewhere.example")
         assert headers["access-control-allow-origin"] is None
+        asks = {
+            "Access_Control_Request_Method": "POST",
+            "Access_Control_Request_Headers": "authorization, content-type",
+        }
+        assert service.ask("OPTIONS", "/v1/segment", Origin=origin, **asks)[0] == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -87,7 +87,12 @@ def create_app(
     app = FastAPI(title="egeunet", version=__version__, description=ABOUT, lifespan=lifespan)
     app.add_middleware(Watch, metrics=metrics)
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_headers=["Authorization"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization"],
+        )
 
     @app.exception_handler(EgeunetError)
     async def unreadable(_: Request, error: EgeunetError) -> Response:
