@@ -50,7 +50,10 @@ def regions() -> dict[str, str]:
         "seeds": f"\n{seeds()}",
         "settings": f"\n{settings()}",
         "page": f"\n{page()}",
-        **{name: f"\n{text}" for name, text in (runtime() | quality() | robustness()).items()},
+        **{
+            name: f"\n{text}"
+            for name, text in (runtime() | quality() | robustness() | serve()).items()
+        },
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
             for system, (_, params, macs, memory, *_) in zip(systems, lines, strict=True)
@@ -256,6 +259,40 @@ def robustness() -> dict[str, str]:
         ),
         "robustness groups": table(" | ".join(GROUP_COLUMNS), found.group_rows() if found else ()),
     }
+
+
+def serve() -> dict[str, str]:
+    """Return the regions of the page on the service, of the last row."""
+    last: dict[str, Any] = (results("serve") or [{}])[-1]
+    return {"serve machine": machine(last), "serve": table("what | measured", load(last))}
+
+
+def load(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Return what a row of the service says."""
+    if not row:
+        return
+    for form in ("mask", "json"):
+        rate, share = row["throughput"][form], row["throughput"][f"{form}_share"]
+        yield f"photos per second, 8 clients, `{form}`", f"{rate:.0f}, {share:.0%} of the stream's"
+    waiting, crowd, hostile = row["waiting"], row["crowd"], row["hostile"]
+    yield "one request alone, median", f"{waiting['alone_ms']:.0f} ms"
+    yield "95 % of requests, 8 clients", f"{waiting['p95_ms']:.0f} ms, {waiting['times']:.1f} ×"
+    yield f"{crowd['clients']} clients for {crowd['seconds']:.0f} s, answers", counts(crowd)
+    yield "memory, after a tenth and at the end", memory(crowd)
+    yield f"{hostile['requests']:,} damaged requests, answers", counts(hostile)
+    yield "memory, before and after each fifth", memory(hostile)
+    for batch, rate in row["batching"].items():
+        yield f"images per second of the network, {batch} a call", f"{rate:.0f}"
+
+
+def counts(row: dict[str, Any]) -> str:
+    """Say how often each status came."""
+    return ", ".join(f"{status}: {n:,}" for status, n in sorted(row["statuses"].items()))
+
+
+def memory(row: dict[str, Any]) -> str:
+    """Say how many megabytes were in use."""
+    return " → ".join(f"{mb:.0f}" for mb in row["mb"]) + " MB"
 
 
 def subject(row: dict[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "models": set(),
     "metrics": set(),
     "inference": set(),
+    "serve": {"inference"},
     "data": {"inference"},
     "training": {"models", "metrics", "inference", "data"},
     "evaluation": {"models", "metrics", "inference", "data", "training"},
@@ -29,10 +30,13 @@ MAY_IMPORT = {
     },
     "cli": {
         *("models", "metrics", "inference", "data", "training", "evaluation", "export"),
-        *("workflow", "experiments"),
+        *("workflow", "experiments", "serve"),
     },
 }
-HEAVY = {"torch", "scipy", "monai", "matplotlib", "onnx", "torchmetrics", "lightning_fabric"}
+HEAVY = {
+    *("torch", "scipy", "monai", "matplotlib", "onnx", "torchmetrics", "lightning_fabric"),
+    *("fastapi", "uvicorn", "pydantic"),
+}
 
 
 def imports(path, top_level_only=False):

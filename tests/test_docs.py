@@ -34,6 +34,7 @@ def generate():
         "docs/quality.md",
         "docs/robustness.md",
         "docs/runtime.md",
+        "docs/serve.md",
         "docs/systems.md",
         "docs/training.md",
         "docs/web.md",

@@ -18,6 +18,7 @@ from egeunet.cli.export import export
 from egeunet.cli.models import models
 from egeunet.cli.predict import predict
 from egeunet.cli.report import report
+from egeunet.cli.serve import serve
 from egeunet.cli.sweep import sweep
 from egeunet.cli.train import train
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
@@ -33,7 +34,7 @@ app = typer.Typer(
         "export, segment.\n\nFor research. Not a medical device; its masks are not a diagnosis."
     ),
 )
-for command in (predict, train, sweep, evaluate, report, export, benchmark, models, demo):
+for command in (predict, serve, train, sweep, evaluate, report, export, benchmark, models, demo):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

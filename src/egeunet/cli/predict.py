@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from egeunet.cli.console import console_reporter, print_json
+from egeunet.cli.options import Weights
 from egeunet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,14 +30,7 @@ def predict(
         Path,
         typer.Option("--output", "-o", help="Folder for what is written; - writes one to a pipe."),
     ],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            help="A run folder, an .onnx file, a name or a URL#sha256=…; isic2018 by default.",
-        ),
-    ] = None,
+    weights: Weights = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the photo with the mask drawn over it.")
     ] = False,

@@ -112,6 +112,23 @@ def read_reduced(source: Source, least: int) -> NDArray[np.uint8] | ReducedPhoto
     return ReducedPhoto(pixels, (width, height, 3) if turned else (height, width, 3), data, name)
 
 
+def photo_header(data: bytes) -> tuple[str, int, int]:
+    """Read what an image file says of itself, and decode nothing.
+
+    Args:
+        data: The bytes of the file.
+
+    Returns:
+        The format as Pillow calls it ("JPEG", "PNG", …), the width and the height in pixels.
+
+    Raises:
+        EgeunetError: It is empty or no image.
+    """
+    name = "The photo"
+    with _open(io.BytesIO(_read_bytes(data, name)), name) as image:
+        return str(image.format), image.width, image.height
+
+
 def source_name(source: Source) -> str | None:
     """Return what a source is called: its path where it has one, else None."""
     if isinstance(source, (str, os.PathLike)):

@@ -1,0 +1,72 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from egeunet import Segmenter
+from egeunet.errors import EgeunetError
+from egeunet.serve import Client, rle
+
+
+def test_a_photo_comes_back_as_each_form(service, photo, tmp_path):
+    client, result = Client(service.url), Segmenter()(photo)
+    (tmp_path / "a.jpg").write_bytes(photo)
+    values = client.segment(tmp_path / "a.jpg")
+    assert values == client.segment(photo)
+    assert (rle.decode(values["mask"]) == result.mask).all()
+    assert client.mask(photo).startswith(b"\x89PNG")
+    assert client.overlay(photo).startswith(b"\x89PNG")
+    assert client.models()[0]["name"] == "isic2018"
+
+
+def test_a_batch_keeps_the_names_at_home(service, photo, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(photo)
+    named, bare, bad = Client(service.url).segment_batch([path, photo, b"no image"])
+    assert (named["source"], bare["source"]) == (str(path), None)
+    assert "not an image" in bad["error"]
+
+
+def test_a_refusal_is_the_sentence_of_the_service(service, tmp_path):
+    with pytest.raises(EgeunetError, match="not an image"):
+        Client(service.url).segment(b"no image")
+    with pytest.raises(EgeunetError, match=r"none\.jpg cannot be read"):
+        Client(service.url).segment(tmp_path / "none.jpg")
+    with pytest.raises(EgeunetError, match="Not Found"):
+        Client(service.url + "/nowhere").models()
+
+
+def test_it_asks_again_while_the_service_is_busy(start, photo):
+    with start("--requests", "1") as service, ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(Client(service.url, retries=20).segment, [photo] * 4))
+        assert all(one == answers[0] for one in answers)
+        with service.open_raw(
+            b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"Content-Length: 9\r\n\r\n"
+        ):
+            time.sleep(0.2)
+            with pytest.raises(EgeunetError, match="busy"):
+                Client(service.url, retries=0).segment(photo)
+
+
+def test_it_waits_for_a_service_that_is_not_there_yet(start, photo):
+    with start() as service:
+        service.process.kill()
+        service.process.wait()
+        with pytest.raises(EgeunetError, match="does not answer"):
+            Client(service.url, retries=0).models()
+        answers = []
+        client = Client(service.url, retries=8)
+        asking = threading.Thread(target=lambda: answers.append(client.segment(photo)))
+        asking.start()
+        with start(port=service.port):
+            asking.join(60)
+    assert answers[0]["width"] == 160
+
+
+def test_a_token_is_sent(start, photo):
+    with start(EGEUNET_TOKEN="secret") as service:
+        assert Client(service.url, token="secret").segment(photo)["width"] == 160
+        with pytest.raises(EgeunetError, match="token"):
+            Client(service.url).segment(photo)

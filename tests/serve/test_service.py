@@ -1,0 +1,246 @@
+"""Every route over a real socket, and what a client can do wrong."""
+
+import io
+import json
+import signal
+import struct
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from egeunet import Segmenter
+from egeunet.serve import rle
+from egeunet.serve.replies import Segmentation
+
+HEAD = "POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+
+
+def png(data):
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.fixture(scope="module")
+def result(photo):
+    return Segmenter()(photo)
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_json_is_the_result_and_its_run_lengths(service, photo, result, form):
+    answer = service.post_files(("a b.jpg", photo)) if form else service.post(photo)
+    status, headers, body = answer
+    assert (status, headers["content-type"]) == (200, "application/json")
+    values = json.loads(body)
+    assert (rle.decode(values.pop("mask")) == result.mask).all()
+    assert values == result.to_dict() | {"source": "a b.jpg" if form else None}
+
+
+def test_the_documented_fields_are_those_of_a_result(result):
+    assert set(Segmentation.model_fields) == {*result.to_dict(), "areas", "mask"}
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "kind"),
+    [
+        ("?format=mask", "application/json", "mask"),
+        ("?format=overlay", "*/*", "overlay"),
+        ("", "image/png", "mask"),
+        ("", "text/html, image/*;q=0.8, application/json;q=0.5", "mask"),
+        ("", "image/png;q=0.2, application/json", "json"),
+        ("", "image/png;q=0, */*;q=0.1", "json"),
+    ],
+)
+def test_the_form_is_chosen_by_parameter_and_accept(service, photo, result, query, accept, kind):
+    status, headers, body = service.post(photo, f"/v1/segment{query}", Accept=accept)
+    assert status == 200
+    if kind == "json":
+        assert json.loads(body)["width"] == 160
+        return
+    assert headers["content-type"] == "image/png"
+    image = result.mask_image() if kind == "mask" else result.overlay()
+    assert (png(body) == np.asarray(image)).all()
+
+
+def test_a_batch_is_in_order_and_goes_on_after_a_bad_file(service, photo):
+    files = [("one", photo), ("bad", photo[: len(photo) // 2]), ("empty", b""), ("two", photo)]
+    status, _, body = service.post_files(*files, path="/v1/segment/batch")
+    one, bad, empty, two = json.loads(body)
+    assert status == 200
+    assert one | {"source": "two"} == two
+    assert "damaged" in bad["error"]
+    assert bad["source"] == "bad"
+    assert "0 bytes" in empty["error"]
+
+
+def test_the_other_routes_answer(service):
+    assert service.ask("GET", "/healthz")[2] == b"ok"
+    assert service.ask("GET", "/readyz")[0] == 200
+    (model,) = json.loads(service.ask("GET", "/v1/models")[2])
+    assert (model["name"], model["limits"]["body_bytes"]) == ("isic2018", 2_000_000)
+    assert b"not a diagnosis" in service.ask("GET", "/")[2]
+    assert service.ask("GET", "/docs")[0] == 200
+    assert service.ask("GET", "/nothing")[0] == 404
+    assert service.ask("GET", "/v1/segment")[0] == 405
+    metrics = service.ask("GET", "/metrics")[2].decode()
+    assert 'egeunet_requests_total{route="/healthz",status="200"}' in metrics
+
+
+def test_other_origins_are_not_let_in(service, photo):
+    _, headers, _ = service.post(photo, Origin="https://elsewhere.example")
+    assert headers["access-control-allow-origin"] is None
+
+
+def bomb(side):
+    """A PNG file of a few kilobytes that says it is white, `side` pixels wide and high."""
+
+    def chunk(kind, data):
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    data = zlib.compress(b"\xff" * 1_000_000)
+    end = chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + end
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "says"),
+    [
+        (b"", "image/jpeg", 400, "0 bytes"),
+        (b"no image", "image/png", 400, "not an image"),
+        (EPS, "application/octet-stream", 400, "EPS"),
+        (bomb(50_000), "image/png", 413, "too large"),
+        (b"x" * 2_000_001, "image/png", 413, "2 MB"),
+        (b"x", "text/plain", 415, "content type"),
+        (b"x", "", 415, "content type"),
+        (b"x", "multipart/form-data", 400, "form"),
+        (b"x", "multipart/form-data; boundary=b", 400, "form"),
+        (
+            b"--b\r\nContent-Disposition: form-data\r\n\r\n",
+            "multipart/form-data; boundary=b",
+            400,
+            "",
+        ),
+        (b"--b--\r\n", "multipart/form-data; boundary=b", 400, "0 files"),
+    ],
+)
+def test_a_bad_body_is_refused_in_one_sentence(service, body, kind, status, says):
+    got, _, answer = service.post(body, kind=kind)
+    assert got == status
+    assert says in json.loads(answer)["detail"]
+
+
+def test_a_photo_cut_short_is_refused(service, photo):
+    status, _, body = service.post(photo[: len(photo) // 2])
+    assert (status, "cut short" in json.loads(body)["detail"]) == (400, True)
+
+
+def test_two_files_are_a_batch(service, photo):
+    assert service.post_files(("a", photo), ("b", photo))[0] == 400
+    assert service.post_files(*[("a", photo)] * 33, path="/v1/segment/batch")[0] == 400
+    assert service.post(photo, "/v1/segment/batch")[0] == 415
+
+
+def test_a_form_that_cannot_be_given_is_refused(service, photo):
+    assert service.post(photo, Accept="text/html")[0] == 406
+    assert service.post(photo, "/v1/segment?format=gif")[0] == 422
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit(service):
+    with service.open_raw(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()) as raw:
+        try:
+            for _ in range(40):
+                raw.sendall(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        except ConnectionError:
+            return  # cut off while it sent
+        assert b" 413 " in raw.recv(200)
+
+
+def test_a_client_that_goes_away_is_no_error(service, photo):
+    service.open_raw(f"{HEAD}Content-Length: {len(photo)}\r\n\r\n".encode() + photo[:100]).close()
+    deadline = time.monotonic() + 10
+    while not any(line.get("status") == 499 for line in service.logged()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert service.post(photo)[0] == 200
+    assert not any("traceback" in line or line.get("status") == 500 for line in service.logged())
+
+
+def test_logs_tell_nothing_of_the_photo(service, photo):
+    service.post_files(("Jane Doe.jpg", photo))
+    assert "Jane" not in service.log.read_text("utf-8")
+    assert {"id", "method", "route", "status", "seconds"} <= service.logged()[-1].keys()
+
+
+def test_a_slow_client_is_told_so(start):
+    with start("--seconds", "1") as service:
+        raw = service.open_raw(f"{HEAD}Content-Length: 1000\r\n\r\nabc".encode())
+        with raw:
+            assert b" 408 " in raw.recv(200)
+
+
+def test_work_that_takes_too_long_is_given_up(start, slow_photo):
+    with start("--seconds", "0.05", "--workers", "1") as service:
+        answers = [service.post(slow_photo)[0] for _ in range(2)]
+        assert 504 in answers
+        assert set(answers) <= {408, 504}
+
+
+def test_a_full_house_says_when_to_come_again(start, photo):
+    with start("--requests", "1") as service:
+        with service.open_raw(f"{HEAD}Content-Length: 1000\r\n\r\nabc".encode()):
+            time.sleep(0.3)
+            status, headers, _ = service.post(photo)
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert service.ask("GET", "/readyz")[0] == 503
+            assert service.ask("GET", "/healthz")[0] == 200
+        time.sleep(0.3)
+        assert service.post(photo)[0] == 200
+
+
+def test_tokens_guard_what_costs_and_what_tells(start, photo):
+    with start(EGEUNET_TOKEN="one two") as service:
+        for path in ("/v1/models", "/metrics"):
+            status, headers, _ = service.ask("GET", path)
+            assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        assert service.post(photo, Authorization="Bearer three")[0] == 401
+        assert service.post(photo, Authorization="Basic one")[0] == 401
+        assert service.post(photo, Authorization="Bearer two")[0] == 200
+        assert service.ask("GET", "/readyz")[0] == 200
+
+
+def test_the_page_and_an_origin_are_served_when_asked_for(start, tmp_path, photo):
+    (tmp_path / "index.html").write_text("<title>the page</title>")
+    origin = "https://clinic.example"
+    with start("--page", str(tmp_path), "--allow-origin", origin) as service:
+        assert b"the page" in service.ask("GET", "/")[2]
+        assert service.ask("GET", "/../conftest.py")[0] == 404
+        _, headers, _ = service.post(photo, Origin=origin)
+        assert headers["access-control-allow-origin"] == origin
+        _, headers, _ = service.post(photo, Origin="https://elsewhere.example")
+        assert headers["access-control-allow-origin"] is None
+        asks = {
+            "Access_Control_Request_Method": "POST",
+            "Access_Control_Request_Headers": "authorization, content-type",
+        }
+        assert service.ask("OPTIONS", "/v1/segment", Origin=origin, **asks)[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_taken_is_finished_when_the_service_ends(start, slow_photo, number):
+    with start("--workers", "1") as service, ThreadPoolExecutor(4) as clients:
+        asked = [clients.submit(service.post, slow_photo) for _ in range(4)]
+        deadline = time.monotonic() + 20
+        while b"egeunet_requests_open 5.0" not in service.ask("GET", "/metrics")[2]:
+            assert time.monotonic() < deadline
+        service.process.send_signal(number)
+        assert [one.result()[0] for one in asked] == [200] * 4
+        assert service.process.wait(30) == 0
+        with pytest.raises(ConnectionError):
+            service.ask("GET", "/healthz")
