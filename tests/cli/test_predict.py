@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import os
 import signal
@@ -243,6 +244,8 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that a shell started in the background inherit a SIGINT that is ignored.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     limit = time.monotonic() + 30
     while not (out / "002_mask.png").exists() and time.monotonic() < limit:
