@@ -86,3 +86,10 @@ def test_the_command_line_is_kept_as_it_can_be_typed(checkout):
     shutil.copy(script, folder / "program" / "__main__.py")
     found = run(folder / "program" / "__main__.py", "--help", cwd=folder)
     assert found["command"] == "program --help"
+
+
+def test_absolute_paths_of_the_command_line_are_kept_by_name(checkout):
+    folder, script, _ = checkout
+    words = ("train", "/home/me/x.yaml", "data.root=/home/me/skin", "out=runs/x")
+    told = run(script, *words, cwd=folder)["command"]
+    assert told == "tell.py train x.yaml data.root=skin out=runs/x"

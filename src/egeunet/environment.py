@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
         What JSON can hold: `python`, `os`, `cpu`, `cores` (those this process may use), `ram_gb`,
         `gpu` (None without one, or where torch is not loaded), `versions` (None: not installed),
         `git_commit` of the checkout this package runs from (`-dirty` when files were changed, None
-        outside a checkout) and the `command` line.
+        outside a checkout) and the `command` line, absolute paths by their last name.
     """
     return {
         "python": platform.python_version(),
@@ -96,7 +96,13 @@ def _git_commit() -> str | None:
 def _command() -> str:
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
-    return shlex.join((name, *sys.argv[1:]))
+    return shlex.join((name, *map(_without_folder, sys.argv[1:])))
+
+
+def _without_folder(word: str) -> str:
+    """An absolute path, or `key=` and one, by its last name: where it lies is nobody's business."""
+    key, sign, value = word.rpartition("=")
+    return f"{key}{sign}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def _output(*command: str) -> str | None:
