@@ -11,7 +11,6 @@ from onnx import helper, numpy_helper
 
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9
-EXACT = "exact"
 
 
 class Graph:
@@ -27,11 +26,8 @@ class Graph:
         self.constants: list[onnx.TensorProto] = []
         self._names: dict[object, str] = {}
 
-    def constant(self, values: NDArray[Any] | list[int], exact: bool = False) -> str:
-        """Keep an array once, float64 as float32, a list as int64; return its name.
-
-        What must stay `exact` is marked in its `doc_string`: it is no weight to be rounded.
-        """
+    def constant(self, values: NDArray[Any] | list[int]) -> str:
+        """Keep an array once, float64 as float32, a list as int64; return its name."""
         array = np.array(values, np.int64) if isinstance(values, list) else np.asarray(values)
         if array.dtype == np.float64:
             array = array.astype(np.float32)
@@ -39,7 +35,6 @@ class Graph:
         if key not in self._names:
             name = self._names[key] = f"{self.prefix}c{len(self._names)}"
             constant = numpy_helper.from_array(np.asarray(array, order="C"), name)
-            constant.doc_string = EXACT if exact else ""
             self.constants.append(constant)
         return self._names[key]
 

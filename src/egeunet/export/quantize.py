@@ -16,7 +16,7 @@ from onnx import TensorProto
 from onnx.helper import make_node, make_tensor
 from onnx.numpy_helper import from_array, to_array
 
-from egeunet.export.graph import EXACT, shorten
+from egeunet.export.graph import shorten
 from egeunet.inference.preprocess import to_input
 
 _FEW = 8  # values in a row that has a scale of its own; shorter rows stay in half precision
@@ -52,7 +52,7 @@ def _store(model: onnx.ModelProto, eight_bits: bool) -> onnx.ModelProto:
     alike: dict[tuple[int, ...], list[tuple[str, NDArray[np.float32]]]] = defaultdict(list)
     for constant in graph.initializer:
         values = to_array(constant)
-        if values.dtype != np.float32 or not values.shape or constant.doc_string == EXACT:
+        if values.dtype != np.float32 or not values.shape:
             kept.append(constant)
         elif (values == values.flat[0]).all():
             # Exactly: the rows of 1 / C that means are taken with would suffer most.
