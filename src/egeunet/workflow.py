@@ -175,7 +175,8 @@ def _keep_beside(
 ) -> dict[str, str]:
     """Write what does not fit into a row of results; return the files, relative to `folder`."""
     weights = str(subject.row["weights_sha256"])[:16]
-    files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{part}.csv"}
+    views = "-tta" if subject.row.get("tta") else ""
+    files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{part}{views}.csv"}
     write_counts(folder / files["per_image"], result.ids, result.counts)
     if subject.run:
         files["history"] = f"history/{subject.row['recipe_hash']}-{dataset}.csv"

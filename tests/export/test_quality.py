@@ -66,3 +66,16 @@ def test_photos_that_were_trained_on_are_not_fitted_on(few, trained: Path, tmp_p
 def test_a_run_folder_takes_no_tta(trained: Path) -> None:
     with pytest.raises(UsageError, match="takes an ONNX file"):
         egeunet.evaluate(trained, tta=True)
+
+
+def test_rows_of_one_and_of_four_views_keep_counts_of_their_own(
+    trained: Path, tmp_path: Path
+) -> None:
+    exported, *_ = egeunet.export(trained, tmp_path)
+    root, record = load_run(trained).recipe.data.root, tmp_path / "results" / "x.jsonl"
+    for tta in (False, True):
+        egeunet.evaluate(exported.path, data=root, part="val", tta=tta, record=record)
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    files = {record.parent / row["per_image"] for row in rows}
+    assert len(files) == 2
+    assert all(file.is_file() for file in files)
