@@ -85,3 +85,18 @@ def test_an_epoch_that_is_left_early_leaves_no_thread_behind(arrays):
     next(batches)
     batches.close()
     assert threading.active_count() == before
+
+
+def test_the_masks_of_a_teacher_move_with_the_masks(arrays):
+    arrays = replace(arrays, masks=arrays.masks & 1)
+    soft = np.random.default_rng(3).integers(0, 128, arrays.masks.shape, np.uint8)
+    settings = dict(augmentation=Augmentation(), seed=5, batch_size=3)
+    with_soft = Loader(arrays, soft=soft, **settings).epoch(2)
+    marked = Loader(replace(arrays, masks=soft), **settings).epoch(2)
+    for batch, plain, moved in zip(
+        with_soft, Loader(arrays, **settings).epoch(2), marked, strict=True
+    ):
+        assert torch.equal(batch.images, plain.images)
+        assert torch.equal(batch.masks, plain.masks)
+        torch.testing.assert_close(batch.soft, moved.masks / 127)
+        assert plain.soft is None

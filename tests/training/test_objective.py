@@ -1,15 +1,21 @@
 """What a step minimises, and the teacher in it."""
 
+import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch.nn import functional as F
 
+from egeunet.data.cache import Arrays
+from egeunet.data.loader import scale_batch
 from egeunet.errors import UsageError
 from egeunet.files import sha256_file
+from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import load_checkpoint
 from egeunet.training.objective import Objective, distillation, make_loss
 from egeunet.training.recipe import LossSettings, load_recipe
 from egeunet.training.run import SPLIT, read_parts
+from egeunet.training.teacher import draw_soft_masks
 from egeunet.training.trainer import train
 
 
@@ -20,32 +26,38 @@ def teacher(words, tmp_path):
     return f"distill.teacher={train(load_recipe(words[0], [*words[1:], *more]))}"
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_distillation_is_the_divergence_from_the_teacher_and_its_entropy(classes):
-    student, teacher = torch.randn(2, 2, classes, 6, 5)
-
-    def log_probabilities(logits):
-        if classes == 1:
-            logits = torch.cat((torch.zeros_like(logits), logits), dim=1)
-        return logits.log_softmax(1).movedim(1, -1).flatten(0, 2)
-
-    theirs = log_probabilities(teacher)
-    ours = log_probabilities(student)
-    divergence = F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
-    entropy = -(theirs.exp() * theirs).sum(1).mean()
-    torch.testing.assert_close(distillation(student, teacher), divergence + entropy)
+def test_distillation_is_the_divergence_from_the_teacher_and_its_entropy():
+    student, soft = torch.randn(2, 1, 6, 5), torch.rand(2, 1, 6, 5)
+    theirs = torch.cat((1 - soft, soft), dim=1)
+    ours = torch.cat((torch.zeros_like(student), student), dim=1).log_softmax(1)
+    divergence = F.kl_div(ours, theirs, reduction="none").sum(1).mean()
+    entropy = -(theirs * theirs.log()).sum(1).mean()
+    torch.testing.assert_close(distillation(student, soft), divergence + entropy)
 
 
 def test_the_teacher_is_a_further_target_of_the_output_alone():
-    images, masks = torch.randn(2, 1, 8, 8), (torch.rand(2, 1, 8, 8) > 0.5).float()
+    masks, soft = (torch.rand(2, 1, 8, 8) > 0.5).float(), torch.rand(2, 1, 8, 8)
     logits, stage = torch.randn(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
-    teacher = torch.nn.Conv2d(1, 1, 3, padding=1)
     loss = make_loss(LossSettings())
-    total = Objective(loss, teacher, 0.3)(images, (logits.requires_grad_(), (stage,)), masks)
-    expected = loss((logits, (stage,)), masks).total + 0.3 * distillation(logits, teacher(images))
+    total = Objective(loss, 0.3)((logits, (stage,)), masks, soft)
+    expected = loss((logits, (stage,)), masks).total + 0.3 * distillation(logits, soft)
     torch.testing.assert_close(total, expected)
-    total.backward()
-    assert teacher.weight.grad is None
+
+
+def test_the_masks_of_a_teacher_are_its_mean_over_four_mirror_images():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (3, 16, 24, 3), np.uint8)
+    arrays = Arrays(("a", "b", "c"), images, images[..., 0] // 128, np.ones(3, np.float32))
+    teacher = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 3, 2))
+    teacher = torch.nn.Sequential(*teacher, torch.nn.Upsample((16, 24))).eval()
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    soft = draw_soft_masks(teacher, arrays, Fabric(accelerator="cpu", devices=1), Reporter())
+    x = scale_batch(torch.from_numpy(images))
+    with torch.no_grad():
+        views = [teacher(x.flip(axes)).sigmoid().flip(axes) for axes in ((), (2,), (3,), (2, 3))]
+    assert soft.std() > 5
+    np.testing.assert_allclose(soft / 127, sum(views)[:, 0] / 4, atol=0.51 / 127)
 
 
 def test_a_student_records_its_teacher_and_resumes_with_it_alone(words, tmp_path, teacher):
@@ -85,7 +97,8 @@ def test_a_teacher_that_knows_the_answers_is_refused(words, tmp_path, teacher):
 @pytest.mark.parametrize(
     ("setting", "answer"),
     [
-        ("data.size=48", r"1 classes at \(32, 32\), not 1 at \(48, 48\)"),
+        ("data.size=48", r"1 classes at \(32, 32\), not one foreground at \(48, 48\)"),
+        ("data.num_classes=2", "only networks of one foreground"),
         ("distill.teacher=nowhere", "not a run folder with weights"),
     ],
 )

@@ -18,6 +18,8 @@ from egeunet.data.augment import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
 from egeunet.data.colour import recolour
 
+SOFT_STEPS = 127  # of a teacher's probability: seven bits, beside the mask's one
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -27,11 +29,14 @@ class Batch:
         ids: Which samples, in order.
         images: float32 (B, 3, H, W), each scaled min–max to 0…255.
         masks: float32 (B, 1, H, W) of 0 and 1, or int64 class indices (B, H, W).
+        soft: float32 (B, 1, H, W), a teacher's probabilities, moved as the masks are; None if there
+            is no teacher.
     """
 
     ids: tuple[str, ...]
     images: Tensor
     masks: Tensor
+    soft: Tensor | None = None
 
 
 def scale_batch(images: Tensor) -> Tensor:
@@ -54,6 +59,8 @@ class Loader:
         seed: Start of all random numbers.
         device: Where the batches shall be.
         workers: Threads that prepare batches ahead; 0 prepares each when it is asked for.
+        soft: uint8 (N, H, W), a teacher's probabilities of the foreground in steps of 1/127; the
+            masks have to be of one foreground.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Loader:
         seed: int = 0,
         device: torch.device | str = "cpu",
         workers: int = 0,
+        soft: NDArray[np.uint8] | None = None,
     ) -> None:
         self.arrays = arrays
         self.num_classes = num_classes
@@ -80,6 +88,10 @@ class Loader:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             self._images = torch.from_numpy(arrays.images).to(self.device)
             self._masks = torch.from_numpy(arrays.masks).to(self.device)
+        # A byte has room for both, so that what moves a mask moves them together.
+        self._soft = soft is not None
+        if soft is not None:
+            self._masks = self._masks | torch.from_numpy(soft).to(self.device) << 1
 
     def __len__(self) -> int:
         return -(-len(self.arrays.ids) // self.batch_size)
@@ -108,10 +120,14 @@ class Loader:
             colours = self.augmentation.draw_colours(len(chosen), generator)
             images = recolour(images, colours) if colours else images
         images, masks = transform(images, masks, maps)
+        soft = None
+        if self._soft:
+            soft, masks = (masks >> 1).unsqueeze(1) / SOFT_STEPS, masks & 1
         return Batch(
             ids=tuple(self.arrays.ids[index] for index in chosen),
             images=images,
             masks=masks.unsqueeze(1).float() if self.num_classes == 1 else masks.long(),
+            soft=soft,
         )
 
 

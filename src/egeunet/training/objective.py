@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from egeunet.training.losses import DeepSupervisionLoss, Output, cross_entropy_dice
 from egeunet.training.overlap_losses import (
@@ -37,16 +36,13 @@ def make_loss(settings: LossSettings) -> DeepSupervisionLoss:
     return DeepSupervisionLoss(settings.stage_weights, settings.output_weight, TERMS[settings.name])
 
 
-def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Return the cross-entropy to a teacher's probabilities, of logits (B, K, H, W) of both.
+def distillation(logits: Tensor, soft: Tensor) -> Tensor:
+    """Return the cross-entropy of logits to a teacher's probabilities, both (B, 1, H, W).
 
     Hinton, Vinyals, Dean. Distilling the knowledge in a neural network. arXiv 1503.02531, with
     temperature 1: a mask's soft border is all that there is to soften.
     """
-    logits, teacher = logits.float(), teacher.float()
-    if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits, torch.sigmoid(teacher))
-    return F.cross_entropy(logits, F.softmax(teacher, dim=1))
+    return F.binary_cross_entropy_with_logits(logits.float(), soft)
 
 
 class Objective:
@@ -54,22 +50,16 @@ class Objective:
 
     Args:
         loss: To the true masks.
-        teacher: A frozen network in eval mode, which sees the images as the student does; None for
-            none.
         weight: Of `distillation`, on the output alone.
     """
 
-    def __init__(
-        self, loss: DeepSupervisionLoss, teacher: nn.Module | None = None, weight: float = 0.0
-    ) -> None:
-        self.loss, self.teacher, self.weight = loss, teacher, weight
+    def __init__(self, loss: DeepSupervisionLoss, weight: float = 0.0) -> None:
+        self.loss, self.weight = loss, weight
 
-    def __call__(self, images: Tensor, output: Output, masks: Tensor) -> Tensor:
-        """Return the loss of a model's output for images and their masks."""
+    def __call__(self, output: Output, masks: Tensor, soft: Tensor | None = None) -> Tensor:
+        """Return the loss of a model's output to the masks, and to a teacher's where it is given."""
         total = self.loss(output, masks).total
-        if self.teacher is None:
+        if soft is None:
             return total
-        with torch.no_grad():
-            soft = self.teacher(images)
         logits = output[0] if isinstance(output, tuple) else output
         return total + self.weight * distillation(logits, soft)

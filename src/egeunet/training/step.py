@@ -25,7 +25,7 @@ class Step:
         fabric: Places and precision.
         model: As `fabric.setup` gave it.
         optimizer: Likewise.
-        loss: From images, the model's output and masks to the loss.
+        loss: From the model's output, masks and a teacher's masks, if any, to the loss.
         clip_norm: Largest norm of the gradient; None does not clip.
         record: Whether steps may be recorded: on CUDA, with a capturable optimiser and without the
             loss scaling of float16, which decides on the host.
@@ -45,7 +45,7 @@ class Step:
         self.fabric, self.model, self.optimizer, self.loss = fabric, model, optimizer, loss
         self.clip_norm, self.reporter = clip_norm, reporter
         self._left = WARM_UP if record else -1  # -1: never
-        self._recorded: tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor] | None = None
+        self._recorded: tuple[torch.cuda.CUDAGraph, Batch, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Train on a batch; return its loss, a number without a gradient."""
@@ -53,17 +53,19 @@ class Step:
             self._record(batch)
         self._left = max(-1, self._left - 1)
         if self._recorded is not None:
-            graph, images, masks, loss = self._recorded
-            if images.shape == batch.images.shape:
-                images.copy_(batch.images)
-                masks.copy_(batch.masks)
+            graph, own, loss = self._recorded
+            if own.images.shape == batch.images.shape:
+                own.images.copy_(batch.images)
+                own.masks.copy_(batch.masks)
+                if own.soft is not None and batch.soft is not None:
+                    own.soft.copy_(batch.soft)
                 graph.replay()
                 return loss.clone()
-        return self._run(batch.images, batch.masks)
+        return self._run(batch)
 
-    def _run(self, images: Tensor, masks: Tensor) -> Tensor:
+    def _run(self, batch: Batch) -> Tensor:
         self.optimizer.zero_grad()
-        loss = self.loss(images, self.model(images), masks)
+        loss = self.loss(self.model(batch.images), batch.masks, batch.soft)
         self.fabric.backward(loss)
         if self.clip_norm is not None:
             self.fabric.clip_gradients(
@@ -74,13 +76,14 @@ class Step:
 
     def _record(self, batch: Batch) -> None:
         """Record a step on copies of a batch; nothing is computed yet."""
-        images, masks = batch.images.clone(), batch.masks.clone()
+        soft = None if batch.soft is None else batch.soft.clone()
+        own = Batch(batch.ids, batch.images.clone(), batch.masks.clone(), soft)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                loss = self._run(images, masks)
+                loss = self._run(own)
         except RuntimeError as error:
             self.reporter.warn(f"Steps are not recorded as a CUDA graph: {error}")
             self.optimizer.zero_grad()
             return
-        self._recorded = graph, images, masks, loss
+        self._recorded = graph, own, loss

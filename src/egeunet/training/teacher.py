@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import nn
 
+from egeunet.data.cache import Arrays
+from egeunet.data.loader import SOFT_STEPS, Loader
 from egeunet.data.splits import Split
 from egeunet.errors import UsageError
 from egeunet.files import sha256_file
+from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS
 from egeunet.training.recipe import Recipe
 from egeunet.training.run import load_run, shared_parts
@@ -48,12 +55,14 @@ def open_teacher(recipe: Recipe, dataset: str, split: Split) -> nn.Module | None
     """
     if recipe.distill.teacher is None:
         return None
+    if recipe.data.num_classes > 1:
+        raise UsageError("distill.teacher: only networks of one foreground can be distilled.")
     run = load_run(recipe.distill.teacher)
     theirs, ours = run.recipe.data, recipe.data
-    if (theirs.shape, theirs.num_classes) != (ours.shape, ours.num_classes):
+    if (theirs.shape, theirs.num_classes) != (ours.shape, 1):
         raise UsageError(
             f"The teacher {run.folder} draws {theirs.num_classes} classes at {theirs.shape}, not "
-            f"{ours.num_classes} at {ours.shape}: set data.size and data.num_classes as there."
+            f"one foreground at {ours.shape}: set data.size as there, or take another."
         )
     learned_from = {"train"}
     if theirs.protocol == "paper" and ours.protocol != "paper":
@@ -66,4 +75,37 @@ def open_teacher(recipe: Recipe, dataset: str, split: Split) -> nn.Module | None
             f"The teacher {run.folder} was trained or selected on {len(told)} of the {len(held)} "
             f"images that this run is scored on, such as {told[0]}: take one of the same protocol."
         )
-    return run.model.requires_grad_(False)
+    return run.model
+
+
+@torch.no_grad()
+def draw_soft_masks(
+    teacher: nn.Module, arrays: Arrays, fabric: Fabric, reporter: Reporter
+) -> NDArray[np.uint8]:
+    """Return a teacher's masks of all samples, once for the whole training.
+
+    The mean over four mirror images of each, as they are and not as the student will see them: the
+    teacher is at its best there, and a step of the student costs no more than without one.
+
+    Args:
+        teacher: A network in eval mode, from images as the `Loader` gives them to one logit.
+        arrays: The samples.
+        fabric: Places and precision.
+        reporter: Hears of the progress.
+
+    Returns:
+        uint8 (N, H, W), probabilities in steps of 1/127.
+    """
+    network = fabric.setup_module(teacher)
+    loader = Loader(arrays, device=fabric.device)
+    masks: list[NDArray[np.uint8]] = []
+    with reporter.bar("the teacher's masks", len(loader)) as bar:
+        for batch in loader.epoch():
+            views = [
+                torch.sigmoid(network(batch.images.flip(axes)).float()).flip(axes)
+                for axes in ((), (2,), (3,), (2, 3))
+            ]
+            mean = torch.stack(views).mean(0)[:, 0]
+            masks.append((mean * SOFT_STEPS).round().to(torch.uint8).cpu().numpy())
+            bar.advance()
+    return np.concatenate(masks)

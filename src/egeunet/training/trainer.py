@@ -44,7 +44,7 @@ from egeunet.training.run import (
 )
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
-from egeunet.training.teacher import open_teacher, pin_teacher
+from egeunet.training.teacher import draw_soft_masks, open_teacher, pin_teacher
 
 # protocol: (what the checkpoint is selected by, whether more is better)
 SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
@@ -93,29 +93,37 @@ class _Training:
         # What is validated and kept.
         self.kept = self.fabric.setup_module(self.average.model) if self.average else self.model
         self.dataset, split = open_split(recipe.data)
-        teacher = open_teacher(recipe, self.dataset.name, split)
-        teacher = teacher and self.fabric.setup_module(teacher)
         self.train_step = Step(
             self.fabric,
             self.model,
             self.optimizer,
-            Objective(self.loss, teacher, recipe.distill.weight),
+            Objective(self.loss, recipe.distill.weight),
             recipe.optimizer.clip_norm,
             on_cuda and recipe.optimizer.name != "sgd" and recipe.precision != "16-mixed",
             reporter,
         )
 
+        teacher = open_teacher(recipe, self.dataset.name, split)
+        arrays, val_arrays = (
+            load_arrays(samples, recipe.data.shape, num_classes, reporter=reporter)
+            for samples in (split.train, split.val)
+        )
+        soft = draw_soft_masks(teacher, arrays, self.fabric, reporter) if teacher else None
         self.loader, self.val_loader = (
             Loader(
-                load_arrays(samples, recipe.data.shape, num_classes, reporter=reporter),
+                part,
                 num_classes=num_classes,
                 batch_size=recipe.trainer.batch_size,
                 augmentation=augmentation,
                 seed=recipe.seed,
                 device=self.fabric.device,
                 workers=0 if on_cuda else recipe.workers,
+                soft=part_soft,
             )
-            for samples, augmentation in ((split.train, _augmentation(recipe)), (split.val, None))
+            for part, augmentation, part_soft in (
+                (arrays, _augmentation(recipe), soft),
+                (val_arrays, None, None),
+            )
         )
         describe_run(recipe, self.dataset, split)
         self.epoch = 0  # finished epochs
