@@ -90,7 +90,7 @@ def test_an_epoch_that_is_left_early_leaves_no_thread_behind(arrays):
 def test_the_masks_of_a_teacher_move_with_the_masks(arrays):
     arrays = replace(arrays, masks=arrays.masks & 1)
     soft = np.random.default_rng(3).integers(0, 128, arrays.masks.shape, np.uint8)
-    settings = dict(augmentation=Augmentation(), seed=5, batch_size=3)
+    settings = {"augmentation": Augmentation(), "seed": 5, "batch_size": 3}
     with_soft = Loader(arrays, soft=soft, **settings).epoch(2)
     marked = Loader(replace(arrays, masks=soft), **settings).epoch(2)
     for batch, plain, moved in zip(

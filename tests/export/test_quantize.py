@@ -15,7 +15,7 @@ def logits(graph, image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("store", "share", "error"), [(store_half, 0.6, 0.01), (store_int8, 0.42, 0.2)]
+    ("store", "share", "error"), [(store_half, 0.6, 0.01), (store_int8, 0.36, 0.5)]
 )
 def test_smaller_weights_give_nearly_the_same(make_run, images, store, share, error) -> None:
     graph = core_graph(make_run())
@@ -28,10 +28,10 @@ def test_smaller_weights_give_nearly_the_same(make_run, images, store, share, er
 
 
 def test_constants_of_one_value_are_kept_exactly_and_others_within_half_a_step() -> None:
-    """A third is no half-precision number; 0.1 … 12.7 has steps of 0.1."""
+    """A third is no half-precision number; 0.1 … 3.1 has steps of 0.1."""
     rng = np.random.default_rng(0)
-    values = rng.uniform(-12.7, 12.7, (4, 9)).astype(np.float32)
-    values[:, 0] = 12.7
+    values = rng.uniform(-3.1, 3.1, (4, 9)).astype(np.float32)
+    values[:, 0] = 3.1
     third = np.full((1, 9), 1 / 3, np.float32)
     graph = helper.make_graph(
         [helper.make_node("Add", ["values", "third"], ["logits"])],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,9 +16,10 @@ from onnx import TensorProto
 from onnx.helper import make_node, make_tensor
 from onnx.numpy_helper import from_array, to_array
 
-from egeunet.export.graph import shorten
+from egeunet.export.graph import Graph, shorten
 from egeunet.inference.preprocess import to_input
 
+_MIDDLE = 31  # of the 63 steps that six bits can tell around 0
 _FEW = 8  # values in a row that has a scale of its own; shorter rows stay in half precision
 
 
@@ -27,19 +28,19 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The conversion back depends on constants alone, so that a runtime does it once, at loading.
     """
-    return _store(model, eight_bits=False)
+    return _store(model, whole_numbers=False)
 
 
 def store_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with its weights in int8; it computes in float32 as before.
+    """Return the graph with its weights in whole numbers; it computes in float32 as before.
 
-    Each row of a weight (an output channel) is rounded to 255 steps, symmetric around 0, and has
-    its own scale. Vectors, such as biases, are kept in float16.
+    Each row of a weight (an output channel) is rounded to 63 steps, symmetric around 0, and has its
+    own scale; four steps lie in three bytes. Vectors, such as biases, are kept in float16.
     """
-    return _store(model, eight_bits=True)
+    return _store(model, whole_numbers=True)
 
 
-def _store(model: onnx.ModelProto, eight_bits: bool) -> onnx.ModelProto:
+def _store(model: onnx.ModelProto, whole_numbers: bool) -> onnx.ModelProto:
     """Stack the constants whose rows have the same shape, round them, and split them again.
 
     One array for many constants saves what the file would say of each.
@@ -48,51 +49,103 @@ def _store(model: onnx.ModelProto, eight_bits: bool) -> onnx.ModelProto:
     small.CopyFrom(model)
     graph = small.graph
     kept: list[onnx.TensorProto] = []
-    made: list[onnx.NodeProto] = []
-    alike: dict[tuple[int, ...], list[tuple[str, NDArray[np.float32]]]] = defaultdict(list)
+    made = Graph("s")
+    shapes: dict[str, list[int]] = {}
+    alike: dict[tuple[int, ...], dict[str, NDArray[np.float32]]] = defaultdict(dict)
     for constant in graph.initializer:
         values = to_array(constant)
-        if values.dtype != np.float32 or not values.shape:
+        if values.dtype == np.int64 and values.ndim == 1:
+            shapes[constant.name] = values.tolist()
+        elif values.dtype != np.float32 or not values.shape:
             kept.append(constant)
         elif (values == values.flat[0]).all():
             # Exactly: the rows of 1 / C that means are taken with would suffer most.
-            shape = from_array(np.array(values.shape, np.int64), f"{constant.name}n")
+            shapes[shape := f"{constant.name}n"] = list(values.shape)
             value = make_tensor("", TensorProto.FLOAT, [1], values.flat[:1])
-            kept.append(shape)
-            made.append(make_node("ConstantOfShape", [shape.name], [constant.name], value=value))
+            made.add("ConstantOfShape", shape, name=constant.name, value=value)
         else:
-            alike[values.shape[1:]].append((constant.name, values))
-    for row, members in alike.items():
-        names = [name for name, _ in members]
-        stack = np.concatenate([values for _, values in members])
-        name = f"s{len(made)}"
-        if eight_bits and math.prod(row) >= _FEW:
-            steps, scales = _round(stack)
-            kept += [from_array(steps, f"{name}q"), from_array(scales, f"{name}h")]
-            made += [
-                make_node("Cast", [f"{name}q"], [f"{name}x"], to=TensorProto.FLOAT),
-                make_node("Cast", [f"{name}h"], [f"{name}y"], to=TensorProto.FLOAT),
-                make_node("Mul", [f"{name}x", f"{name}y"], [name]),
-            ]
+            alike[values.shape[1:]][constant.name] = values
+    stacks = {row: np.concatenate(list(members.values())) for row, members in alike.items()}
+    rounded = {
+        row: _round(stack)
+        for row, stack in stacks.items()
+        if whole_numbers and math.prod(row) >= _FEW
+    }
+    steps = _unpack(made, [steps for steps, _ in rounded.values()]) if rounded else []
+    for row, step in zip(rounded, steps, strict=True):
+        scale = made.add("Cast", rounded[row][1], to=TensorProto.FLOAT)
+        _split(made, made.add("Mul", step, scale), alike[row])
+    for row in alike.keys() - rounded.keys():
+        half = stacks[row].astype(np.float16)
+        _split(made, made.add("Cast", half, to=TensorProto.FLOAT), alike[row])
+    for constant in made.constants:
+        if constant.data_type == TensorProto.INT64:
+            shapes[constant.name] = to_array(constant).tolist()
         else:
-            kept.append(from_array(stack.astype(np.float16), f"{name}h"))
-            made.append(make_node("Cast", [f"{name}h"], [name], to=TensorProto.FLOAT))
-        kept.append(from_array(np.array([len(one) for _, one in members], np.int64), f"{name}n"))
-        made.append(make_node("Split", [name, f"{name}n"], names, axis=0))
+            kept.append(constant)
+    first = Graph("t")
+    _split_shapes(first, shapes)
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend([*kept, *first.constants])
     nodes = list(graph.node)
     del graph.node[:]
-    graph.node.extend(made + nodes)
+    graph.node.extend([*first.nodes, *made.nodes, *nodes])
     return small
 
 
-def _round(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Return int8 steps and the scale of each row such that steps · scale is near `rows`."""
+def _round(rows: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Return steps from 0 on and each row's scale: `rows` is near (steps - _MIDDLE) · scale."""
     largest = np.abs(rows).max(axis=tuple(range(1, rows.ndim)), keepdims=True)
-    scale = np.maximum(largest / 127, 1e-6).astype(np.float16)
-    steps = np.rint(rows / scale.astype(np.float32))
-    return steps.clip(-127, 127).astype(np.int8), scale
+    scale = np.maximum(largest / _MIDDLE, 1e-6).astype(np.float16)
+    steps = np.rint(rows / scale.astype(np.float32)).clip(-_MIDDLE, _MIDDLE)
+    return (steps + _MIDDLE).astype(np.uint8), scale
+
+
+def _unpack(graph: Graph, arrays: Sequence[NDArray[np.uint8]]) -> list[str]:
+    """Pack arrays of six-bit steps, and add what gives them back as floats around 0."""
+    flat = np.concatenate([array.reshape(-1) for array in arrays])
+    quarters = np.pad(flat, (0, -len(flat) % 4)).reshape(4, -1)
+    # The last quarter's bits lie above those of the others, two in each.
+    parts = np.stack([quarters[3] >> shift & 3 for shift in (0, 2, 4)])
+    packed = graph.constant((quarters[:3] | parts << 6).astype(np.uint8))
+    low = graph.add("BitwiseAnd", packed, np.array(63, np.uint8))
+    high = graph.add("BitShift", packed, np.array(6, np.uint8), direction="RIGHT")
+    last = graph.add(
+        "MatMul",
+        np.array([[1, 4, 16]], np.float32),
+        graph.add("Cast", high, to=TensorProto.FLOAT),
+    )
+    steps = graph.add("Concat", graph.add("Cast", low, to=TensorProto.FLOAT), last, axis=0)
+    around = graph.add("Sub", steps, np.array(_MIDDLE, np.float32))
+    sizes = [array.size for array in arrays]
+    rest = quarters.size - len(flat)
+    pieces = graph.split(graph.add("Reshape", around, [-1]), [*sizes, rest], axis=0)
+    return [
+        graph.add("Reshape", piece, list(array.shape))
+        for piece, array in zip(pieces, arrays, strict=False)
+    ]
+
+
+def _split(graph: Graph, stack: str, members: Mapping[str, NDArray[np.float32]]) -> None:
+    """Add what gives the members of a stack back under their names."""
+    sizes = graph.constant([len(values) for values in members.values()])
+    graph.nodes.append(make_node("Split", [stack, sizes], list(members), axis=0))
+
+
+def _split_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Add what gives vectors of whole numbers under their names, from two bytes for each number."""
+    limits = np.iinfo(np.int16)
+    for name, values in shapes.items():
+        if not values or min(values) < limits.min or max(values) > limits.max:
+            graph.constants.append(from_array(np.array(values, np.int64), name))
+    kept = {one.name for one in graph.constants}
+    fitting = {name: values for name, values in shapes.items() if name not in kept}
+    numbers = [number for values in fitting.values() for number in values]
+    stack, sizes = (
+        graph.add("Cast", np.array(whole, np.int16), to=TensorProto.INT64)
+        for whole in (numbers, [len(values) for values in fitting.values()])
+    )
+    graph.nodes.append(make_node("Split", [stack, sizes], list(fitting), axis=0))
 
 
 def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
@@ -137,4 +190,4 @@ def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]])
         quantized = onnx.load(path)
     logger.setLevel(level)
     shorten(quantized)
-    return _store(quantized, eight_bits=True)
+    return _store(quantized, whole_numbers=True)

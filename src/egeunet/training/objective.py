@@ -57,7 +57,7 @@ class Objective:
         self.loss, self.weight = loss, weight
 
     def __call__(self, output: Output, masks: Tensor, soft: Tensor | None = None) -> Tensor:
-        """Return the loss of a model's output to the masks, and to a teacher's where it is given."""
+        """Return the loss of a model's output to the masks and, where given, to a teacher's."""
         total = self.loss(output, masks).total
         if soft is None:
             return total
