@@ -152,6 +152,17 @@ class DistillSettings(Settings):
     )
 
 
+class StartSettings(Settings):
+    """Where the weights are at the start."""
+
+    run: Path | None = Field(
+        None, description="The run folder whose weights are taken; null: random ones"
+    )
+    sha256: str | None = Field(
+        None, description="Of these weights; the recipe in the run folder has it"
+    )
+
+
 class TrainerSettings(Settings):
     """The loop."""
 
@@ -180,6 +191,7 @@ class Recipe(Settings):
     scheduler: SchedulerSettings = SchedulerSettings()
     loss: LossSettings = LossSettings()
     distill: Annotated[DistillSettings, LATER] = DistillSettings()
+    start: Annotated[StartSettings, LATER] = StartSettings()
     trainer: TrainerSettings = TrainerSettings()
     seed: int = Field(42, ge=0, description="Start of all random numbers")
     out: Path = Field(Path("runs/egeunet"), description="The run folder")
@@ -197,7 +209,8 @@ class Recipe(Settings):
         for name in ("out", "device", "workers"):
             del content[name]
         del content["data"]["root"]
-        content.get("distill", {}).pop("teacher", None)  # its sha256 says which one it is
+        content.get("distill", {}).pop("teacher", None)  # their sha256 say which ones they are
+        content.get("start", {}).pop("run", None)
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

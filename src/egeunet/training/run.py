@@ -67,13 +67,18 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
             raise EgeunetError(f"{folder} has no checkpoint: the training has not saved any.")
         state = checkpoint.get("average") or checkpoint["model"]
         epoch = int(checkpoint["epoch"])
-    # The weights it starts with are overwritten at once: they need not be fetched.
-    options = {key: value for key, value in recipe.options.items() if key != "pretrained"}
     with torch.random.fork_rng(devices=[]):
-        model = create_model(recipe.system, num_classes=recipe.data.num_classes, **options)
+        model = create_model(
+            recipe.system, num_classes=recipe.data.num_classes, **network_options(recipe)
+        )
     model.load_state_dict(state)
     seconds = sum(row["seconds"] for row in read_history(folder))
     return Run(folder, recipe, metadata["dataset"], model.eval(), epoch, seconds)
+
+
+def network_options(recipe: Recipe) -> dict[str, Any]:
+    """Return the options of a network whose weights are overwritten at once: none are fetched."""
+    return {key: value for key, value in recipe.options.items() if key != "pretrained"}
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

@@ -30,6 +30,7 @@ from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
 from egeunet.training.average import Average
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
+from egeunet.training.earlier_runs import draw_soft_masks, open_teacher, pin_runs, start_from
 from egeunet.training.objective import Objective, make_loss
 from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
@@ -44,7 +45,6 @@ from egeunet.training.run import (
 )
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
-from egeunet.training.teacher import draw_soft_masks, open_teacher, pin_teacher
 
 # protocol: (what the checkpoint is selected by, whether more is better)
 SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
@@ -70,7 +70,7 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     keep_freed_memory()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices), StopRequest() as stop:
-        return _Training(pin_teacher(recipe), resume, reporter or Reporter(), stop).run()
+        return _Training(pin_runs(recipe), resume, reporter or Reporter(), stop).run()
 
 
 class _Training:
@@ -84,6 +84,8 @@ class _Training:
 
         torch.manual_seed(recipe.seed)
         model = create_model(recipe.system, num_classes=num_classes, **recipe.options)
+        self.dataset, split = open_split(recipe.data)
+        start_from(model, recipe, self.dataset.name, split)
         # As the images of the loader are, and as convolutions like it.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = self.fabric.to_device(model)
@@ -92,7 +94,6 @@ class _Training:
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
         # What is validated and kept.
         self.kept = self.fabric.setup_module(self.average.model) if self.average else self.model
-        self.dataset, split = open_split(recipe.data)
         self.train_step = Step(
             self.fabric,
             self.model,

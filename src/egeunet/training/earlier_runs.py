@@ -1,6 +1,8 @@
-"""The teacher of a distillation: a run whose masks are a further target."""
+"""Earlier runs that a training learns from: weights to start with, and the masks of a teacher."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,33 +18,71 @@ from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS
 from egeunet.training.recipe import Recipe
-from egeunet.training.run import load_run, shared_parts
+from egeunet.training.run import Run, load_run, network_options, shared_parts
 
 
-def pin_teacher(recipe: Recipe) -> Recipe:
-    """Return the recipe with the SHA-256 of its teacher's weights, if it has a teacher.
+def pin_runs(recipe: Recipe) -> Recipe:
+    """Return the recipe with the SHA-256 of the weights of every run it names.
 
     Raises:
         UsageError: If there are no such weights, or the recipe names others.
     """
-    settings = recipe.distill
-    if settings.teacher is None:
-        return recipe
-    weights = settings.teacher / WEIGHTS
+    distill, start = recipe.distill, recipe.start
+    pinned = {
+        "distill": distill.model_copy(
+            update={"sha256": _pin("distill.teacher", distill.teacher, distill.sha256)}
+        ),
+        "start": start.model_copy(update={"sha256": _pin("start.run", start.run, start.sha256)}),
+    }
+    return recipe.model_copy(update=pinned)
+
+
+def _pin(setting: str, folder: Path | None, expected: str | None) -> str | None:
+    if folder is None:
+        return expected
+    weights = folder / WEIGHTS
     if not weights.is_file():
-        raise UsageError(f"distill.teacher: {settings.teacher} is not a run folder with weights.")
+        raise UsageError(f"{setting}: {folder} is not a run folder with weights.")
     found = sha256_file(weights)
-    if settings.sha256 not in (None, found):
+    if expected not in (None, found):
+        section = setting.partition(".")[0]
         raise UsageError(
-            f"{weights} has the SHA-256 {found}, but distill.sha256 is {settings.sha256}: name the "
-            "run that the recipe was made with, or leave distill.sha256 out."
+            f"{weights} has the SHA-256 {found}, but {section}.sha256 is {expected}: name the run "
+            f"that the recipe was made with, or leave {section}.sha256 out."
         )
-    pinned = settings.model_copy(update={"sha256": found})
-    return recipe.model_copy(update={"distill": pinned})
+    return found
+
+
+def start_from(model: nn.Module, recipe: Recipe, dataset: str, split: Split) -> None:
+    """Give a network the weights that its recipe starts from, if it names any.
+
+    Args:
+        model: The network of the recipe.
+        recipe: Of the new run.
+        dataset: The name of its dataset.
+        split: Of its dataset.
+
+    Raises:
+        UsageError: If they are of another network, or know the answers of the validation or test
+            part.
+    """
+    if recipe.start.run is None:
+        return
+    run = load_run(recipe.start.run)
+    theirs, ours = (
+        (one.system, one.data.num_classes, network_options(one)) for one in (run.recipe, recipe)
+    )
+    if theirs != ours:
+        raise UsageError(
+            f"start.run: {run.folder} holds {theirs[0]} of {theirs[1]} classes with options "
+            f"{theirs[2]}, not {ours[0]} of {ours[1]} with {ours[2]}."
+        )
+    _check_innocence(run, recipe, dataset, split)
+    model.load_state_dict(run.model.state_dict())
 
 
 def open_teacher(recipe: Recipe, dataset: str, split: Split) -> nn.Module | None:
-    """Return the teacher's network, frozen, in eval mode; None if the recipe has no teacher.
+    """Return the teacher's network, in eval mode; None if the recipe has no teacher.
 
     Args:
         recipe: Of the student.
@@ -64,18 +104,23 @@ def open_teacher(recipe: Recipe, dataset: str, split: Split) -> nn.Module | None
             f"The teacher {run.folder} draws {theirs.num_classes} classes at {theirs.shape}, not "
             f"one foreground at {ours.shape}: set data.size as there, or take another."
         )
+    _check_innocence(run, recipe, dataset, split)
+    return run.model
+
+
+def _check_innocence(run: Run, recipe: Recipe, dataset: str, split: Split) -> None:
+    """Refuse an earlier run that knows what the new one is scored on."""
     learned_from = {"train"}
-    if theirs.protocol == "paper" and ours.protocol != "paper":
+    if run.recipe.data.protocol == "paper" and recipe.data.protocol != "paper":
         learned_from.add("test")  # its checkpoint was selected there
     known = shared_parts(run, dataset)
     held = {sample.id for sample in (*split.val, *split.test)}
     told = sorted(id for id in held if known.get(id) in learned_from)
     if told:
         raise UsageError(
-            f"The teacher {run.folder} was trained or selected on {len(told)} of the {len(held)} "
-            f"images that this run is scored on, such as {told[0]}: take one of the same protocol."
+            f"{run.folder} was trained or selected on {len(told)} of the {len(held)} images that "
+            f"this run is scored on, such as {told[0]}: take one of the same protocol."
         )
-    return run.model
 
 
 @torch.no_grad()

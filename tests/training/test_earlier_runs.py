@@ -1,0 +1,112 @@
+"""What a training takes from earlier ones: the masks of a teacher, weights to start with."""
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from egeunet.data.cache import Arrays
+from egeunet.data.loader import scale_batch
+from egeunet.errors import UsageError
+from egeunet.files import sha256_file
+from egeunet.reporting import Reporter
+from egeunet.training.checkpoint import load_checkpoint, load_weights
+from egeunet.training.earlier_runs import draw_soft_masks
+from egeunet.training.recipe import load_recipe
+from egeunet.training.run import SPLIT, read_parts
+from egeunet.training.trainer import train
+
+
+@pytest.fixture
+def teacher(words, tmp_path):
+    """A run of one epoch, as a setting."""
+    more = ["trainer.epochs=1", "seed=5", f"out={tmp_path / 'teacher'}"]
+    return f"distill.teacher={train(load_recipe(words[0], [*words[1:], *more]))}"
+
+
+def test_the_masks_of_a_teacher_are_its_mean_over_four_mirror_images():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (3, 16, 24, 3), np.uint8)
+    arrays = Arrays(("a", "b", "c"), images, images[..., 0] // 128, np.ones(3, np.float32))
+    teacher = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 3, 2))
+    teacher = torch.nn.Sequential(*teacher, torch.nn.Upsample((16, 24))).eval()
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    soft = draw_soft_masks(teacher, arrays, Fabric(accelerator="cpu", devices=1), Reporter())
+    x = scale_batch(torch.from_numpy(images))
+    with torch.no_grad():
+        views = [teacher(x.flip(axes)).sigmoid().flip(axes) for axes in ((), (2,), (3,), (2, 3))]
+    assert soft.std() > 5
+    np.testing.assert_allclose(soft / 127, sum(views)[:, 0] / 4, atol=0.51 / 127)
+
+
+def test_a_student_records_its_teacher_and_resumes_with_it_alone(words, tmp_path, teacher):
+    words = [*words, "trainer.epochs=1", teacher]
+    recipe = load_recipe(words[0], words[1:])
+    folder = train(recipe)
+    recorded = load_recipe(folder)
+    assert recorded.distill.sha256 == sha256_file(tmp_path / "teacher" / "model.safetensors")
+    assert recorded.hash() not in (recipe.hash(), load_recipe(words[0], words[1:-1]).hash())
+    assert load_recipe(folder, ["distill.teacher=elsewhere"]).hash() == recorded.hash()
+    train(recipe, resume=True)
+    alone = train(load_recipe(words[0], [*words[1:-1], f"out={tmp_path / 'alone'}"]))
+    assert load_checkpoint(alone)["history"] != load_checkpoint(folder)["history"]
+
+    (tmp_path / "alone" / "model.safetensors").replace(tmp_path / "teacher" / "model.safetensors")
+    with pytest.raises(UsageError, match=r"distill\.sha256"):
+        train(recipe, resume=True)
+    with pytest.raises(UsageError, match=r"has the SHA-256"):
+        train(recorded, resume=True)
+
+
+def test_a_teacher_that_knows_the_answers_is_refused(words, tmp_path, teacher):
+    known = read_parts(tmp_path / "teacher")
+    test = [sample for sample, part in known.items() if part == "test"]
+    more = ["trainer.epochs=1", "data.protocol=paper", f"out={tmp_path / 'selected'}"]
+    train(load_recipe(words[0], [*words[1:], *more]))
+    selected = f"distill.teacher={tmp_path / 'selected'}"
+    with pytest.raises(UsageError, match=r"trained or selected on \d+ .* take one of the same"):
+        train(load_recipe(words[0], [*words[1:], selected]))
+
+    split = tmp_path / "teacher" / SPLIT
+    split.write_text(split.read_text().replace(f"{test[0]} test", f"{test[0]} train"))
+    with pytest.raises(UsageError, match=rf"on 1 of the \d+ images .* such as {test[0]}"):
+        train(load_recipe(words[0], [*words[1:], teacher]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer"),
+    [
+        ("data.size=48", r"1 classes at \(32, 32\), not one foreground at \(48, 48\)"),
+        ("data.num_classes=2", "only networks of one foreground"),
+        ("distill.teacher=nowhere", "not a run folder with weights"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_named(words, teacher, setting, answer):
+    with pytest.raises(UsageError, match=answer):
+        train(load_recipe(words[0], [*words[1:], teacher, setting]))
+
+
+def test_a_training_starts_from_the_weights_of_another(words, tmp_path, teacher):
+    earlier = tmp_path / "teacher"
+    words = [*words, "trainer.epochs=1", f"start.run={earlier}", "optimizer.lr=1e-7"]
+    recipe = load_recipe(words[0], words[1:])
+    folder = train(recipe)
+    assert load_recipe(folder).start.sha256 == sha256_file(earlier / "model.safetensors")
+    ours, theirs = (load_weights(one / "model.safetensors")[0] for one in (folder, earlier))
+    for name, values in ours.items():
+        torch.testing.assert_close(values, theirs[name], atol=1e-4, rtol=0)
+    train(recipe, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "answer"),
+    [
+        ("system=malunet", "holds egeunet of 1 classes with options .*, not malunet of 1"),
+        ("start.run=nowhere", "start.run: nowhere is not a run folder with weights"),
+        ("start.sha256=ab", "start.sha256 is ab"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(words, tmp_path, teacher, setting, answer):
+    with pytest.raises(UsageError, match=answer):
+        train(load_recipe(words[0], [*words[1:], f"start.run={tmp_path / 'teacher'}", setting]))
