@@ -123,6 +123,7 @@ def test_rows_of_another_machine_tell_no_time(place):
             "- {recipe: egeunet-isic2018, settings: [trainer.epoch=1]}",
             "did you mean 'trainer.epochs'",
         ),
+        ("- {recipe: egeunet-isic2018, protocol: paper, part: val}", "no validation part"),
         ("- [", "is not YAML"),
     ],
 )

@@ -24,7 +24,7 @@ from egeunet.training.side_by_side import train_side_by_side
 from egeunet.workflow import evaluate
 
 EPOCHS_SCORED = {"paper": ("selected", "last"), "holdout": ("selected",)}
-"""Protocol: which weights of a run are scored on the test part. `holdout` reads it once."""
+"""Protocol: which weights of a run are scored. `holdout` reads the test part once."""
 
 
 class Experiment(Settings):
@@ -36,6 +36,9 @@ class Experiment(Settings):
     protocol: Literal["paper", "holdout"] | None = Field(None, description="The recipe's own")
     seeds: int | str = Field(0, description="One, or several as 0-4 or 1,3")
     settings: tuple[str, ...] = Field((), description="key=value that replace those of the recipe")
+    part: Literal["val", "test"] = Field(
+        "test", description="What is scored; val for trials that choices are made by"
+    )
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Job:
 
     Attributes:
         recipe: How, with its run folder.
+        part: Of the dataset, that is scored.
         missing: Of which weights ("selected", "last") there is no row of results yet.
         epochs_done: Epochs that its run folder has already.
         seconds: How long the rest of the training takes if it is as fast as the runs of this
@@ -51,6 +55,7 @@ class Job:
     """
 
     recipe: Recipe
+    part: str
     missing: tuple[str, ...]
     epochs_done: int
     seconds: float | None
@@ -74,7 +79,7 @@ def plan(
     """Return every run that experiment files name, each once, with what is left of it.
 
     A run is done when the `.jsonl` files beside `record` have its rows: the same recipe, dataset,
-    protocol, test part and weights.
+    protocol, part and weights.
 
     Args:
         files: YAML files, each a list of `Experiment`.
@@ -89,18 +94,19 @@ def plan(
     rows = read_results(Path(record).parent)
     done, paces = {_row_key(row) for row in rows}, _paces(rows)
     jobs: dict[str, Job] = {}
-    for recipe in _recipes(files, settings, Path(out)):
+    for recipe, part in _recipes(files, settings, Path(out)):
         dataset = recipe.data.name or open_split(recipe.data)[0].name
         protocol = recipe.data.protocol
         missing = tuple(
             weights
             for weights in EPOCHS_SCORED[protocol]
-            if (recipe.hash(), dataset, protocol, "test", weights) not in done
+            if (recipe.hash(), dataset, protocol, part, weights) not in done
         )
         epochs = len(read_history(recipe.out))
         pace = paces.get((recipe.system, dataset))
         seconds = None if pace is None else pace * (recipe.trainer.epochs - epochs)
-        jobs.setdefault(f"{recipe.hash()} {dataset}", Job(recipe, missing, epochs, seconds))
+        job = Job(recipe, part, missing, epochs, seconds)
+        jobs.setdefault(f"{recipe.hash()} {dataset} {part}", job)
     return list(jobs.values())
 
 
@@ -137,6 +143,7 @@ def sweep(
         for weights in left[folder].missing:
             found = evaluate(
                 folder,
+                part=left[folder].part,
                 last=weights == "last",
                 device=left[folder].recipe.device,
                 out=folder / f"evaluation-{weights}",
@@ -144,7 +151,7 @@ def sweep(
             )
             (reporter or Reporter()).info(
                 f"{folder.name}: mIoU {found.pooled['iou']:.2%}, DSC {found.pooled['dice']:.2%} on "
-                f"{found.n} test images, {weights} epoch"
+                f"{found.n} images of {left[folder].part}, {weights} epoch"
             )
 
     return train_side_by_side(
@@ -156,7 +163,10 @@ def sweep(
     )
 
 
-def _recipes(files: Sequence[str | Path], settings: Sequence[str], out: Path) -> Iterator[Recipe]:
+def _recipes(
+    files: Sequence[str | Path], settings: Sequence[str], out: Path
+) -> Iterator[tuple[Recipe, str]]:
+    """Yield what is trained, and the part it is scored on."""
     seeds, settings = split_seeds(settings)
     for file in map(Path, files):
         for entry in _read(file):
@@ -168,7 +178,12 @@ def _recipes(files: Sequence[str | Path], settings: Sequence[str], out: Path) ->
                     recipe = load_recipe(
                         entry.recipe, [*words, *([f"system={system}"] if system else [])]
                     )
-                    yield recipe.model_copy(update={"out": out / _name(recipe)})
+                    if entry.part == "val" and recipe.data.protocol == "paper":
+                        raise UsageError(
+                            f"{file}: the protocol paper has no validation part to score: leave "
+                            "out `part: val`, or set `protocol: holdout`."
+                        )
+                    yield recipe.model_copy(update={"out": out / _name(recipe)}), entry.part
 
 
 def _read(file: Path) -> list[Experiment]:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,6 +37,8 @@ __all__ = ["evaluate", "export", "train"]
 
 PROTOCOLS = ("paper", "holdout", "external")
 PARTS = ("train", "val", "test")
+PLACES: Any = {"out": True, "data": {"root"}, "distill": {"teacher"}, "start": {"run"}}
+"""Settings that name folders of one machine: they decide nothing, and rows go without."""
 
 
 def train(
@@ -208,7 +211,7 @@ def _open_subject(weights: Path, last: bool, tta: bool, device: str) -> _Subject
         row = {
             "system": recipe.system,
             "recipe_hash": recipe.hash(),
-            "recipe": recipe.model_dump(mode="json", exclude={"out": True, "data": {"root"}}),
+            "recipe": recipe.model_dump(mode="json", exclude=PLACES),
             "seed": recipe.seed,
             "epochs": recipe.trainer.epochs,
             "epoch": run.epoch,

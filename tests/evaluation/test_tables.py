@@ -18,7 +18,7 @@ from egeunet.evaluation.paper import TABLE_2
 from egeunet.evaluation.report import append_result
 from egeunet.evaluation.series import collect
 from egeunet.evaluation.table import Table
-from egeunet.evaluation.tables import protocol_effects, significance, table1, table2
+from egeunet.evaluation.tables import protocol_effects, significance, table1, table2, trials
 from egeunet.metrics.counts import count_pixels
 
 
@@ -108,6 +108,29 @@ def test_what_the_protocol_buys():
     per_sample = found["published scheduler, rotation per sample"]
     assert per_sample == ("300", "81.00", "80.00", "78.00", "+1.00")
     assert found["published scheduler, rotation once per run"][1:3] == ("60.00", "not run")
+
+
+def test_trials_are_compared_with_the_one_that_changes_nothing():
+    warm = {"scheduler": {"warmup": 1.0}}
+    rows = [
+        row(part="val", protocol="holdout", epochs=24, iou=iou, recipe={**warm, **recipe})
+        for iou, recipe in (
+            (0.80, {}),
+            (0.81, {"optimizer": {"lr": 0.003}}),
+            (0.79, {"loss": {"name": "bce_jaccard"}, "optimizer": {"lr": 0.003}}),
+        )
+    ]
+    (table,) = trials(collect([*rows, row(iou=0.9)]), {"optimizer.lr": 0.003})
+    assert table.title.endswith(
+        "24 epochs each, scored on the validation part; all with scheduler.warmup=1.0"
+    )
+    columns = ("changed", "points of mIoU", "in our recipe")
+    found = [tuple(cells[table.columns.index(name)] for name in columns) for cells in table.rows]
+    assert found == [
+        ("optimizer.lr=0.003", "+1.00", "kept"),
+        ("nothing", "+0.00", ""),
+        ("optimizer.lr=0.003, loss.name=bce_jaccard", "-1.00", "dropped"),
+    ]
 
 
 def masks(error, n=30):

@@ -11,7 +11,7 @@ from egeunet.evaluation import figure1
 from egeunet.evaluation.figure4 import figures4
 from egeunet.evaluation.figures import compare_curves, save_figure
 from egeunet.evaluation.report import read_results
-from egeunet.evaluation.series import Series, collect, comparable
+from egeunet.evaluation.series import Series, changes_of, collect, comparable
 from egeunet.evaluation.table import Table
 from egeunet.evaluation.tables import (
     DATASETS,
@@ -20,11 +20,15 @@ from egeunet.evaluation.tables import (
     significance,
     table1,
     table2,
+    trials,
 )
 from egeunet.files import atomic_write
 from egeunet.reporting import Reporter
+from egeunet.training.recipe import load_recipe
 
 PAGE = "README.md"
+BEST = "egeunet-isic2018-best"
+"""The recipe of the weights that come with the package."""
 _HEAD = """# Results
 
 Made by `egeunet report` from rows of results; what was not run says so.
@@ -75,6 +79,7 @@ def write_report(
         *(table1(series, dataset) for dataset in DATASETS),
         table2(series),
         protocol_effects(series),
+        *trials(series, changes_of(load_recipe(BEST))),
         *compared,
     ]
     texts = {f"{table.name}.csv": table.csv() for table in tables}

@@ -16,7 +16,7 @@ from egeunet.training.recipe import Recipe, flatten
 PAPER_EPOCHS = Recipe().trainer.epochs
 _FREE = {
     *("system", "seed", "out", "device", "workers", "data.name", "data.root", "data.protocol"),
-    *("trainer.epochs", "trainer.preview_every"),
+    *("trainer.epochs", "trainer.preview_every", "distill.teacher", "start.run"),
 }
 """Settings that are a key of their own, or that do not decide the result."""
 

@@ -7,8 +7,10 @@ same system stand in rows of their own, the paper's 300 epochs first.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from egeunet.errors import MissingExtraError
 from egeunet.evaluation.counts_file import read_counts
@@ -90,6 +92,58 @@ def protocol_effects(series: Sequence[Series], dataset: str = "isic2018") -> Tab
     )
     title = f"mIoU of EGE-UNet on {DATASETS[dataset]} by protocol"
     return Table(f"protocol-effects-{dataset}", title, columns, tuple(rows))
+
+
+def trials(series: Sequence[Series], kept: Mapping[str, Any]) -> list[Table]:
+    """Return what was tried, by dataset and budget: scores on the validation part.
+
+    Settings that all trials of a table share stand in its title. The last column tells whether
+    everything that a trial changed is part of the recipe we ship.
+
+    Args:
+        series: Of `egeunet.evaluation.series.collect`; those of the part "val" are taken.
+        kept: What that recipe changes in the paper's; see `egeunet.evaluation.series.changes_of`.
+    """
+    groups: dict[tuple[str, str, int, Any], list[Series]] = {}
+    for one in series:
+        if (one.part, one.weights_epoch) == ("val", "selected"):
+            key = (one.dataset, one.system, one.epochs, one.changes.get("data.size"))
+            groups.setdefault(key, []).append(one)
+    tables = []
+    for (dataset, system, epochs, size), tried in groups.items():
+        shared = set.intersection(*(set(_texts(one.changes)) for one in tried))
+        base = [one for one in tried if set(_texts(one.changes)) == shared]
+        start = base[0].score("iou").mean if base else None
+        rows = []
+        for one in sorted(tried, key=lambda one: -one.score("iou").mean):
+            own = {k: v for k, v in one.changes.items() if not shared.issuperset(_texts({k: v}))}
+            iou = one.score("iou")
+            more = "" if start is None else f"{iou.mean - start:+.2f}"
+            verdict = "" if not own else "kept" if own.items() <= kept.items() else "dropped"
+            rows.append(
+                (
+                    ", ".join(_texts(own)) or "nothing",
+                    *(str(iou.n), str(iou), str(one.score("dice")), more, verdict),
+                )
+            )
+        title = (
+            f"Tried with {TITLES.get(system, system)} on {DATASETS.get(dataset, dataset)}, "
+            f"{epochs} epochs each, scored on the validation part"
+            + (f"; all with {', '.join(sorted(shared))}" if shared else "")
+        )
+        columns = ("changed", "seeds", "mIoU", "DSC", "points of mIoU", "in our recipe")
+        name = "-".join(map(str, ("trials", dataset, system, epochs, *([size] if size else []))))
+        tables.append(Table(name, title, columns, tuple(rows)))
+    return tables
+
+
+def _texts(changes: Mapping[str, Any]) -> list[str]:
+    """Settings as they are written; of a checksum the beginning."""
+    found = []
+    for key, value in changes.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        found.append(f"{key}={text[:8] if key.endswith('sha256') else text}")
+    return found
 
 
 def significance(series: Sequence[Series], folder: Path) -> list[Table]:
