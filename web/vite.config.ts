@@ -36,5 +36,6 @@ const offline: Plugin = {
 export default defineConfig({
   base: "./",
   plugins: [words, offline],
-  build: { target: "es2022", assetsInlineLimit: 0 },
+  // Into the package: `egeunet serve` gives the page at `/`, and wheels contain it.
+  build: { outDir: "../src/egeunet/serve/page", emptyOutDir: true, target: "es2022", assetsInlineLimit: 0 },
 });

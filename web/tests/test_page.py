@@ -16,6 +16,7 @@ from egeunet.data.synthetic import draw
 from egeunet.inference.drawing import bounding_box
 
 WEB = Path(__file__).parents[1]
+PAGE = WEB.parent / "src" / "egeunet" / "serve" / "page"
 DATA = Path(os.environ.get("EGEUNET_DATA", WEB.parents[1] / "shared" / "data"))
 PHOTOS = DATA / "isic2018"
 
@@ -247,5 +248,5 @@ def test_without_webassembly_it_says_so(context: BrowserContext, server: str) ->
 
 
 def test_without_the_runtime_it_is_small() -> None:
-    files = {path.name: path.stat().st_size for path in (WEB / "dist").rglob("*.*")}
+    files = {path.name: path.stat().st_size for path in PAGE.rglob("*.*")}
     assert sum(size for name, size in files.items() if not name.startswith("ort")) < 300_000
