@@ -76,14 +76,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def launch() -> Iterator[Callable[..., Browser]]:
+    """Start a browser with options of its command line; its sandbox is one root may not use."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert found, "the page is tested in Chromium: `apt-get install chromium`"
     with sync_playwright() as playwright:
-        # Without its sandbox, which root may not use and containers seldom allow.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield lambda *options: playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", *options]
+        )
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Browser]) -> Iterator[Browser]:
+    with launch() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
