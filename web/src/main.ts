@@ -2,7 +2,7 @@ import facts from "../generated/facts.json";
 import sampleUrl from "../generated/sample.jpg?url";
 import { NoCamera, takePhoto } from "./camera";
 import { drawMask, drawOverlay, measure, type Probability, toSide } from "./mask";
-import { type Answer, load, segment } from "./model";
+import { type Answer, type Engine, load, segment } from "./model";
 import { decode, MOST_MILLION, NotAPhoto, type Photo, TooLarge } from "./photo";
 import { type Point, Ruler } from "./ruler";
 import { text } from "./text";
@@ -28,6 +28,7 @@ const threshold = get<HTMLInputElement>("threshold");
 const opacity = get<HTMLInputElement>("opacity");
 const compare = get<HTMLInputElement>("compare");
 const length = get<HTMLInputElement>("length");
+const engine = get<HTMLSelectElement>("engine");
 
 const items: Item[] = [];
 let current: Shown | undefined;
@@ -63,7 +64,7 @@ function look(wanted: Item[]): void {
         say(text.looking);
         const photo = await decode(item.file);
         await new Promise((shown) => setTimeout(shown)); // so that the words appear first
-        const answer = await segment(photo);
+        const answer = await segment(photo, engine.value as Engine);
         const map = { values: answer.probability, width: photo.width, height: photo.height };
         current = { item, photo, map, answer };
         if (!items.includes(item)) items.push(item);
@@ -85,6 +86,10 @@ function explain(error: unknown, name: string): string {
   if (error instanceof NotAPhoto) return text.noImage(name);
   if (error instanceof TooLarge) return text.tooLarge(name, MOST_MILLION);
   if (error instanceof NoCamera) return text.noCamera;
+  if (engine.value === "webgpu") {
+    engine.value = "wasm";
+    return text.noWebGpu;
+  }
   console.error(error);
   return text.failed(name);
 }
@@ -108,7 +113,7 @@ function showCurrent(): void {
   show("photo", photo.canvas, toSide(photo.width * scale), toSide(photo.height * scale));
   get("quality").textContent = answer.quality.toFixed(2);
   get("review").hidden = answer.quality >= facts.review;
-  get("time").textContent = `, ${Math.round(answer.milliseconds)} ms`;
+  get("runs").textContent = `${text[answer.engine]}, ${Math.round(answer.milliseconds)} ms`;
   update();
 }
 
@@ -242,6 +247,9 @@ function listen(): void {
   };
   for (const input of [threshold, opacity, compare, length]) input.oninput = update;
 
+  get("engines").hidden = !("gpu" in navigator);
+  engine.onchange = () => look([current!.item]);
+
   get("save-mask").onclick = () =>
     drawMask(current!.map, limit()).toBlob((blob) => save(blob, "-mask.png"));
   get("save-overlay").onclick = () => {
@@ -260,7 +268,7 @@ function listen(): void {
 
 listen();
 update();
-load().then(
+load("wasm").then(
   () => current || say(text.ready),
   () => {
     say("");

@@ -21,6 +21,8 @@ export const text = {
   quality: "Expected Dice score",
   runs: "Computed with",
   wasm: "WebAssembly, one thread",
+  webgpu: "WebGPU",
+  engine: "Compute with",
   length: "A known length, in mm",
   lengthHelp: "The width of the whole photo, or mark two points of it.",
   mark: "Mark two points",
@@ -43,6 +45,8 @@ export const text = {
     "No camera can be used here. Check that there is one and that this page may use it, or choose a photo.",
   noWasm:
     "This browser has no WebAssembly, which the network needs. Use a newer one, or allow WebAssembly.",
+  noWebGpu:
+    "WebGPU cannot be used on this device: the page computes with WebAssembly again.",
   noNetwork:
     "The network could not be loaded. Check the connection and reload the page; a browser without WebAssembly SIMD is too old for it.",
   failed: (name: string) => `${name} could not be computed; the device may be short of memory.`,

@@ -55,7 +55,7 @@ def test_the_sample_is_outlined_and_told(page: Page, numbers) -> None:
     page.get_by_role("button", name="Try a drawn sample").click()
     page.get_by_text("Outlined sample.jpg.").wait_for()
     assert page.locator("#area").inner_text().endswith("% of the photo")
-    assert page.get_by_text("WebAssembly, one thread").is_visible()
+    assert page.locator("#runs").inner_text().startswith("WebAssembly, one thread, ")
     assert page.locator("#review").is_hidden()
     assert 0.05 < numbers()["area"] < 0.3
 
@@ -221,7 +221,7 @@ def test_the_keyboard_reaches_everything(page: Page, photo, upload) -> None:
     upload(photo)
     page.locator("body").click(position={"x": 2, "y": 2})
     wanted = {"file", "camera", "sample", "threshold", "opacity", "compare", "length", "mark"}
-    wanted |= {"save-mask", "save-overlay", "save-json"}
+    wanted |= {"engine", "save-mask", "save-overlay", "save-json"}
     reached = set()
     for _ in range(20):
         page.keyboard.press("Tab")
@@ -290,6 +290,36 @@ def test_without_the_network_it_says_so(context: BrowserContext, server: str) ->
     page = context.new_page()
     page.goto(server)
     page.get_by_role("alert").get_by_text("The network could not be loaded.").wait_for()
+
+
+def test_without_webgpu_it_says_so_and_goes_on(context: BrowserContext, server, photo) -> None:
+    page = context.new_page()
+    page.goto(server)
+    page.set_input_files("#file", photo)
+    page.get_by_label("Compute with").select_option("WebGPU")
+    page.get_by_role("alert").get_by_text("WebGPU cannot be used").wait_for()
+    assert page.get_by_label("Compute with").input_value() == "wasm"
+    page.set_input_files("#file", photo)
+    page.get_by_text("Outlined mole.png.").wait_for()
+    assert page.get_by_role("alert").is_hidden()
+    assert page.locator("#runs").inner_text().startswith("WebAssembly")
+
+
+@pytest.mark.slow  # the processor stands in for the graphics processor
+def test_masks_of_webgpu_are_the_same(launch, server: str, photo, tmp_path) -> None:
+    masks = []
+    with launch("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader") as browser:
+        page = browser.new_page()
+        page.set_default_timeout(300_000)
+        page.goto(server)
+        page.set_input_files("#file", photo)
+        for name in ("WebAssembly", "WebGPU"):
+            page.locator("#runs").get_by_text(name).wait_for()
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Save mask").click()
+            masks.append(read_mask(download.value.path()))
+            page.get_by_label("Compute with").select_option("WebGPU")
+    assert iou(*masks) > 0.99
 
 
 def test_without_the_runtime_it_is_small() -> None:
