@@ -23,6 +23,7 @@ TYPES = {
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
     ".jpg": "image/jpeg",
+    ".txt": "text/plain; charset=utf-8",
 }
 
 
