@@ -46,7 +46,7 @@ test-slow: .venv/installed ## run the long checks too
 
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix web
 
-web: .venv/web ## build the page into web/dist
+web: .venv/web ## build the page into the package, for `egeunet serve` and wheels
 	$(BIN)/python web/assets.py
 	$(NPM) ci --no-audit --no-fund
 	$(NPM) run build
@@ -64,4 +64,4 @@ format: .venv/installed ## rewrite the files in the common style
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs stay
-	rm -rf web/node_modules web/generated web/dist .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf web/node_modules web/generated src/egeunet/serve/page .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -277,6 +277,9 @@ def load(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     waiting, crowd, hostile = row["waiting"], row["crowd"], row["hostile"]
     yield "one request alone, median", f"{waiting['alone_ms']:.0f} ms"
     yield "95 % of requests, 8 clients", f"{waiting['p95_ms']:.0f} ms, {waiting['times']:.1f} ×"
+    if "least_ms" in waiting:
+        least, alone = waiting["least_ms"], waiting["alone_ms"]
+        yield "mean of 8 clients, the least there can be", f"{least:.0f} ms, {least / alone:.1f} ×"
     yield f"{crowd['clients']} clients for {crowd['seconds']:.0f} s, answers", counts(crowd)
     yield "memory, after a tenth and at the end", memory(crowd)
     yield f"{hostile['requests']:,} damaged requests, answers", counts(hostile)

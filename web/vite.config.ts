@@ -17,7 +17,10 @@ const words: Plugin = {
   },
 };
 
-/** Writes the service worker, which keeps every file of the build. */
+/** What WebGPU needs: twice as large as the rest, and seldom asked for. */
+const WEBGPU = /webgpu|asyncify/;
+
+/** Writes the service worker, which keeps the files of the build. */
 const offline: Plugin = {
   name: "offline",
   apply: "build",
@@ -25,7 +28,8 @@ const offline: Plugin = {
   generateBundle(_, bundle) {
     const hash = createHash("sha256");
     for (const file of Object.values(bundle)) hash.update(file.type === "chunk" ? file.code : file.source);
-    const files = ["./", ...Object.keys(bundle).map((name) => `./${name}`)];
+    const names = Object.keys(bundle).filter((name) => !WEBGPU.test(name));
+    const files = ["./", ...names.map((name) => `./${name}`)];
     const source = readFileSync(new URL("./src/sw.js", import.meta.url), "utf8")
       .replace("__FILES__", JSON.stringify(files))
       .replace("__VERSION__", hash.digest("hex").slice(0, 12));
@@ -36,5 +40,6 @@ const offline: Plugin = {
 export default defineConfig({
   base: "./",
   plugins: [words, offline],
-  build: { target: "es2022", assetsInlineLimit: 0 },
+  // Into the package: `egeunet serve` gives the page at `/`, and wheels contain it.
+  build: { outDir: "../src/egeunet/serve/page", emptyOutDir: true, target: "es2022", assetsInlineLimit: 0 },
 });

@@ -1,8 +1,10 @@
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
 
 from egeunet import Segmenter
 from egeunet.errors import EgeunetError
@@ -63,6 +65,24 @@ def test_it_waits_for_a_service_that_is_not_there_yet(start, photo):
         with start(port=service.port):
             asking.join(60)
     assert answers[0]["width"] == 160
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0)])
+def test_an_end_under_load_and_a_new_start_lose_nothing(start, tmp_path, number, code):
+    """Clients that ask again get every answer, each its own."""
+    widths = range(64, 184)
+    for width in widths:
+        Image.new("RGB", (width, 64)).save(tmp_path / f"{width}.png")
+    with start() as service, ThreadPoolExecutor(6) as clients:
+        client = Client(service.url, retries=10)
+        asked = [clients.submit(client.segment, tmp_path / f"{width}.png") for width in widths]
+        while sum(one.done() for one in asked) < 20:
+            time.sleep(0.01)
+        service.process.send_signal(number)
+        assert service.process.wait(60) == code
+        assert not asked[-1].done(), "it ended after the load, not under it"
+        with start(port=service.port):
+            assert [one.result(60)["width"] for one in asked] == list(widths)
 
 
 def test_a_token_is_sent(start, photo):

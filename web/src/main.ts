@@ -1,11 +1,11 @@
 import facts from "../generated/facts.json";
 import sampleUrl from "../generated/sample.jpg?url";
+import { NoCamera, takePhoto } from "./camera";
 import { drawMask, drawOverlay, measure, type Probability, toSide } from "./mask";
-import { type Answer, load, segment } from "./model";
+import { type Answer, type Engine, load, segment } from "./model";
 import { decode, MOST_MILLION, NotAPhoto, type Photo, TooLarge } from "./photo";
+import { type Point, Ruler } from "./ruler";
 import { text } from "./text";
-
-type Point = [x: number, y: number]; // in pixels of the photo
 
 /** One of the list. Only the photo on show is held decoded: phones are short of memory. */
 interface Item {
@@ -28,13 +28,20 @@ const threshold = get<HTMLInputElement>("threshold");
 const opacity = get<HTMLInputElement>("opacity");
 const compare = get<HTMLInputElement>("compare");
 const length = get<HTMLInputElement>("length");
-const mark = get<HTMLButtonElement>("mark");
-const stage = get("stage");
+const engine = get<HTMLSelectElement>("engine");
 
 const items: Item[] = [];
 let current: Shown | undefined;
-let marking: Point[] | undefined;
 let queue = Promise.resolve();
+
+const ruler = new Ruler({
+  stage: get("stage"),
+  button: get<HTMLButtonElement>("mark"),
+  size: () => current!.photo,
+  say,
+  draw: update,
+  done: (ends) => (current!.item.points = ends),
+});
 
 threshold.value = String(Math.round(100 * facts.threshold));
 
@@ -57,7 +64,7 @@ function look(wanted: Item[]): void {
         say(text.looking);
         const photo = await decode(item.file);
         await new Promise((shown) => setTimeout(shown)); // so that the words appear first
-        const answer = await segment(photo);
+        const answer = await segment(photo, engine.value as Engine);
         const map = { values: answer.probability, width: photo.width, height: photo.height };
         current = { item, photo, map, answer };
         if (!items.includes(item)) items.push(item);
@@ -78,13 +85,18 @@ function take(files: Iterable<File> | null | undefined): void {
 function explain(error: unknown, name: string): string {
   if (error instanceof NotAPhoto) return text.noImage(name);
   if (error instanceof TooLarge) return text.tooLarge(name, MOST_MILLION);
+  if (error instanceof NoCamera) return text.noCamera;
+  if (engine.value === "webgpu") {
+    engine.value = "wasm";
+    return text.noWebGpu;
+  }
   console.error(error);
   return text.failed(name);
 }
 
 function showCurrent(): void {
   const { item, photo, answer } = current!;
-  stopMarking();
+  ruler.stop();
   get("list").hidden = items.length < 2;
   get("list").replaceChildren(
     ...items.map((one) => {
@@ -101,7 +113,7 @@ function showCurrent(): void {
   show("photo", photo.canvas, toSide(photo.width * scale), toSide(photo.height * scale));
   get("quality").textContent = answer.quality.toFixed(2);
   get("review").hidden = answer.quality >= facts.review;
-  get("time").textContent = `, ${Math.round(answer.milliseconds)} ms`;
+  get("runs").textContent = `${text[answer.engine]}, ${Math.round(answer.milliseconds)} ms`;
   update();
 }
 
@@ -164,30 +176,33 @@ function tell({ item: { file, points }, photo, map, answer }: Shown) {
   };
 }
 
-function stopMarking(): void {
-  marking = undefined;
-  mark.setAttribute("aria-pressed", "false");
-  stage.classList.remove("marking");
-}
-
+/** The known length: both ends, as far as they are marked, and the cross that keys move. */
 function drawPoints(): void {
-  const points = marking ?? current!.item.points;
-  if (!points.length) return;
+  const { ends, cross } = ruler.marks ?? { ends: current!.item.points, cross: undefined };
   const canvas = get<HTMLCanvasElement>("overlay");
   const context = canvas.getContext("2d")!;
   const scale = canvas.width / current!.photo.width;
-  context.lineWidth = Math.max(2, canvas.width / 250);
-  context.strokeStyle = "#0072b2";
+  const pen = Math.max(2, canvas.width / 250);
   context.beginPath();
-  for (const [x, y] of points) {
-    context.moveTo(x * scale + 2 * context.lineWidth, y * scale);
-    context.arc(x * scale, y * scale, 2 * context.lineWidth, 0, 2 * Math.PI);
+  for (const [x, y] of ends) {
+    context.moveTo(x * scale + 2 * pen, y * scale);
+    context.arc(x * scale, y * scale, 2 * pen, 0, 2 * Math.PI);
   }
-  if (points.length === 2) {
-    context.moveTo(points[0][0] * scale, points[0][1] * scale);
-    context.lineTo(points[1][0] * scale, points[1][1] * scale);
+  if (ends.length === 2) {
+    context.moveTo(ends[0][0] * scale, ends[0][1] * scale);
+    context.lineTo(ends[1][0] * scale, ends[1][1] * scale);
   }
-  context.stroke();
+  if (cross) {
+    for (const [dx, dy] of [[6 * pen, 0], [0, 6 * pen]]) {
+      context.moveTo(cross[0] * scale - dx, cross[1] * scale - dy);
+      context.lineTo(cross[0] * scale + dx, cross[1] * scale + dy);
+    }
+  }
+  for (const [colour, width] of [["#fff", 2 * pen], ["#0072b2", pen]] as const) {
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.stroke();
+  }
 }
 
 function save(blob: Blob | null, ending: string): void {
@@ -199,13 +214,21 @@ function save(blob: Blob | null, ending: string): void {
 }
 
 function listen(): void {
-  for (const id of ["file", "camera"]) {
+  for (const id of ["file", "camera-file"]) {
     const input = get<HTMLInputElement>(id);
     input.onchange = () => {
       take(input.files);
       input.value = "";
     };
   }
+  get("camera").onclick = async () => {
+    try {
+      const file = await takePhoto();
+      if (file) take([file]);
+    } catch (error) {
+      complain([explain(error, text.camera)]);
+    }
+  };
   get("sample").onclick = async () => {
     say(text.looking);
     const blob = await (await fetch(sampleUrl)).blob();
@@ -224,28 +247,8 @@ function listen(): void {
   };
   for (const input of [threshold, opacity, compare, length]) input.oninput = update;
 
-  mark.onclick = () => {
-    if (marking) return stopMarking();
-    marking = [];
-    mark.setAttribute("aria-pressed", "true");
-    stage.classList.add("marking");
-    say(text.markFirst);
-  };
-  stage.onclick = (event) => {
-    if (!marking || !current) return;
-    const box = stage.getBoundingClientRect();
-    const { photo } = current;
-    marking.push([
-      ((event.clientX - box.left) / box.width) * photo.width,
-      ((event.clientY - box.top) / box.height) * photo.height,
-    ]);
-    say(marking.length === 1 ? text.markSecond : text.ready);
-    if (marking.length === 2) {
-      current.item.points = marking;
-      stopMarking();
-    }
-    update();
-  };
+  get("engines").hidden = !("gpu" in navigator);
+  engine.onchange = () => look([current!.item]);
 
   get("save-mask").onclick = () =>
     drawMask(current!.map, limit()).toBlob((blob) => save(blob, "-mask.png"));
@@ -265,11 +268,11 @@ function listen(): void {
 
 listen();
 update();
-load().then(
+load("wasm").then(
   () => current || say(text.ready),
   () => {
     say("");
-    complain([text.noNetwork]);
+    complain([typeof WebAssembly === "undefined" ? text.noWasm : text.noNetwork]);
   },
 );
 if (import.meta.env.PROD) void navigator.serviceWorker?.register("./sw.js");

@@ -1,4 +1,5 @@
-// Keeps the whole page on the device. FILES and VERSION are filled in by the build.
+// Keeps the page on the device: FILES at once, other files when they are first asked for.
+// FILES and VERSION are filled in by the build.
 const FILES = __FILES__;
 const CACHE = "egeunet-__VERSION__";
 
@@ -31,6 +32,15 @@ self.addEventListener("fetch", (event) => {
   event.respondWith(
     caches
       .match(event.request, { cacheName: CACHE, ignoreSearch: true })
-      .then((kept) => kept ?? fetch(event.request)),
+      .then((kept) => kept ?? ask(event.request)),
   );
 });
+
+async function ask(request) {
+  const answer = await fetch(request);
+  if (answer.ok && request.url.startsWith(new URL("./assets/", self.location))) {
+    const cache = await caches.open(CACHE);
+    await cache.put(request, answer.clone());
+  }
+  return answer;
+}

@@ -7,6 +7,9 @@ export const text = {
   stays: "Your photo stays on this device; once loaded, the page works offline.",
   choose: "Choose photos",
   camera: "Take a photo",
+  view: "What the camera sees",
+  shoot: "Take it",
+  leave: "Cancel",
   sample: "Try a drawn sample",
   drop: "or drop photos here, or paste one",
   photos: "Photos",
@@ -18,11 +21,14 @@ export const text = {
   quality: "Expected Dice score",
   runs: "Computed with",
   wasm: "WebAssembly, one thread",
+  webgpu: "WebGPU",
+  engine: "Compute with",
   length: "A known length, in mm",
   lengthHelp: "The width of the whole photo, or mark two points of it.",
   mark: "Mark two points",
-  markFirst: "Tap the first end of the known length in the photo.",
-  markSecond: "Now tap the other end.",
+  markFirst:
+    "Tap the first end of the known length in the photo, or move a cross with the arrow keys (with Shift: finely) and press Enter.",
+  markSecond: "Now the other end.",
   savedMask: "Save mask (PNG)",
   savedOverlay: "Save overlay (PNG)",
   savedJson: "Save numbers (JSON)",
@@ -35,8 +41,14 @@ export const text = {
     `${name} cannot be read as a photo. Choose a JPEG, PNG or WebP file.`,
   tooLarge: (name: string, most: number) =>
     `${name} is too large. Choose a photo of at most ${most} million pixels.`,
+  noCamera:
+    "No camera can be used here. Check that there is one and that this page may use it, or choose a photo.",
+  noWasm:
+    "This browser has no WebAssembly, which the network needs. Use a newer one, or allow WebAssembly.",
+  noWebGpu:
+    "WebGPU cannot be used on this device: the page computes with WebAssembly again.",
   noNetwork:
-    "The network could not be loaded. Check the connection and reload the page; a browser without WebAssembly and SIMD cannot run it.",
+    "The network could not be loaded. Check the connection and reload the page; a browser without WebAssembly SIMD is too old for it.",
   failed: (name: string) => `${name} could not be computed; the device may be short of memory.`,
   done: (name: string) => `Outlined ${name}.`,
   share: (percent: string) => `${percent} % of the photo`,

@@ -1,46 +1,95 @@
-"""The built page in Chromium, from a server of its own; `make web` builds it."""
+"""The built page in Chromium, as the service of a wheel gives it; `make web` builds it."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import threading
+import socket
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from egeunet.serve import Client
+
 WEB = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
+Serving = Callable[[Path], AbstractContextManager[str]]
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
+
+def unpack_wheel(project: Path, folder: Path) -> Path:
+    """Build a wheel of a project and unpack it, as an installer does."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(project)]
+    subprocess.run(command, check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+@contextmanager
+def serving(site: Path) -> Iterator[str]:
+    """Run `egeunet serve` of an unpacked wheel; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "egeunet", "serve", "--port", str(port)],
+        cwd=site,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        Client(url, retries=9).models()
+        yield url
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(name="unpack_wheel", scope="session")
+def give_unpack_wheel() -> Callable[[Path, Path], Path]:
+    return unpack_wheel
+
+
+@pytest.fixture(name="serving", scope="session")
+def give_serving() -> Serving:
+    return serving
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    assert (WEB / "dist" / "index.html").is_file(), "the page is not built: run `make web`"
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=WEB / "dist")) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}/"
-        http.shutdown()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    site = unpack_wheel(WEB.parent, tmp_path_factory.mktemp("wheel"))
+    assert (site / "egeunet/serve/page/index.html").is_file(), "build the page: run `make web`"
+    with serving(site) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def launch() -> Iterator[Callable[..., Browser]]:
+    """Start a browser with options of its command line; its sandbox is one root may not use."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert found, "the page is tested in Chromium: `apt-get install chromium`"
     with sync_playwright() as playwright:
-        # Without its sandbox, which root may not use and containers seldom allow.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield lambda *options: playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", *options]
+        )
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Browser]) -> Iterator[Browser]:
+    with launch() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from egeunet.data.synthetic import draw
 from egeunet.inference.drawing import bounding_box
 
 WEB = Path(__file__).parents[1]
+PAGE = WEB.parent / "src" / "egeunet" / "serve" / "page"
 DATA = Path(os.environ.get("EGEUNET_DATA", WEB.parents[1] / "shared" / "data"))
 PHOTOS = DATA / "isic2018"
 
@@ -53,12 +55,12 @@ def test_the_sample_is_outlined_and_told(page: Page, numbers) -> None:
     page.get_by_role("button", name="Try a drawn sample").click()
     page.get_by_text("Outlined sample.jpg.").wait_for()
     assert page.locator("#area").inner_text().endswith("% of the photo")
-    assert page.get_by_text("WebAssembly, one thread").is_visible()
+    assert page.locator("#runs").inner_text().startswith("WebAssembly, one thread, ")
     assert page.locator("#review").is_hidden()
     assert 0.05 < numbers()["area"] < 0.3
 
 
-@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp"])
 def test_masks_and_numbers_are_those_of_python(ending, upload, saved, numbers, segmenter, tmp_path):
     path = write(tmp_path / f"photo.{ending}", 9, quality=90)
     upload(path)
@@ -140,6 +142,21 @@ def test_square_millimetres_of_a_width_and_of_a_marked_length(page, photo, uploa
     assert told["area_mm2"] == pytest.approx(told["area_pixels"] / 25, rel=0.02)
 
 
+def test_a_length_is_marked_by_keys_too(page: Page, photo, upload, numbers) -> None:
+    upload(photo)
+    page.get_by_label("A known length, in mm").fill("10")
+    page.get_by_role("button", name="Mark two points").press("Enter")
+    for key in (*["ArrowLeft"] * 5, "Enter", *["ArrowRight"] * 10, "Shift+ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    told = numbers()  # 10.1 steps of 8 pixels
+    assert told["area_mm2"] == pytest.approx(told["area_pixels"] * (10 / 80.8) ** 2)
+    assert page.evaluate("document.activeElement.id") == "save-json"
+    page.get_by_role("button", name="Mark two points").click()
+    page.keyboard.press("Escape")
+    assert page.locator("#mark").get_attribute("aria-pressed") == "false"
+    assert numbers() == told
+
+
 def test_several_photos_are_a_list(page: Page, tmp_path, numbers) -> None:
     paths = [write(tmp_path / f"{seed}.png", seed) for seed in (1, 2, 3)]
     page.set_input_files("#file", paths)
@@ -203,8 +220,8 @@ def test_it_works_offline_once_loaded(page: Page, context: BrowserContext, photo
 def test_the_keyboard_reaches_everything(page: Page, photo, upload) -> None:
     upload(photo)
     page.locator("body").click(position={"x": 2, "y": 2})
-    wanted = {"file", "sample", "threshold", "opacity", "compare", "length", "mark"}
-    wanted |= {"save-mask", "save-overlay", "save-json"}
+    wanted = {"file", "camera", "sample", "threshold", "opacity", "compare", "length", "mark"}
+    wanted |= {"engine", "save-mask", "save-overlay", "save-json"}
     reached = set()
     for _ in range(20):
         page.keyboard.press("Tab")
@@ -222,30 +239,89 @@ def test_nothing_bars_people_and_it_fits(page: Page, photo, upload, scheme, widt
     page.set_viewport_size({"width": width, "height": 740})
     upload(photo)
     page.evaluate((WEB / "node_modules" / "axe-core" / "axe.min.js").read_text())
-    found = page.evaluate("axe.run()")
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+    for _ in range(2):  # at rest, and while a length is marked
+        found = page.evaluate("axe.run()")
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+        page.get_by_role("button", name="Mark two points").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.mouse.wheel(0, 10_000)
     page.wait_for_timeout(100)
     assert 0 <= page.get_by_text("Not a medical device").bounding_box()["y"] < 740
 
 
-def test_a_phone_has_a_button_for_its_camera(browser: Browser, page: Page, server: str) -> None:
-    assert page.get_by_text("Take a photo").is_hidden()
+def test_a_phone_takes_photos_with_its_own_app(browser: Browser, page: Page, server: str) -> None:
+    assert page.locator("#camera-file").is_hidden()
     with browser.new_context(has_touch=True, is_mobile=True) as phone:
         there = phone.new_page()
         there.goto(server)
-        assert there.get_by_text("Take a photo").is_visible()
-        assert there.locator("#camera").get_attribute("capture") == "environment"
+        assert there.get_by_text("Take a photo").locator("visible=true").count() == 1
+        assert there.locator("#camera-file").get_attribute("capture") == "environment"
+
+
+def test_a_photo_taken_with_a_camera(launch, server: str) -> None:
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with launch(*fake) as browser:
+        page = browser.new_page()
+        page.goto(server)
+        page.get_by_role("button", name="Take a photo").click()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("dialog").wait_for(state="hidden")
+        page.get_by_role("button", name="Take a photo").click()
+        page.get_by_role("button", name="Take it").click()
+        page.get_by_text(re.compile(r"Outlined camera-.*\.png\.")).wait_for()
+        assert page.get_by_role("dialog").is_hidden()
+        assert page.evaluate("document.querySelector('#view').srcObject.active") is False
+
+
+def test_without_a_camera_it_says_so(page: Page) -> None:
+    page.get_by_role("button", name="Take a photo").click()
+    page.get_by_role("alert").get_by_text("No camera can be used here.").wait_for()
 
 
 def test_without_webassembly_it_says_so(context: BrowserContext, server: str) -> None:
     context.add_init_script("delete globalThis.WebAssembly")
     page = context.new_page()
     page.goto(server)
-    page.get_by_role("alert").get_by_text("could not be loaded").wait_for()
+    page.get_by_role("alert").get_by_text("This browser has no WebAssembly").wait_for()
+
+
+def test_without_the_network_it_says_so(context: BrowserContext, server: str) -> None:
+    context.route("**/*.onnx", lambda route: route.abort())
+    page = context.new_page()
+    page.goto(server)
+    page.get_by_role("alert").get_by_text("The network could not be loaded.").wait_for()
+
+
+def test_without_webgpu_it_says_so_and_goes_on(context: BrowserContext, server, photo) -> None:
+    page = context.new_page()
+    page.goto(server)
+    page.set_input_files("#file", photo)
+    page.get_by_label("Compute with").select_option("WebGPU")
+    page.get_by_role("alert").get_by_text("WebGPU cannot be used").wait_for()
+    assert page.get_by_label("Compute with").input_value() == "wasm"
+    page.set_input_files("#file", photo)
+    page.get_by_text("Outlined mole.png.").wait_for()
+    assert page.get_by_role("alert").is_hidden()
+    assert page.locator("#runs").inner_text().startswith("WebAssembly")
+
+
+@pytest.mark.slow  # the processor stands in for the graphics processor
+def test_masks_of_webgpu_are_the_same(launch, server: str, photo, tmp_path) -> None:
+    masks = []
+    with launch("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader") as browser:
+        page = browser.new_page()
+        page.set_default_timeout(300_000)
+        page.goto(server)
+        page.set_input_files("#file", photo)
+        for name in ("WebAssembly", "WebGPU"):
+            page.locator("#runs").get_by_text(name).wait_for()
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Save mask").click()
+            masks.append(read_mask(download.value.path()))
+            page.get_by_label("Compute with").select_option("WebGPU")
+    assert iou(*masks) > 0.99
 
 
 def test_without_the_runtime_it_is_small() -> None:
-    files = {path.name: path.stat().st_size for path in (WEB / "dist").rglob("*.*")}
+    files = {path.name: path.stat().st_size for path in PAGE.rglob("*.*")}
     assert sum(size for name, size in files.items() if not name.startswith("ort")) < 300_000

@@ -44,7 +44,8 @@ def serve(
         typer.Option(help="Let pages of this origin ask (CORS); may be repeated. None by default."),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(help="Folder of the built page, served at /.")
+        Path | None,
+        typer.Option(help="Folder of the page served at /; by default the one in the package."),
     ] = None,
 ) -> None:
     """Segment photos over HTTP: masks, overlays or JSON, one photo or several a request.

@@ -13,12 +13,11 @@ import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
 
 from egeunet import __version__
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import EgeunetError
 from egeunet.inference.segmenter import Segmenter
 from egeunet.serve.body import MULTIPART, read_uploads
 from egeunet.serve.limits import Limits, Pool
@@ -31,15 +30,17 @@ from egeunet.serve.replies import (
     segment,
     segment_or_fail,
 )
+from egeunet.serve.static import serve_page
 from egeunet.serve.watch import Metrics, Watch
-
-PAGE = Path(__file__).with_name("page")
-"""Where the built page lies if it comes with the package."""
 
 ABOUT = (
     "Skin lesion segmentation with EGE-UNet (MICCAI 2023). For research; not a medical device, "
     "and a mask is not a diagnosis. Photos are kept in memory until they are answered, and nowhere "
     "else."
+)
+WITHOUT_PAGE = (
+    "POST a photo to /v1/segment, /docs says more; the page for browsers is not part of this "
+    "install: run `make web` in a checkout and install from there, or give its folder as --page."
 )
 _bearer = HTTPBearer(auto_error=False)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -177,21 +178,8 @@ def create_app(
         """Tell counts and times in the form of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    _serve_page(app, page)
+    serve_page(app, page, f"{ABOUT}\n{WITHOUT_PAGE}\n")
     return app
-
-
-def _serve_page(app: FastAPI, page: Path | None) -> None:
-    folder = page or PAGE
-    if (folder / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=folder, html=True), name="page")
-    elif page:
-        raise UsageError(f"{page} has no index.html: give the folder of the built page.")
-    else:
-
-        @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
-        async def plain() -> str:
-            return f"{ABOUT}\nPOST a photo to /v1/segment; /docs says more.\n"
 
 
 def _authorization(tokens: Sequence[str]) -> Any:
