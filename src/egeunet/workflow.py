@@ -27,9 +27,10 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import LAST, WEIGHTS
-from egeunet.training.recipe import Recipe, load_recipe
+from egeunet.training.recipe import load_recipe
 from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts, shared_parts
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
+from egeunet.training.settings import Recipe
 from egeunet.training.side_by_side import train_side_by_side
 from egeunet.training.trainer import train as train_recipe
 

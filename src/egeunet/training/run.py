@@ -18,7 +18,8 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
-from egeunet.training.recipe import DataSettings, Recipe, flatten, load_recipe
+from egeunet.training.recipe import flatten, load_recipe
+from egeunet.training.settings import DataSettings, Recipe
 
 SPLIT, HISTORY = "split.txt", "history.csv"
 

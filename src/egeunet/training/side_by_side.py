@@ -23,8 +23,8 @@ from egeunet.data.cache import load_arrays
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, InterruptedRunError
 from egeunet.reporting import Bar, Reporter
-from egeunet.training.recipe import Recipe
 from egeunet.training.run import check_folder, describe_epoch, open_split, read_history
+from egeunet.training.settings import Recipe
 from egeunet.training.stop import StopRequest
 
 LOG = "train.log"

@@ -34,7 +34,6 @@ from egeunet.training.earlier_runs import draw_soft_masks, open_teacher, pin_run
 from egeunet.training.objective import Objective, make_loss
 from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
-from egeunet.training.recipe import Recipe
 from egeunet.training.run import (
     HISTORY,
     check_folder,
@@ -43,6 +42,7 @@ from egeunet.training.run import (
     open_split,
     write_json,
 )
+from egeunet.training.settings import Recipe
 from egeunet.training.step import Step
 from egeunet.training.stop import StopRequest
 
