@@ -15,7 +15,7 @@ from egeunet.files import atomic_write
 # differs from its default, so that the recipes of older results keep theirs.
 LATER = "later"
 
-WHERE = ("out", "device", "workers")
+WHERE = ("out", "device", "devices", "workers")
 """Settings of a recipe that say where it runs and lies, and do not decide its result."""
 
 
@@ -193,6 +193,9 @@ class Recipe(Settings):
     seed: int = Field(42, ge=0, description="Start of all random numbers")
     out: Path = Field(Path("runs/egeunet"), description="The run folder")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute")
+    devices: int = Field(
+        1, ge=1, description="How many devices share each batch, a process for each"
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="Arithmetic of the forward pass"
     )
