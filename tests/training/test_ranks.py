@@ -182,7 +182,7 @@ def test_batch_statistics_are_those_of_the_whole_batch_and_a_teacher_teaches(
     a, b = (load_checkpoint(folder)["model"] for folder in (alone, both))
     for name in a:
         if "running" in name:
-            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-3)
     assert any("running_var" in name for name in a)
 
 
