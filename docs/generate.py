@@ -48,6 +48,7 @@ def regions() -> dict[str, str]:
         "steps": f"\n{steps(systems)}",
         "training": f"\n{training()}",
         "seeds": f"\n{seeds()}",
+        "ddp": f"\n{ddp()}",
         "settings": f"\n{settings()}",
         "page": f"\n{page()}",
         **{
@@ -126,6 +127,27 @@ def seeds() -> str:
     columns = f"{row['seeds']} seeds of {row['epochs']} epochs, {row['images']} images"
     text = table(f"{columns} | all of it, n = {row['n']} | last epoch of a seed", lines)
     return f"{text}\n{machine(row)}"
+
+
+def ddp() -> str:
+    """Return the table of one process and two, of its last row, and where it was measured."""
+    rows = results("ddp")
+    if not rows:
+        return "not run\n"
+    row = rows[-1]
+    one, two, control = (row[name] for name in ("one", "two", "control"))
+    lines = []
+    traces = (run["train_loss"] for run in (one, two, control))
+    for epoch, losses in enumerate(zip(*traces, strict=True), 1):
+        apart = [f"{abs(loss / losses[0] - 1):.1e}" for loss in losses[1:]]
+        lines.append([f"train loss, epoch {epoch}", f"{losses[0]:.4f}", *apart])
+    lines += [
+        ["weights after it", "", *(f"{run['weights_apart']:.1e}" for run in (two, control))],
+        ["images a second", *(f"{run['images_per_second']:.1f}" for run in (one, two)), ""],
+    ]
+    columns = "what | one process | two: relative difference | one, perturbed: difference"
+    seen = f"{row['images']} images to train, batches of {row['batch_size']}; speed with validation"
+    return f"{table(columns, lines)}\n{seen}: {machine(row)}"
 
 
 def settings() -> str:

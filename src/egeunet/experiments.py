@@ -17,9 +17,10 @@ from egeunet.evaluation.report import read_results
 from egeunet.evaluation.series import recipe_of
 from egeunet.models.registry import get_system
 from egeunet.reporting import Reporter
-from egeunet.training.recipe import Recipe, Settings, explain_mistake, load_recipe, read_yaml
+from egeunet.training.recipe import explain_mistake, load_recipe, read_yaml
 from egeunet.training.run import open_split, read_history
 from egeunet.training.seeds import parse_seeds, split_seeds
+from egeunet.training.settings import Recipe, Settings
 from egeunet.training.side_by_side import train_side_by_side
 from egeunet.workflow import evaluate
 

@@ -27,9 +27,11 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import LAST, WEIGHTS
-from egeunet.training.recipe import Recipe, load_recipe
+from egeunet.training.ranks import is_first, world_size
+from egeunet.training.recipe import load_recipe
 from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts, shared_parts
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
+from egeunet.training.settings import Recipe
 from egeunet.training.side_by_side import train_side_by_side
 from egeunet.training.trainer import train as train_recipe
 
@@ -53,7 +55,8 @@ def train(
     Args:
         recipe: A recipe, its YAML file, or the name of one that is shipped.
         *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`; and
-            `seeds=0-4` or `seeds=1,3` trains several side by side.
+            `seeds=0-4` or `seeds=1,3` trains several side by side. With `devices=2` a training
+            has a process per device; started by torchrun, it is one of them.
         resume: Go on from the checkpoint in the run folder.
         at_once: Of several seeds, how many at a time; see
             `egeunet.training.side_by_side.train_side_by_side`.
@@ -87,9 +90,12 @@ def train(
 
 
 def _train_one(recipe: Recipe, resume: bool, reporter: Reporter | None) -> Path:
+    if recipe.devices > 1 and world_size() == 1:
+        return train_side_by_side([recipe], resume=resume, reporter=reporter)[0]
     folder = train_recipe(recipe, resume=resume, reporter=reporter)
-    save_figure(training_curves(folder / HISTORY), folder / "curves.png")
-    export_run(load_run(folder))
+    if is_first():
+        save_figure(training_curves(folder / HISTORY), folder / "curves.png")
+        export_run(load_run(folder))
     return folder
 
 

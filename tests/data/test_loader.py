@@ -61,6 +61,37 @@ def test_any_step_can_be_drawn_again(arrays, workers):
     assert torch.equal(late[0].masks, whole[3].masks)
 
 
+def test_the_parts_of_several_processes_are_the_batch_of_one(arrays):
+    """Whatever is drawn; the odd last batch goes to each of them as a whole."""
+    augmentation = Augmentation(scale=(0.8, 1.2), hair=0.5, gain=0.2, saturation=0.3)
+    whole, *parts = (
+        list(
+            Loader(arrays, batch_size=4, augmentation=augmentation, rank=rank, ranks=ranks).epoch(3)
+        )
+        for rank, ranks in ((0, 1), (0, 2), (1, 2))
+    )
+    for batch, first, second in zip(whole[:4], *(part[:4] for part in parts), strict=True):
+        assert batch.ids == first.ids + second.ids
+        assert torch.equal(batch.images, torch.cat((first.images, second.images)))
+        assert torch.equal(batch.masks, torch.cat((first.masks, second.masks)))
+    assert len(whole) == 5
+    assert torch.equal(whole[4].images, parts[0][4].images)
+    assert torch.equal(whole[4].images, parts[1][4].images)
+
+
+def test_batches_of_samples_as_they_are_are_dealt_out(arrays):
+    loaders = [Loader(arrays, batch_size=4, rank=rank, ranks=3) for rank in range(3)]
+    assert [len(loader) for loader in loaders] == [2, 2, 1]
+    ids = [batch.ids for loader in loaders for batch in loader.epoch()]
+    assert sorted(ids) == [batch.ids for batch in Loader(arrays, batch_size=4).epoch()]
+
+
+def test_a_step_names_the_samples_of_all_its_parts(arrays):
+    settings = {"batch_size": 4, "augmentation": Augmentation(), "seed": 1}
+    whole = list(Loader(arrays, **settings).epoch(2))
+    assert Loader(arrays, **settings, rank=1, ranks=2).ids(2, 3) == whole[3].ids
+
+
 def test_hair_lies_over_the_samples_that_are_drawn(arrays):
     """A line is much darker or brighter than what it crosses; masks and other samples stay."""
     arrays = replace(arrays, images=np.full((400, 32, 32, 3), 128, np.uint8), ids=("s",) * 400)

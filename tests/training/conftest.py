@@ -80,6 +80,7 @@ def same():
             for name, tensor in (a[part] or {}).items():
                 assert torch.equal(tensor, b[part][name])
         for key, moments in a["optimizer"]["state"].items():
-            assert torch.equal(moments["exp_avg_sq"], b["optimizer"]["state"][key]["exp_avg_sq"])
+            for name, moment in moments.items():
+                assert torch.equal(moment, b["optimizer"]["state"][key][name])
 
     return same

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from egeunet.training.optimizer import learning_rate, set_rate
-from egeunet.training.recipe import SchedulerSettings
+from egeunet.training.settings import SchedulerSettings
 
 
 def test_milestones_multiply_the_rate():

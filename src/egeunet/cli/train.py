@@ -36,10 +36,14 @@ def train(
         egeunet train egeunet-isic2018 data.root=isic2018 trainer.epochs=40 seed=3 out=runs/x
 
         egeunet train egeunet-isic2018 data.root=isic2018 seeds=0-4 out=runs/five
+
+        egeunet train egeunet-isic2018 data.root=isic2018 devices=2 out=runs/two
     """
     import egeunet
+    from egeunet.training.ranks import is_first
 
     folder = egeunet.train(
         recipe, *settings or (), resume=resume, at_once=at_once, reporter=console_reporter()
     )
-    typer.echo(folder)
+    if is_first():
+        typer.echo(folder)

@@ -33,6 +33,10 @@ class Colours:
     curves: Tensor
     saturation: Tensor
 
+    def __getitem__(self, rows: slice) -> Colours:
+        """Return those of some samples."""
+        return Colours(self.curves[rows], self.saturation[rows])
+
 
 def make_colours(
     gain: NDArray[np.float64], gamma: NDArray[np.float64], saturation: NDArray[np.float64]

@@ -61,6 +61,10 @@ class Loader:
         workers: Threads that prepare batches ahead; 0 prepares each when it is asked for.
         soft: uint8 (N, H, W), a teacher's probabilities of the foreground in steps of 1/127; the
             masks have to be of one foreground.
+        rank: Which of several processes this loader is for. With augmentation each of them gets its
+            part of every batch, drawn as the whole is; one that cannot be divided (the last of an
+            epoch) goes to all as a whole. Without, whole batches are dealt out in turn.
+        ranks: How many processes there are.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class Loader:
         device: torch.device | str = "cpu",
         workers: int = 0,
         soft: NDArray[np.uint8] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.arrays = arrays
         self.num_classes = num_classes
@@ -82,6 +88,7 @@ class Loader:
         self.seed = seed
         self.device = torch.device(device)
         self.workers = workers
+        self.rank, self.ranks = rank, ranks
         # On the CPU these are the mapped files themselves; another device holds the bytes whole,
         # so that nothing is copied to it during an epoch.
         with warnings.catch_warnings():
@@ -94,31 +101,46 @@ class Loader:
             self._masks = self._masks | torch.from_numpy(soft).to(self.device) << 1
 
     def __len__(self) -> int:
-        return -(-len(self.arrays.ids) // self.batch_size)
+        return len(self._steps(0))
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from step `start` on."""
-        order: NDArray[np.int64] = np.arange(len(self.arrays.ids))
-        if self.augmentation:
-            order = np.random.default_rng((self.seed, number)).permutation(order)
-        steps = range(start, len(self))
+        order = self._order(number)
 
         def prepare(step: int) -> Batch:
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             return self._batch(chosen, np.random.default_rng((self.seed, number, step)))
 
+        steps = self._steps(start)
         return _ahead(prepare, steps, self.workers) if self.workers else map(prepare, steps)
+
+    def ids(self, number: int, step: int) -> tuple[str, ...]:
+        """Return which samples a step of an epoch is made of, on all ranks."""
+        chosen = self._order(number)[step * self.batch_size : (step + 1) * self.batch_size]
+        return tuple(self.arrays.ids[index] for index in chosen)
+
+    def _steps(self, start: int) -> range:
+        end = -(-len(self.arrays.ids) // self.batch_size)
+        return range(start, end) if self.augmentation else range(start + self.rank, end, self.ranks)
+
+    def _order(self, number: int) -> NDArray[np.int64]:
+        order: NDArray[np.int64] = np.arange(len(self.arrays.ids))
+        if self.augmentation:
+            order = np.random.default_rng((self.seed, number)).permutation(order)
+        return order
 
     def _batch(self, chosen: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         index = torch.from_numpy(chosen).to(self.device)
         images, masks = (part.index_select(0, index) for part in (self._images, self._masks))
         maps = None
         if self.augmentation:
-            maps = self.augmentation.draw(self.arrays.aspects[chosen], generator)
+            own = self._part(len(chosen))
+            maps = self.augmentation.draw(self.arrays.aspects[chosen], generator)[own]
             for place in np.flatnonzero(generator.random(len(chosen)) < self.augmentation.hair):
                 images[place] = torch.from_numpy(hairy(generator, images[place].cpu().numpy()))
             colours = self.augmentation.draw_colours(len(chosen), generator)
-            images = recolour(images, colours) if colours else images
+            chosen, images, masks = chosen[own], images[own], masks[own]
+            images = recolour(images, colours[own]) if colours else images
         images, masks = transform(images, masks, maps)
         soft = None
         if self._soft:
@@ -129,6 +151,13 @@ class Loader:
             masks=masks.unsqueeze(1).float() if self.num_classes == 1 else masks.long(),
             soft=soft,
         )
+
+    def _part(self, count: int) -> slice:
+        """The rows of this rank in a batch of so many samples."""
+        if count % self.ranks:
+            return slice(count)
+        rows = count // self.ranks
+        return slice(self.rank * rows, (self.rank + 1) * rows)
 
 
 def _ahead(prepare: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:

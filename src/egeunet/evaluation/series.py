@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from egeunet.evaluation.paper import TITLES
-from egeunet.training.recipe import Recipe, flatten
+from egeunet.training.recipe import flatten
+from egeunet.training.settings import WHERE, Recipe
 
 PAPER_EPOCHS = Recipe().trainer.epochs
 _FREE = {
-    *("system", "seed", "out", "device", "workers", "data.name", "data.root", "data.protocol"),
-    *("trainer.epochs", "trainer.preview_every", "distill.teacher", "start.run"),
+    *("system", "seed", "data.name", "data.root", "data.protocol", "trainer.epochs"),
+    *("trainer.preview_every", "distill.teacher", "start.run", *WHERE),
 }
 """Settings that are a key of their own, or that do not decide the result."""
 

@@ -17,8 +17,8 @@ from egeunet.errors import UsageError
 from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS
-from egeunet.training.recipe import Recipe
 from egeunet.training.run import Run, load_run, network_options, shared_parts
+from egeunet.training.settings import Recipe
 
 
 def pin_runs(recipe: Recipe) -> Recipe:

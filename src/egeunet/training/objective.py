@@ -16,7 +16,7 @@ from egeunet.training.overlap_losses import (
     lovasz,
     tversky,
 )
-from egeunet.training.recipe import LossSettings
+from egeunet.training.settings import LossSettings
 from egeunet.training.structure_loss import structure_loss
 
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

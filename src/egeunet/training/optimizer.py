@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from egeunet.training.recipe import OptimizerSettings, SchedulerSettings
+from egeunet.training.settings import OptimizerSettings, SchedulerSettings
 
 
 def learning_rate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
-from egeunet.training.recipe import DataSettings, Recipe, flatten, load_recipe
+from egeunet.training.recipe import flatten, load_recipe
+from egeunet.training.settings import DataSettings, Recipe
 
 SPLIT, HISTORY = "split.txt", "history.csv"
+
+# protocol: (what the checkpoint is selected by, whether more is better)
+SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,46 @@ def read_history(folder: Path) -> list[dict[str, float]]:
             ]
     except FileNotFoundError:
         return []
+
+
+def write_history(folder: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Write what `read_history` reads."""
+    with (
+        atomic_write(folder / HISTORY) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def select_epoch(history: Sequence[dict[str, float]], protocol: str) -> dict[str, float]:
+    """Return the row of the epoch that a protocol selects; the earliest of equals."""
+    key, more = SELECTION[protocol]
+    return (max if more else min)(history, key=lambda row: row[key])
+
+
+def write_summary(
+    recipe: Recipe, history: Sequence[dict[str, float]], metadata: dict[str, str]
+) -> None:
+    """Write `metrics.json` of a finished training.
+
+    Args:
+        recipe: How it was trained.
+        history: Its epochs.
+        metadata: What is written with the selected weights.
+    """
+    protocol = recipe.data.protocol
+    summary = {
+        **metadata,
+        "seed": recipe.seed,
+        "selected_by": SELECTION[protocol][0],
+        "selected_on": "test" if protocol == "paper" else "validation",
+        "selected": select_epoch(history, protocol),
+        "last": history[-1],
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+    }
+    write_json(recipe.out / "metrics.json", summary)
 
 
 def describe_epoch(row: dict[str, float], epochs: int) -> str:

@@ -1,8 +1,8 @@
-"""Several trainings at a time on one machine, a process each.
+"""Several trainings at a time on one machine, and trainings on several devices: their processes.
 
-One network of this size fills neither a GPU nor several cores. Each process is `egeunet train` on
-the recipe in its run folder: the same code on every device, and one that crashes takes no other
-with it.
+One network of this size fills neither a GPU nor several cores. A process is `egeunet train` on the
+recipe in its run folder, one for each device of a training: the same code on every device, and a
+training that crashes takes no other with it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from subprocess import Popen
+from typing import IO
 
 import torch
 
 from egeunet.data.cache import load_arrays
 from egeunet.environment import count_cores
-from egeunet.errors import EgeunetError, InterruptedRunError
+from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
 from egeunet.reporting import Bar, Reporter
-from egeunet.training.recipe import Recipe
+from egeunet.training.earlier_runs import pin_runs
+from egeunet.training.ranks import check_devices, rank_variables, world_size
 from egeunet.training.run import check_folder, describe_epoch, open_split, read_history
+from egeunet.training.settings import Recipe
 from egeunet.training.stop import StopRequest
 
 LOG = "train.log"
@@ -41,16 +45,17 @@ def train_side_by_side(
     finished: Callable[[Path], object] | None = None,
     reporter: Reporter | None = None,
 ) -> list[Path]:
-    """Train each recipe in a process of its own; every result is that of a training alone.
+    """Train each recipe in processes of its own; every result is that of a training alone.
 
-    What a training says is in `train.log` in its run folder. One that fails stops no other. When
-    this process is killed, on Linux its children are killed as well; all of it can be resumed.
+    What a training says is in `train.log` in its run folder. One that fails stops no other; when
+    one process of a training fails, the others of it are ended. When this process is killed, on
+    Linux its children are killed as well; all of it can be resumed.
 
     Args:
         recipes: Each with a run folder of its own.
         resume: Go on from the checkpoints in the run folders.
-        at_once: How many at a time. None: on the CPU one per core, the cores shared evenly; on
-            CUDA all of them on the one device.
+        at_once: How many at a time. None: on the CPU one process per core, the cores shared
+            evenly; on CUDA all of them, on the same devices.
         finished: Called with the folder of each run as soon as it is trained; when it raises an
             EgeunetError, that training counts as failed.
         reporter: Hears of every finished epoch.
@@ -59,16 +64,25 @@ def train_side_by_side(
         The run folders.
 
     Raises:
-        UsageError: If a folder holds another run, or a run and `resume` is off.
+        UsageError: If a folder holds another run, or a run and `resume` is off; if a recipe asks
+            for devices that are not there.
         InterruptedRunError: After SIGINT or SIGTERM; every training has written its checkpoint.
         EgeunetError: If the data are unusable, or trainings failed; the others are finished.
     """
     reporter = reporter or Reporter()
+    if world_size() > 1:
+        raise UsageError("Several seeds start processes of their own: leave torchrun out.")
+    recipes = [pin_runs(recipe) for recipe in recipes]
     folders = [check_folder(recipe, resume) for recipe in recipes]
+    for recipe in recipes:
+        check_devices(recipe, recipe.devices)
     _decode(recipes, reporter)
     at_once = min(at_once or default_at_once(recipes), len(recipes))
-    threads = max(1, count_cores() // at_once)
-    reporter.info(f"{len(recipes)} trainings, {at_once} at a time with {threads} threads each")
+    devices = max(recipe.devices for recipe in recipes)
+    threads = max(1, count_cores() // (at_once * devices))
+    many = [f"{len(recipes)} trainings, {at_once} at a time"] if len(recipes) > 1 else []
+    shared = [f"{devices} processes for each batch"] if devices > 1 else []
+    reporter.info(", ".join([*many, *shared, f"threads of a process: {threads}"]))
     waiting, running = list(recipes), list[_Training]()
     failed: dict[Path, str] = {}
     total = sum(recipe.trainer.epochs for recipe in recipes)
@@ -81,18 +95,22 @@ def train_side_by_side(
                 for one in list(running):
                     if stop.signal_number:
                         one.stop()
-                    code = one.process.poll()
+                    code = one.poll()
                     one.report(reporter)
                     if code is None:
                         continue
                     running.remove(one)
-                    if reason := "" if code and stop.signal_number else one.conclude(finished):
+                    if (
+                        reason := ""
+                        if code and stop.signal_number
+                        else one.conclude(code, finished)
+                    ):
                         failed[one.folder] = reason
-                        reporter.warn(f"{one.folder} failed: {reason}")
+                        if running or waiting:
+                            reporter.warn(f"{one.folder} failed: {reason}")
         finally:
             for one in running:
-                one.process.kill()
-                one.process.wait()
+                one.kill()
     again = "the same command" if resume else "the same command and --resume"
     if stop.signal_number:
         raise InterruptedRunError(
@@ -103,7 +121,7 @@ def train_side_by_side(
         reasons = "; ".join(f"{folder}: {reason}" for folder, reason in failed.items())
         raise EgeunetError(
             f"{len(failed)} of {len(recipes)} trainings failed ({reasons}): mend that and go on "
-            f"with {again}; all they said is in {LOG} in their folders."
+            f"with {again}; what was said is in {LOG} in the folder."
         )
     return folders
 
@@ -111,7 +129,8 @@ def train_side_by_side(
 def default_at_once(recipes: Sequence[Recipe]) -> int:
     """Return how many trainings run at a time where nobody says: see `train_side_by_side`."""
     on_cuda = torch.cuda.is_available() and any(recipe.device != "cpu" for recipe in recipes)
-    return len(recipes) if on_cuda else count_cores()
+    devices = max(recipe.devices for recipe in recipes)
+    return len(recipes) if on_cuda else max(1, count_cores() // devices)
 
 
 def _decode(recipes: Sequence[Recipe], reporter: Reporter) -> None:
@@ -130,23 +149,31 @@ class _Training:
         self.seen = len(read_history(self.folder))
         self.told_to_stop = False
         bar.advance(self.seen)
+        self.processes: list[Popen[bytes]] = []
         path = self.folder / "recipe.yaml"
         try:
             recipe.write(path)
             with (self.folder / LOG).open("a", encoding="utf-8") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "egeunet", "train", str(path), "--resume"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
-                    # The terminal's Ctrl-C goes to this process alone, which hands it on once: a
-                    # second signal would end a training while it writes its checkpoint.
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent if _LIBC else None,
-                )
+                for variables in rank_variables(recipe.devices):
+                    self.processes.append(_start(path, log, threads, variables))
         except OSError as error:
+            self.kill()
             raise EgeunetError(f"The training in {self.folder} cannot start: {error}.") from error
+
+    def poll(self) -> int | None:
+        """Return its exit code, or None while it goes on; if one process fails, so do all."""
+        codes = [process.poll() for process in self.processes]
+        failed = min((code for code in codes if code), default=0)  # a kill before its consequences
+        if failed and not self.told_to_stop:
+            self.kill()
+            return failed
+        return None if None in codes else failed
+
+    def kill(self) -> None:
+        """End it at once."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
     def report(self, reporter: Reporter) -> None:
         """Say which epochs were finished since the last time."""
@@ -159,13 +186,14 @@ class _Training:
         """Ask for the checkpoint and the end, once."""
         if not self.told_to_stop:
             self.told_to_stop = True
-            with suppress(OSError):
-                self.process.terminate()
+            for process in self.processes:
+                with suppress(OSError):
+                    process.terminate()
 
-    def conclude(self, finished: Callable[[Path], object] | None) -> str:
+    def conclude(self, code: int, finished: Callable[[Path], object] | None) -> str:
         """Return why it failed, or call `finished` and return "" where that went well."""
-        if self.process.returncode:
-            return self._last_words(self.process.returncode)
+        if code:
+            return self._last_words(code)
         try:
             if finished:
                 finished(self.folder)
@@ -180,7 +208,22 @@ class _Training:
         if last.startswith("error: "):
             return last.removeprefix("error: ").removesuffix(".")
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"{end} after {last!r}"
+        return f"a process ended with {end} after {last!r}"
+
+
+def _start(recipe: Path, log: IO[str], threads: int, variables: dict[str, str]) -> Popen[bytes]:
+    own = {**variables, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    return Popen(
+        [sys.executable, "-m", "egeunet", "train", str(recipe), "--resume"],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env={**os.environ, **own},
+        # The terminal's Ctrl-C goes to this process alone, which hands it on once: a second signal
+        # would end a training while it writes its checkpoint.
+        start_new_session=True,
+        preexec_fn=_die_with_parent if _LIBC else None,
+    )
 
 
 def _die_with_parent() -> None:

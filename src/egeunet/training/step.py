@@ -5,36 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from egeunet.data.loader import Batch
 from egeunet.reporting import Reporter
+from egeunet.training.ranks import Ranks
 
 WARM_UP = 5  # steps before one is recorded: libraries choose their algorithms in the first ones
 
 
 class Step:
-    """Trains on a batch; the loss stays on the device, so that nobody waits for it.
+    """Trains on a batch, or a part of one; the loss stays on the device: nobody waits for it.
 
     On CUDA a step of the usual batch size is recorded once and replayed: starting its several
     hundred small kernels one by one takes longer than they run. Where that fails, steps run one
     kernel after the other as on the CPU, and the reporter hears why.
 
     Args:
-        fabric: Places and precision.
+        ranks: Who else trains on the batch.
         model: As `fabric.setup` gave it.
         optimizer: Likewise.
         loss: From the model's output, masks and a teacher's masks, if any, to the loss.
         clip_norm: Largest norm of the gradient; None does not clip.
-        record: Whether steps may be recorded: on CUDA, with a capturable optimiser and without the
-            loss scaling of float16, which decides on the host.
+        record: Whether steps may be recorded: on one CUDA device, with a capturable optimiser and
+            without the loss scaling of float16, which decides on the host.
         reporter: Hears of what could not be done.
     """
 
     def __init__(
         self,
-        fabric: Fabric,
+        ranks: Ranks,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         loss: Callable[..., Tensor],
@@ -42,13 +42,13 @@ class Step:
         record: bool,
         reporter: Reporter,
     ) -> None:
-        self.fabric, self.model, self.optimizer, self.loss = fabric, model, optimizer, loss
+        self.ranks, self.model, self.optimizer, self.loss = ranks, model, optimizer, loss
         self.clip_norm, self.reporter = clip_norm, reporter
         self._left = WARM_UP if record else -1  # -1: never
         self._recorded: tuple[torch.cuda.CUDAGraph, Batch, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Train on a batch; return its loss, a number without a gradient."""
+        """Train on a batch; return the loss of all its parts, a number without a gradient."""
         if self._left == 0:
             self._record(batch)
         self._left = max(-1, self._left - 1)
@@ -66,13 +66,14 @@ class Step:
     def _run(self, batch: Batch) -> Tensor:
         self.optimizer.zero_grad()
         loss = self.loss(self.model(batch.images), batch.masks, batch.soft)
-        self.fabric.backward(loss)
+        self.ranks.fabric.backward(loss)
+        loss = self.ranks.average(self.model.parameters(), loss)
         if self.clip_norm is not None:
-            self.fabric.clip_gradients(
+            self.ranks.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
             )
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
     def _record(self, batch: Batch) -> None:
         """Record a step on copies of a batch; nothing is computed yet."""
