@@ -41,7 +41,7 @@ SHARD_SIZE = 1000
 SUMMARY = "summary.json"
 _STRAYS = (".plan-*", ".summary-*", f"{PARTS}/.part-*", "masks/*/.*.png")
 _BLOCKS = 10_000  # that Ray keeps account of
-_DEATHS = 8  # of workers over one shard, before it is said to be the shard's fault
+_RETRIES = 100  # of a shard; a machine that dies takes several before Ray gives it up
 _STORE_BYTES = 100 * 2**20  # for Ray's objects: shards' numbers, no photos
 
 
@@ -175,17 +175,19 @@ def _run(
     ends = np.array(offsets)
     table = pa.table({"number": left, "start": ends[left], "stop": ends[left + 1]})
     blocks = np.array_split(np.arange(len(left)), min(len(left), _BLOCKS))
-    most = actors if address else actors or count_cores()
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    most = min(actors or (len(left) if address else cores), len(left))
     shards = ray.data.from_arrow([table.take(block) for block in blocks]).map(
         _Worker,
         fn_constructor_args=(work, weights, os.getcwd()),  # noqa: PTH109
         compute=ray.data.ActorPoolStrategy(
-            # Here all cores are free; a cluster's are taken as the work needs and others leave.
-            min_size=1 if address else min(most or 1, len(left)),
-            max_size=min(most, len(left)) if most else len(left),
+            # Here all cores are free; a cluster's come and go, and others want some.
+            min_size=1 if address else most,
+            initial_size=min(cores, most),
+            max_size=most,
         ),
         num_cpus=1,
-        max_task_retries=_DEATHS,
+        max_task_retries=_RETRIES,
     )
     try:
         for row in shards.iter_rows():
@@ -228,7 +230,7 @@ def _cluster(address: str | None, actors: int | None) -> Iterator[None]:
         except (OSError, RuntimeError, ValueError) as error:
             where = f"No Ray cluster answers at {address}" if address else "Ray cannot start"
             raise EgeunetError(f"{where}: {str(error).strip().splitlines()[0]}") from error
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it says is raised as well
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
