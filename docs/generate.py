@@ -34,6 +34,9 @@ QUALITY = ROOT / "docs" / "images" / "quality.png"
 ROBUSTNESS = ROOT / "docs" / "images" / "robustness.png"
 CORRUPTED = ROOT / "docs" / "images" / "corruptions.jpg"
 RESULTS = ROOT / "results"
+CORE_HOUR = 0.04  # US dollars, near what clouds ask for a core of a machine without GPU
+NETWORK = 10e9 / 8  # bytes a second of a link of 10 Gbit/s
+READS = 5500  # a second that Amazon S3 grants a prefix
 TIMES = ("total", "last_epoch")
 
 
@@ -53,7 +56,7 @@ def regions() -> dict[str, str]:
         "page": f"\n{page()}",
         **{
             name: f"\n{text}"
-            for name, text in (runtime() | quality() | robustness() | serve()).items()
+            for name, text in (runtime() | quality() | robustness() | serve() | scale()).items()
         },
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
@@ -318,6 +321,64 @@ def counts(row: dict[str, Any]) -> str:
 def memory(row: dict[str, Any]) -> str:
     """Say how many megabytes were in use."""
     return " → ".join(f"{mb:.0f}" for mb in row["mb"]) + " MB"
+
+
+def scale() -> dict[str, str]:
+    """Return the regions of the page on archives, of the last row."""
+    last: dict[str, Any] = (results("scale") or [{}])[-1]
+    return {
+        "scale": table("what | measured", archive(last)),
+        "scale machine": machine(last),
+        "scale sizing": table("photos | core-hours | US dollars | in | out", sizes(last)),
+        "scale limits": table("limit | cores that reach it", limits(last)),
+        "scale log": table(
+            "second | what happened | parts written",
+            (
+                (f"{event['second']:,}", event["event"], f"{event['parts']:,}")
+                for event in last.get("killed", {}).get("events", ())
+            ),
+        ),
+    }
+
+
+def archive(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Return what a row of an archive says."""
+    if not row:
+        return
+    photos, calm, killed = row["photos"], row["undisturbed"], row["killed"]
+    before, after = row["predict_per_second"]
+    yield "photos, of a shard", f"{photos:,}, {row['shard_size']:,}"
+    yield "`egeunet predict`, photos per second, before and after", f"{before:.0f}, {after:.0f}"
+    rate, share = row["batch_per_second"], row["batch_share"]
+    yield "`egeunet batch`, photos per second, Ray's start included", f"{rate:.0f}, {share:.0%}"
+    yield "photos per core-hour", f"{3600 * rate / row['cores']:,.0f}"
+    yield "a photo's bytes in, out", ", ".join(f"{n / photos:,.0f}" for n in bytes_of(row))
+    yield "memory of all processes at each tenth", memory(calm)
+    same = "the same" if killed["same_bytes"] else "DIFFERENT"
+    yield "bytes of the parts after three kills", same
+
+
+def sizes(row: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Return what archives of some sizes would take, at the rate of a row."""
+    for name, photos in (("1 M", 1e6), ("100 M", 1e8), ("1 B", 1e9)) if row else ():
+        hours = photos / (3600 * row["batch_per_second"] / row["cores"])
+        volumes = (f"{n * photos / row['photos'] / 1e9:,.1f} GB" for n in bytes_of(row))
+        yield name, f"{hours:,.1f}", f"{hours * CORE_HOUR:,.2f}", *volumes
+
+
+def limits(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Return how many cores, each at the rate of a row, reach what a store or a link gives."""
+    if not row:
+        return
+    rate = row["batch_per_second"] / row["cores"]
+    yield f"{READS:,} reads a second, each photo an object", f"{READS / rate:,.0f}"
+    flow = rate * bytes_of(row)[0] / row["photos"]
+    yield f"{NETWORK / 1e9:g} GB/s of network", f"{NETWORK / flow:,.0f}"
+
+
+def bytes_of(row: dict[str, Any]) -> tuple[int, int]:
+    """Return the bytes of all photos and of all parts."""
+    return row["bytes_in"], row["bytes_out"]
 
 
 def subject(row: dict[str, Any] | None) -> str:

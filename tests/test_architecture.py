@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "inference": set(),
     "serve": {"inference"},
+    "scale": {"inference"},
     "data": {"inference"},
     "training": {"models", "metrics", "inference", "data"},
     "evaluation": {"models", "metrics", "inference", "data", "training"},
@@ -30,12 +31,13 @@ MAY_IMPORT = {
     },
     "cli": {
         *("models", "metrics", "inference", "data", "training", "evaluation", "export"),
-        *("workflow", "experiments", "serve"),
+        *("workflow", "experiments", "serve", "scale"),
     },
 }
 HEAVY = {
     *("torch", "scipy", "monai", "matplotlib", "onnx", "torchmetrics", "lightning_fabric"),
     *("fastapi", "uvicorn", "pydantic"),
+    *("ray", "pyarrow", "pandas", "fsspec"),
 }
 
 

@@ -34,6 +34,7 @@ def generate():
         "docs/quality.md",
         "docs/robustness.md",
         "docs/runtime.md",
+        "docs/scale.md",
         "docs/serve.md",
         "docs/systems.md",
         "docs/training.md",
@@ -96,6 +97,28 @@ def test_regions_of_the_runtime_are_filled_from_results(generate, tmp_path, monk
     assert "| ONNX int8 | 99 | 5.0 | 6.0 | 0.20 | 61 | not run |" in found["runtime formats"]
     assert "others computed there" in found["runtime machine"]
     assert found["runtime options"] == "not run\n"
+
+
+def test_sizes_of_archives_are_computed_from_the_measured_rate(generate, tmp_path, monkeypatch):
+    event = {"second": 12, "event": "worker killed", "parts": 3}
+    row = {
+        **{"photos": 1000, "shard_size": 10, "bytes_in": 10_000_000, "bytes_out": 500_000},
+        **{"predict_per_second": [90.0, 110.0], "batch_per_second": 100.0, "batch_share": 1.0},
+        "undisturbed": {"mb": [1000, 1001]},
+        "killed": {"same_bytes": True, "events": [event]},
+        **{"cpu": "a CPU", "cores": 2, "shared": False, "git_commit": "0" * 40},
+        "versions": {"onnxruntime": "1", "torch": "2"},
+    }
+    monkeypatch.setattr(generate, "RESULTS", tmp_path)
+    assert set(generate.scale().values()) == {"not run\n"}
+    (tmp_path / "scale.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = generate.scale()
+    assert "| photos per core-hour | 180,000 |" in found["scale"]
+    assert "| a photo's bytes in, out | 10,000, 500 |" in found["scale"]
+    assert "| 1 B | 5,555.6 | 222.22 | 10,000.0 GB | 500.0 GB |" in found["scale sizing"]
+    assert "| 5,500 reads a second, each photo an object | 110 |" in found["scale limits"]
+    assert "| 1.25 GB/s of network | 2,500 |" in found["scale limits"]
+    assert "| 12 | worker killed | 3 |" in found["scale log"]
 
 
 def test_every_system_has_a_paragraph_with_its_cost():

@@ -8,7 +8,8 @@ from PIL import Image
 
 from egeunet import Segmenter
 from egeunet.errors import EgeunetError
-from egeunet.serve import Client, rle
+from egeunet.inference import rle
+from egeunet.serve import Client
 
 
 def test_a_photo_comes_back_as_each_form(service, photo, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from egeunet import Segmenter
-from egeunet.serve import rle
+from egeunet.inference import rle
 from egeunet.serve.replies import Segmentation
 
 HEAD = "POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"

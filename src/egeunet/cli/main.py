@@ -11,6 +11,7 @@ import typer
 
 from egeunet import __version__
 from egeunet.cli import data
+from egeunet.cli.batch import batch
 from egeunet.cli.benchmark import benchmark
 from egeunet.cli.demo import demo
 from egeunet.cli.evaluate import evaluate
@@ -34,7 +35,19 @@ app = typer.Typer(
         "export, segment.\n\nFor research. Not a medical device; its masks are not a diagnosis."
     ),
 )
-for command in (predict, serve, train, sweep, evaluate, report, export, benchmark, models, demo):
+for command in (
+    predict,
+    batch,
+    serve,
+    train,
+    sweep,
+    evaluate,
+    report,
+    export,
+    benchmark,
+    models,
+    demo,
+):
     app.command()(command)
 app.add_typer(data.app, name="data")
 

@@ -184,7 +184,7 @@ def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
     elif path.is_dir():
         for folder, subfolders, names in os.walk(path):
             subfolders[:] = [n for n in subfolders if recursive and not n.startswith(".")]
-            yield from ((Path(folder, name), path) for name in names if _is_photo(name))
+            yield from ((Path(folder, name), path) for name in names if is_photo(name))
     elif glob.has_magic(str(one)):
         parts = path.parts
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
@@ -192,7 +192,7 @@ def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
         for match in map(Path, glob.glob(str(one), recursive=True)):  # noqa: PTH207
             if match.is_dir():
                 yield from ((photo, root) for photo, _ in _expand(match, recursive))
-            elif _is_photo(match.name):
+            elif is_photo(match.name):
                 yield match, root
     elif not path.exists():
         raise UsageError(f"There is no file or folder {path}.")
@@ -200,7 +200,8 @@ def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
         raise UsageError(f"{path} is neither a file nor a folder.")
 
 
-def _is_photo(name: str) -> bool:
+def is_photo(name: str) -> bool:
+    """Tell whether a file of this name counts as a photo in a folder."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 

@@ -13,11 +13,11 @@ from pydantic import BaseModel
 
 from egeunet.errors import EgeunetError
 from egeunet.inference.result import Result
+from egeunet.inference.rle import encode
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.sources import photo_header
 from egeunet.serve.body import Upload
 from egeunet.serve.limits import Limits
-from egeunet.serve.rle import encode
 
 # What Pillow calls the formats that are taken; of the others some start programs of the system.
 FORMATS = {"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"}
@@ -37,7 +37,7 @@ class Format(str, Enum):
 
 
 class RunLengths(BaseModel):
-    """A mask as `egeunet.serve.rle` writes it.
+    """A mask as `egeunet.inference.rle` writes it.
 
     Args:
         size: Height and width.

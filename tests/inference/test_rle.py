@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from egeunet.serve.rle import decode, encode
+from egeunet.inference.rle import decode, encode
 
 
 def test_columns_come_first_as_in_coco():

@@ -1,0 +1,4 @@
+"""Archives of many photos, segmented on one machine or a cluster with Ray Data.
+
+It needs the extra: pip install 'egeunet[scale]'.
+"""

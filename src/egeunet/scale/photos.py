@@ -1,0 +1,112 @@
+"""The photos of a shard, one after the other, wherever they lie."""
+
+from __future__ import annotations
+
+import tarfile
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from lzma import LZMAError
+from typing import TypeAlias
+
+from egeunet.errors import EgeunetError
+from egeunet.inference.sources import is_photo
+from egeunet.scale.plan import Shard
+from egeunet.scale.storage import Stored, StoreError, find_filesystem
+from egeunet.scale.tables import read_table
+
+Photo: TypeAlias = tuple[str, "bytes | EgeunetError"]
+"""What a photo is called, and its file's bytes or why there are none."""
+
+_READERS = 8  # a store answers after some tens of milliseconds, however many ask
+_TRIES = 4
+
+
+def read_photos(shard: Shard) -> Iterator[Photo]:
+    """Read the photos of a shard, some ahead of the one that is wanted.
+
+    A tar or Parquet file that turns out damaged gives the photos before the damage, and then one
+    error under its own name.
+
+    Args:
+        shard: A line of the plan (`egeunet.scale.plan`).
+
+    Yields:
+        Each photo.
+
+    Raises:
+        StoreError: A store cannot be reached.
+    """
+    if "photos" in shard:
+        yield from _read_ahead((name, name) for name in shard["photos"])
+        return
+    uri = shard.get("tar") or shard["parquet"]
+    try:
+        if "tar" in shard:
+            yield from _read_tar(uri)
+        else:
+            first, stop = shard["groups"]
+            yield from _read_ahead(read_table(uri, first, stop, shard["row"]))
+    except StoreError:
+        raise
+    except EgeunetError as error:
+        yield uri, error
+
+
+def _read_tar(uri: str) -> Iterator[Photo]:
+    try:
+        # As a stream: a gzipped one, and one in a store, can only be read from front to back.
+        with Stored(uri) as source, tarfile.open(fileobj=source, mode="r|*") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if member.isfile() and is_photo(member.name.rpartition("/")[2]):
+                    file = tar.extractfile(member)
+                    yield f"{uri}/{member.name}", file.read() if file else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error, LZMAError) as error:
+        raise EgeunetError(f"{uri} is damaged or cut short: {error}.") from error
+
+
+def _read_ahead(photos: Iterable[tuple[str, bytes | str]]) -> Iterator[Photo]:
+    waiting: deque[tuple[str, Future[bytes]]] = deque()
+    pool = ThreadPoolExecutor(_READERS)
+    try:
+        for name, photo in photos:
+            waiting.append((name, pool.submit(_read, photo)))
+            if len(waiting) > _READERS:
+                yield _outcome(*waiting.popleft())
+        while waiting:
+            yield _outcome(*waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _outcome(name: str, future: Future[bytes]) -> Photo:
+    try:
+        return name, future.result()
+    except StoreError:
+        raise
+    except EgeunetError as error:
+        return name, error
+
+
+def _read(photo: bytes | str) -> bytes:
+    """Read a photo; what may pass is tried again."""
+    if isinstance(photo, bytes):
+        return photo
+    filesystem, path = find_filesystem(photo)
+    scheme = photo.partition("://")[0] if "://" in photo else "file"
+    for attempt in range(_TRIES):
+        try:
+            return filesystem.cat_file(path)
+        except FileNotFoundError as error:
+            raise EgeunetError(f"There is no file {photo}.") from error
+        except Exception as error:  # as in `StoreError`
+            if scheme == "file" or (scheme in ("http", "https") and attempt == _TRIES - 1):
+                reason = getattr(error, "strerror", None) or error
+                raise EgeunetError(f"{photo} cannot be read: {reason}.") from error
+            if attempt == _TRIES - 1:
+                raise StoreError(f"{photo} cannot be read: {error}") from error
+            time.sleep(4**attempt / 4)
+    raise AssertionError
