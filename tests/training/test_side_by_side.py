@@ -25,6 +25,7 @@ def wait_for_checkpoints(process, *folders):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_they_all_end_and_resume_to_the_bits_of_each_alone(words, tmp_path, start, same):
     settings = [*words[:-1], "trainer.epochs=40", "trainer.preview_every=60"]
