@@ -44,6 +44,7 @@ from egeunet.inference.weights import DEFAULT, SHIPPED
 from egeunet.training.run import load_run
 
 PHOTOS, AGREE = 500, 100
+ROUNDS = 5  # of 500 photos each
 LARGE = (4000, 3000)
 
 START = """
@@ -108,7 +109,7 @@ def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, An
                 assert row["error"] is None
 
     works = {"decode": decode, "infer": infer, "stream": stream, "files": files}
-    found = {name: len(photos) / timing["median"] for name, timing in alternate(works, 3).items()}
+    found = {name: len(photos) / timing["median"] for name, timing in alternate(works, ROUNDS).items()}
     share = found["stream"] / min(found["decode"], found["infer"])
     print(
         f"  threads {threads}: "
