@@ -54,10 +54,12 @@ web: .venv/web ## build the page into the package, for `egeunet serve` and wheel
 test-web: web ## build the page and test it in Chromium (apt-get install chromium)
 	$(BIN)/pytest web/tests
 
-lint: .venv/installed ## check style and types
+lint: .venv/installed ## check style and types, Dockerfile and compose.yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	test ! -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile # there is none for some machines
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 format: .venv/installed ## rewrite the files in the common style
 	$(BIN)/ruff check --fix .

@@ -109,7 +109,8 @@ def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, An
                 assert row["error"] is None
 
     works = {"decode": decode, "infer": infer, "stream": stream, "files": files}
-    found = {name: len(photos) / timing["median"] for name, timing in alternate(works, ROUNDS).items()}
+    timings = alternate(works, ROUNDS)
+    found = {name: len(photos) / timing["median"] for name, timing in timings.items()}
     share = found["stream"] / min(found["decode"], found["infer"])
     print(
         f"  threads {threads}: "
