@@ -39,6 +39,7 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_without_a_compiler(
     trained: Path, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

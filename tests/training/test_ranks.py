@@ -125,8 +125,9 @@ def wait_for_epoch(process, folder, epoch):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_training_which_resumes_to_the_same_bits(
     settings, two, tmp_path, start, same, rank
 ):
