@@ -5,7 +5,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from egeunet.data.synthetic import draw
 from egeunet.export.onnx import core_graph
-from egeunet.export.quantize import quantize_static, store_half, store_int8
+from egeunet.export.quantize import quantize_static, store_half, store_int6
 from egeunet.inference.preprocess import to_input
 
 
@@ -15,7 +15,7 @@ def logits(graph, image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("store", "share", "error"), [(store_half, 0.6, 0.01), (store_int8, 0.36, 0.5)]
+    ("store", "share", "error"), [(store_half, 0.6, 0.01), (store_int6, 0.36, 0.5)]
 )
 def test_smaller_weights_give_nearly_the_same(make_run, images, store, share, error) -> None:
     graph = core_graph(make_run())
@@ -41,7 +41,7 @@ def test_constants_of_one_value_are_kept_exactly_and_others_within_half_a_step()
         [numpy_helper.from_array(values, "values"), numpy_helper.from_array(third, "third")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    small = onnxruntime.InferenceSession(store_int8(model).SerializeToString())
+    small = onnxruntime.InferenceSession(store_int6(model).SerializeToString())
     (given,) = small.run(None, {})
     np.testing.assert_allclose(given - third, values, atol=0.0505)
     assert (np.abs(given - third - values) > 0.01).any()

@@ -12,6 +12,7 @@ import typer
 from egeunet.cli.console import console_reporter, print_json
 from egeunet.cli.options import Weights
 from egeunet.errors import InterruptedRunError, MissingExtraError
+from egeunet.scale import SHARD_SIZE
 
 
 def batch(
@@ -34,7 +35,9 @@ def batch(
         int | None,
         typer.Option(min=1, help="The most workers, a core each; all cores by default."),
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Photos of a part of the output.")] = 1000,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Photos of a part of the output.")
+    ] = SHARD_SIZE,
     masks: Annotated[bool, typer.Option("--masks", help="Also write each mask as PNG.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:

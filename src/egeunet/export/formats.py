@@ -21,7 +21,7 @@ from egeunet.export.parity import (
     pick_photos,
 )
 from egeunet.export.quality import fit_run
-from egeunet.export.quantize import quantize_static, store_half, store_int8
+from egeunet.export.quantize import quantize_static, store_half, store_int6
 from egeunet.files import atomic_write
 from egeunet.inference.quality import QualityModel
 from egeunet.reporting import Reporter
@@ -86,7 +86,7 @@ FORMATS = (
         "onnx-int8",
         "model-int8.onnx",
         "as model.onnx with weights stored as six-bit integers: a third of the size, as fast",
-        lambda run: store_int8(core_graph(run)),
+        lambda run: store_int6(core_graph(run)),
         difference=math.inf,
         iou=0.95,
     ),

@@ -31,7 +31,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return _store(model, whole_numbers=False)
 
 
-def store_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+def store_int6(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with its weights in whole numbers; it computes in float32 as before.
 
     Each row of a weight (an output channel) is rounded to 63 steps, symmetric around 0, and has its
@@ -75,7 +75,7 @@ def _store(model: onnx.ModelProto, whole_numbers: bool) -> onnx.ModelProto:
     for row, step in zip(rounded, steps, strict=True):
         scale = made.add("Cast", rounded[row][1], to=TensorProto.FLOAT)
         _split(made, made.add("Mul", step, scale), alike[row])
-    for row in alike.keys() - rounded.keys():
+    for row in (row for row in alike if row not in rounded):
         half = stacks[row].astype(np.float16)
         _split(made, made.add("Cast", half, to=TensorProto.FLOAT), alike[row])
     for constant in made.constants:

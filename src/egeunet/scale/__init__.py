@@ -2,3 +2,5 @@
 
 It needs the extra: pip install 'egeunet[scale]'.
 """
+
+SHARD_SIZE = 1000  # photos of a part, by default

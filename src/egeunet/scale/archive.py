@@ -33,11 +33,11 @@ from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
 from egeunet.reporting import Reporter
+from egeunet.scale import SHARD_SIZE
 from egeunet.scale.parts import Count, Work, count_parts, part_name, write_part
 from egeunet.scale.plan import PARTS, check_places, open_plan, plan_shards, read_shard_line
 from egeunet.scale.storage import Folder, absolute
 
-SHARD_SIZE = 1000
 SUMMARY = "summary.json"
 _STRAYS = (".plan-*", ".summary-*", f"{PARTS}/.part-*", "masks/*/.*.png")
 _BLOCKS = 10_000  # that Ray keeps account of
