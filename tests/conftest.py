@@ -4,12 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from egeunet.compat import mend_torchvision
 
 mend_torchvision()  # before tests import torchmetrics and timm as oracles
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Weights and tensors drawn in a test are the same in every run of it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,6 @@ def test_an_undefined_distance_is_an_empty_cell(arrays_of, predictor_of, tmp_pat
 
 def test_a_network_is_evaluated(arrays_of, blobs):
     truths = np.pad(blobs[0][:3], ((0, 0), (0, 32), (0, 24)))
-    torch.manual_seed(0)
     model = create_model("egeunet")
     found = evaluate_arrays(torch_predictor(model), arrays_of(truths), batch_size=2)
     assert found.predictions.shape == (3, 64, 64)

@@ -148,7 +148,6 @@ def test_deep_supervision_off_works():
 
 def test_classes_steer_the_bridges_by_their_foreground():
     """With K = 2 the foreground logit is the difference of the two class logits."""
-    torch.manual_seed(0)
     two, one = create_model("egeunet", num_classes=2), create_model("egeunet", num_classes=1)
     state = two.state_dict()
     for key in [key for key in state if key.startswith(("mask_heads", "head"))]:

@@ -19,13 +19,6 @@ if kernels.library() is None:
 WIDTHS = [4, 8, 12, 24, 64]  # with and without a specialised loop
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
 def compare(fast, plain, *inputs, tolerance=2e-5):
     """Outputs and gradients of `fast` in float32 are those of `plain` in float64."""
     results = []

@@ -78,24 +78,20 @@ def train(model, optimizer, steps):
 )
 def test_the_tie_survives_copies_precision_files_and_optimisers(optimizer):
     """In the published code a deep copy or a change of precision or device already cuts it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = copy.deepcopy(create_model("malunet")).double().float()
-        restored = create_model("malunet")
-        restored.load_state_dict(load(save(model.state_dict())))
-        assert len(attentions(restored)) == 6
-        assert_tied(restored)
-        before = [block.memory().detach() for block in attentions(restored)]
-        train(restored, optimizer(restored.parameters()), steps=8)
+    model = copy.deepcopy(create_model("malunet")).double().float()
+    restored = create_model("malunet")
+    restored.load_state_dict(load(save(model.state_dict())))
+    assert len(attentions(restored)) == 6
+    assert_tied(restored)
+    before = [block.memory().detach() for block in attentions(restored)]
+    train(restored, optimizer(restored.parameters()), steps=8)
     assert_tied(restored)
     for block, old in zip(attentions(restored), before, strict=True):
         assert not torch.allclose(block.memory(), old, rtol=1e-5, atol=1e-6)
 
 
 def test_adamw_moves_the_pair_as_it_would_move_one_tensor():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        block, x, wish = ExternalAttention(8), *torch.randn(2, 2, 8, 5, 5)
+    block, x, wish = ExternalAttention(8), *torch.randn(2, 2, 8, 5, 5)
     single = block.memory().detach().clone().requires_grad_()
     pair = torch.optim.AdamW([block.key, block.value], lr=1e-2)
     alone = torch.optim.AdamW([single], lr=1e-2)

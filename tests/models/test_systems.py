@@ -27,13 +27,6 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
 def image(batch=2, channels=3, height=64, width=64):
     return torch.rand(batch, channels, height, width) * 255
 

@@ -16,7 +16,6 @@ def test_cost_is_that_of_the_published_code():
 
 def test_pixels_and_tokens_attend_by_the_definition():
     """Each pixel receives a mean of the tokens, each token one of the pixels, head by head."""
-    torch.manual_seed(0)
     block = BidirectionalAttention(8, heads=2).eval()
     x, semantic = torch.randn(1, 8, 3, 5), torch.randn(1, 8, 4, 4)
     seen = {}

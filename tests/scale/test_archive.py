@@ -107,9 +107,9 @@ def test_a_finished_job_is_not_done_again(program, many, calm):
 
 def test_other_photos_and_settings_are_refused(program, many, calm):
     _, err = program.run(many, "-o", calm, "--shard-size", 9, expected=2)
-    assert "was begun with another shard size" in err
+    assert "was begun with other settings (shard size)" in err
     _, err = program.run(many / "a", "-o", calm, *WORDS, expected=2)
-    assert "was begun with another inputs" in err
+    assert "was begun with other settings (inputs)" in err
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence(program, photos, tmp_path):

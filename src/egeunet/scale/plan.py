@@ -142,7 +142,7 @@ def _compare_headers(output: Folder, wanted: Shard, line: bytes) -> None:
     other = [key for key in wanted if kept.get(key) != wanted[key]]
     if other:
         raise UsageError(
-            f"{output.uri} was begun with another {' and '.join(other).replace('_', ' ')}: "
+            f"{output.uri} was begun with other settings ({', '.join(other).replace('_', ' ')}): "
             "choose another output, or give the same again."
         )
 
