@@ -29,6 +29,7 @@ from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.models import count_cost
 from egeunet.training.run import HISTORY, load_run, open_split, read_parts
+from egeunet.workflow import PLACES
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000  # bytes
@@ -119,7 +120,8 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
     with (run_folder / HISTORY).open(newline="", encoding="utf-8") as file:
         trained = sum(1 for _ in csv.DictReader(file))
     command = json.loads((run_folder / "environment.json").read_bytes())["command"]
-    trained_with = re.sub(r"\b(data\.root|out)=\S+", r"\1=FOLDER", command)
+    places = r"\b(data\.root|distill\.teacher|start\.run|out)=\S+"
+    trained_with = re.sub(places, r"\1=FOLDER", command)
     row = {
         "weights": name,
         "weights_sha256": digest,
@@ -127,7 +129,7 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
         "system": recipe.system,
         "params": count_cost(run.model, size=recipe.data.shape).params,
         "recipe_hash": recipe.hash(),
-        "recipe": recipe.model_dump(mode="json", exclude={"out": True, "data": {"root"}}),
+        "recipe": recipe.model_dump(mode="json", exclude=PLACES),
         "seed": recipe.seed,
         "epochs": trained,
         "epoch": run.epoch,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -11,7 +12,7 @@ from egeunet.evaluation import figure1
 from egeunet.evaluation.figure4 import figures4
 from egeunet.evaluation.figures import compare_curves, save_figure
 from egeunet.evaluation.report import read_results
-from egeunet.evaluation.series import Series, changes_of, collect, comparable
+from egeunet.evaluation.series import Series, changes_of, collect, comparable, recipe_of
 from egeunet.evaluation.table import Table
 from egeunet.evaluation.tables import (
     DATASETS,
@@ -23,12 +24,10 @@ from egeunet.evaluation.tables import (
     trials,
 )
 from egeunet.files import atomic_write
+from egeunet.inference.weights import DEFAULT
 from egeunet.reporting import Reporter
-from egeunet.training.recipe import load_recipe
 
 PAGE = "README.md"
-BEST = "egeunet-isic2018-best"
-"""The recipe of the weights that come with the package."""
 _HEAD = """# Results
 
 Made by `egeunet report` from rows of results; what was not run says so.
@@ -65,7 +64,8 @@ def write_report(
         EgeunetError: If rows, runs or data cannot be read.
     """
     results, out = Path(results), Path(out)
-    series = collect(read_results(results))
+    rows = read_results(results)
+    series = collect(rows)
     drawn = dict(_curves(series, results))
     drawn["figure1"] = figure1.figure1([*figure1.paper_points(), *figure1.result_points(results)])
     if runs is not None:
@@ -79,7 +79,7 @@ def write_report(
         *(table1(series, dataset) for dataset in DATASETS),
         table2(series),
         protocol_effects(series),
-        *trials(series, changes_of(load_recipe(BEST))),
+        *trials(series, _shipped_changes(rows)),
         *compared,
     ]
     texts = {f"{table.name}.csv": table.csv() for table in tables}
@@ -90,6 +90,15 @@ def write_report(
             path.write_text(text, encoding="utf-8")
         written.append(out / name)
     return written
+
+
+def _shipped_changes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what the recipe of the shipped weights changes in the paper's, by their last row.
+
+    By the row and not by the recipe file: the row says which earlier runs were learned from.
+    """
+    recipes = [recipe_of(row) for row in rows if row.get("weights") == DEFAULT]
+    return changes_of(recipes[-1]) if recipes and recipes[-1] else None
 
 
 def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:

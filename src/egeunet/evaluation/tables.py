@@ -94,7 +94,7 @@ def protocol_effects(series: Sequence[Series], dataset: str = "isic2018") -> Tab
     return Table(f"protocol-effects-{dataset}", title, columns, tuple(rows))
 
 
-def trials(series: Sequence[Series], kept: Mapping[str, Any]) -> list[Table]:
+def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> list[Table]:
     """Return what was tried, by dataset and budget: scores on the validation part.
 
     Settings that all trials of a table share stand in its title. The last column tells whether
@@ -103,6 +103,7 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any]) -> list[Table]:
     Args:
         series: Of `egeunet.evaluation.series.collect`; those of the part "val" are taken.
         kept: What that recipe changes in the paper's; see `egeunet.evaluation.series.changes_of`.
+            None where there is no such recipe.
     """
     groups: dict[tuple[str, str, int, Any], list[Series]] = {}
     for one in series:
@@ -119,7 +120,9 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any]) -> list[Table]:
             own = {k: v for k, v in one.changes.items() if not shared.issuperset(_texts({k: v}))}
             iou = one.score("iou")
             more = "" if start is None else f"{iou.mean - start:+.2f}"
-            verdict = "" if not own else "kept" if own.items() <= kept.items() else "dropped"
+            verdict = ""
+            if own and kept is not None:
+                verdict = "kept" if own.items() <= kept.items() else "dropped"
             rows.append(
                 (
                     ", ".join(_texts(own)) or "nothing",
