@@ -17,6 +17,7 @@ from egeunet.evaluation.report import read_results
 from egeunet.evaluation.series import recipe_of
 from egeunet.models.registry import get_system
 from egeunet.reporting import Reporter
+from egeunet.training.earlier_runs import pin_runs
 from egeunet.training.recipe import explain_mistake, load_recipe, read_yaml
 from egeunet.training.run import open_split, read_history
 from egeunet.training.seeds import parse_seeds, split_seeds
@@ -50,6 +51,7 @@ class Job:
         recipe: How, with its run folder.
         part: Of the dataset, that is scored.
         missing: Of which weights ("selected", "last") there is no row of results yet.
+        lacks: What is wrong with the earlier runs it learns from, a sentence; empty if nothing.
         epochs_done: Epochs that its run folder has already.
         seconds: How long the rest of the training takes if it is as fast as the runs of this
             system on such a machine were; None where there were none.
@@ -58,6 +60,7 @@ class Job:
     recipe: Recipe
     part: str
     missing: tuple[str, ...]
+    lacks: str
     epochs_done: int
     seconds: float | None
 
@@ -66,6 +69,8 @@ class Job:
         """What happens to it, in two words."""
         if not self.missing:
             return "done"
+        if self.lacks:
+            return "waits for an earlier run"
         if self.epochs_done >= self.recipe.trainer.epochs:
             return "to score"
         return f"from epoch {self.epochs_done + 1}" if self.epochs_done else "to run"
@@ -95,7 +100,7 @@ def plan(
     rows = read_results(Path(record).parent)
     done, paces = {_row_key(row) for row in rows}, _paces(rows)
     jobs: dict[str, Job] = {}
-    for recipe, part in _recipes(files, settings, Path(out)):
+    for recipe, part, lacks in _recipes(files, settings, Path(out)):
         dataset = recipe.data.name or open_split(recipe.data)[0].name
         protocol = recipe.data.protocol
         missing = tuple(
@@ -106,7 +111,7 @@ def plan(
         epochs = len(read_history(recipe.out))
         pace = paces.get((recipe.system, dataset))
         seconds = None if pace is None else pace * (recipe.trainer.epochs - epochs)
-        job = Job(recipe, part, missing, epochs, seconds)
+        job = Job(recipe, part, missing, lacks, epochs, seconds)
         jobs.setdefault(f"{recipe.hash()} {dataset} {part}", job)
     return list(jobs.values())
 
@@ -121,7 +126,7 @@ def sweep(
     """Train and score what is left of a plan.
 
     Runs that were interrupted go on; each is scored, and its rows are on disk, as soon as it is
-    trained. A run that fails stops no other.
+    trained. A run that fails stops no other, nor does one whose earlier run is not there.
 
     Args:
         jobs: Of `plan`.
@@ -136,7 +141,11 @@ def sweep(
         InterruptedRunError, EgeunetError: As
             `egeunet.training.side_by_side.train_side_by_side`.
     """
-    left = {job.recipe.out: job for job in jobs if job.missing}
+    reporter = reporter or Reporter()
+    for job in jobs:
+        if job.missing and job.lacks:
+            reporter.warn(f"{job.recipe.out.name} is left out. {job.lacks}")
+    left = {job.recipe.out: job for job in jobs if job.missing and not job.lacks}
     if not left:
         return []
 
@@ -150,7 +159,7 @@ def sweep(
                 out=folder / f"evaluation-{weights}",
                 record=record,
             )
-            (reporter or Reporter()).info(
+            reporter.info(
                 f"{folder.name}: mIoU {found.pooled['iou']:.2%}, DSC {found.pooled['dice']:.2%} on "
                 f"{found.n} images of {left[folder].part}, {weights} epoch"
             )
@@ -166,8 +175,8 @@ def sweep(
 
 def _recipes(
     files: Sequence[str | Path], settings: Sequence[str], out: Path
-) -> Iterator[tuple[Recipe, str]]:
-    """Yield what is trained, and the part it is scored on."""
+) -> Iterator[tuple[Recipe, str, str]]:
+    """Yield what is trained, the part it is scored on, and what is wrong with its earlier runs."""
     seeds, settings = split_seeds(settings)
     for file in map(Path, files):
         for entry in _read(file):
@@ -184,7 +193,15 @@ def _recipes(
                             f"{file}: the protocol paper has no validation part to score: leave "
                             "out `part: val`, or set `protocol: holdout`."
                         )
-                    yield recipe.model_copy(update={"out": out / _name(recipe)}), entry.part
+                    recipe, lacks = _pin(recipe)
+                    yield recipe.model_copy(update={"out": out / _name(recipe)}), entry.part, lacks
+
+
+def _pin(recipe: Recipe) -> tuple[Recipe, str]:
+    try:
+        return pin_runs(recipe), ""
+    except UsageError as error:
+        return recipe, str(error)
 
 
 def _read(file: Path) -> list[Experiment]:
