@@ -1,6 +1,7 @@
 """Plans are the same for the same archive, and nothing goes on with another one."""
 
 import os
+import re
 import shutil
 import tarfile
 from itertools import pairwise
@@ -110,15 +111,15 @@ def test_a_plan_is_read_back_line_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": "w@1"}, "another weights:"),
-        ({"shard_size": 3, "masks": True}, "another shard size and masks:"),
-        ({"inputs": ["y"]}, "another inputs:"),
-        ({"version": "2"}, "another version:"),
+        ({"weights": "w@1"}, "(weights):"),
+        ({"shard_size": 3, "masks": True}, "(shard size, masks):"),
+        ({"inputs": ["y"]}, "(inputs):"),
+        ({"version": "2"}, "(version):"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, changes, message):
     plan(tmp_path, [{"tar": "x"}])
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         plan(tmp_path, [{"tar": "x"}], **changes)
 
 
