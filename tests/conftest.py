@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from egeunet.compat import mend_torchvision
+from egeunet.reporting import Reporter
 
 mend_torchvision()  # before tests import torchmetrics and timm as oracles
+torch.set_num_threads(1)  # seeds side by side have one each, and are compared bit by bit
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -17,6 +19,23 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def seeded() -> None:
     """Weights and tensors drawn in a test are the same in every run of it."""
     torch.manual_seed(0)
+
+
+class Listener(Reporter):
+    """Keeps what long work says and warns of."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.lines.append(message)
+
+    warn = info
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
 
 
 @pytest.fixture(scope="session")

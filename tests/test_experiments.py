@@ -19,7 +19,6 @@ from egeunet.evaluation.paper import TABLE_1, TABLE_2
 from egeunet.evaluation.publish import write_report
 from egeunet.evaluation.report import append_result, read_results
 from egeunet.experiments import plan, sweep
-from egeunet.reporting import Reporter
 
 TWO = """
 - recipe: egeunet-synthetic
@@ -40,14 +39,6 @@ def place(tmp_path, monkeypatch):
     write_dataset(tmp_path / "skin", 16, size=(32, 32), seed=1)
     (tmp_path / "two.yaml").write_text(TWO)
     return tmp_path
-
-
-class Heard(Reporter):
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 def planned(place, *settings):
@@ -105,15 +96,14 @@ def test_a_plan_names_each_run_once_and_tells_what_results_know(place):
     assert not (place / "runs").exists()
 
 
-def test_a_run_waits_for_the_earlier_run_that_it_starts_from(place):
+def test_a_run_waits_for_the_earlier_run_that_it_starts_from(place, listener):
     record = place / "results" / "runs.jsonl"
     first = place / "first"
-    heard = Heard()
     (place / "two.yaml").write_text(TWO.replace(", egeunet_no_mask", ""))
     (job,) = planned(place, f"start.run={first}")
     assert job.state == "waits for an earlier run"
-    assert sweep([job], record=record, reporter=heard) == []
-    assert f"start.run: {first} is not a run folder with weights." in heard.warnings[0]
+    assert sweep([job], record=record, reporter=listener) == []
+    assert f"start.run: {first} is not a run folder with weights" in listener.lines[0]
     (job,) = planned(place)
     (folder,) = sweep([job], record=record)
     folder.rename(first)

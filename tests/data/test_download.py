@@ -12,7 +12,6 @@ from egeunet.data import download as module
 from egeunet.data.download import download, fetch
 from egeunet.data.registry import Archive
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.reporting import Reporter
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 
@@ -86,25 +85,14 @@ def server(monkeypatch):
     server.http.server_close()
 
 
-class Listener(Reporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.said.append(message)
-
-    warn = info
-
-
-def test_a_file_is_fetched_once_and_its_checksum_kept_and_told(server, tmp_path):
-    listener = Listener()
+def test_a_file_is_fetched_once_and_its_checksum_kept_and_told(server, tmp_path, listener):
     path = fetch(Archive(f"{server.url}/a.zip"), tmp_path, listener)
     assert path.read_bytes() == CONTENT
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert (tmp_path / "a.zip.sha256").read_text() == f"{digest}  a.zip\n"
     assert any(
         digest in line and "not verified: the owner publishes no checksum" in line
-        for line in listener.said
+        for line in listener.lines
     )
     assert fetch(Archive(f"{server.url}/a.zip"), tmp_path) == path
     assert len(server.requests) == 1
@@ -160,11 +148,10 @@ def test_a_server_in_trouble_is_asked_again(server, tmp_path):
     assert fetch(Archive(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT
 
 
-def test_checksums_are_held_against_the_published_one(server, tmp_path):
+def test_checksums_are_held_against_the_published_one(server, tmp_path, listener):
     digest = hashlib.sha256(CONTENT).hexdigest()
-    listener = Listener()
     fetch(Archive(f"{server.url}/a.zip", digest), tmp_path / "good", listener)
-    assert any("as published" in line for line in listener.said)
+    assert any("as published" in line for line in listener.lines)
     with pytest.raises(EgeunetError, match=r"instead of 0000.*it was removed"):
         fetch(Archive(f"{server.url}/a.zip", "0" * 64), tmp_path / "bad")
     assert list((tmp_path / "bad").iterdir()) == []
@@ -236,13 +223,12 @@ def isic2018(server):
     return server
 
 
-def test_a_dataset_is_fetched_unpacked_and_opened(isic2018, tmp_path):
-    listener = Listener()
+def test_a_dataset_is_fetched_unpacked_and_opened(isic2018, tmp_path, listener):
     dataset = download("isic2018", tmp_path, f"{isic2018.url}/m/", listener)
     assert dataset.root == tmp_path / "isic2018"
     assert len(dataset.samples) == 3
     assert all(sample.mask for sample in dataset.samples)
-    assert any("licence: CC BY-NC 4.0" in line for line in listener.said)
+    assert any("licence: CC BY-NC 4.0" in line for line in listener.lines)
     download("isic2018", tmp_path, f"{isic2018.url}/m/")
     assert len(isic2018.requests) == 2
 

@@ -15,6 +15,7 @@ from egeunet.errors import EgeunetError
 from egeunet.evaluation import tables
 from egeunet.evaluation.counts_file import read_counts, write_counts
 from egeunet.evaluation.paper import TABLE_2
+from egeunet.evaluation.publish import write_report
 from egeunet.evaluation.report import append_result
 from egeunet.evaluation.series import collect
 from egeunet.evaluation.table import Table
@@ -131,6 +132,24 @@ def test_trials_are_compared_with_the_one_that_changes_nothing():
         ("nothing", "+0.00", ""),
         ("optimizer.lr=0.003, loss.name=bce_jaccard", "-1.00", "dropped"),
     ]
+
+
+def test_a_trial_is_kept_if_the_weights_shipped_last_were_trained_so(tmp_path):
+    tried = {"optimizer": {"lr": 0.003}}
+    rows = [
+        row(part="val", protocol="holdout", epochs=24),
+        row(part="val", protocol="holdout", epochs=24, recipe=tried),
+        row(weights="isic2018", recipe={}),
+        row(weights="isic2018", recipe=tried),
+        row(weights="kvasir", recipe={}),
+    ]
+    results = tmp_path / "results"
+    for one in rows:
+        append_result(results / "a.jsonl", one)
+    write_report(results, tmp_path / "report")
+    with (tmp_path / "report" / "trials-isic2018-egeunet-24.csv").open() as file:
+        verdicts = {line["changed"]: line["in our recipe"] for line in csv.DictReader(file)}
+    assert verdicts == {"nothing": "", "optimizer.lr=0.003": "kept"}
 
 
 def masks(error, n=30):

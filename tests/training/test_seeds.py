@@ -5,22 +5,12 @@ import pytest
 
 import egeunet
 from egeunet.errors import UsageError
-from egeunet.reporting import Reporter
 from egeunet.training.recipe import load_recipe
 from egeunet.training.seeds import split_seeds
 from egeunet.training.trainer import train
 
 
-class Listener(Reporter):
-    def __init__(self):
-        self.lines = []
-
-    def info(self, message):
-        self.lines.append(message)
-
-
-def test_several_seeds_leave_their_runs_and_the_spread(words, tmp_path, same):
-    listener = Listener()
+def test_several_seeds_leave_their_runs_and_the_spread(words, tmp_path, same, listener):
     settings = [*words[1:], "trainer.epochs=1", f"out={tmp_path / 'three'}"]
     folder = egeunet.train(words[0], *settings, "seeds=1,4-4", reporter=listener)
     runs = [folder / f"seed-{seed}" for seed in (1, 4)]

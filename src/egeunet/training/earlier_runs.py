@@ -42,7 +42,10 @@ def _pin(setting: str, folder: Path | None, expected: str | None) -> str | None:
         return expected
     weights = folder / WEIGHTS
     if not weights.is_file():
-        raise UsageError(f"{setting}: {folder} is not a run folder with weights.")
+        raise UsageError(
+            f"{setting}: {folder} is not a run folder with weights: train it first, name another, "
+            f"or do without it ({setting}=null)."
+        )
     found = sha256_file(weights)
     if expected not in (None, found):
         section = setting.partition(".")[0]
