@@ -29,10 +29,10 @@ from timing import alternate, spread
 
 from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.splits import split_dataset
-from egeunet.environment import environment
+from egeunet.environment import count_cores, environment
 from egeunet.evaluation.report import append_result
 from egeunet.export.benchmark import benchmark
-from egeunet.export.contenders import cores, official_contenders, onnx_contender
+from egeunet.export.contenders import official_contenders, onnx_contender
 from egeunet.export.formats import export_run
 from egeunet.export.parity import open_graph
 from egeunet.files import sha256_file
@@ -68,9 +68,8 @@ def latency(core: Path, official: Path | None, rounds: int) -> dict[str, dict[st
     if official:
         contenders += official_contenders(official, core.parent, (256, 256))
     runners = {one.name: one.open(1) for one in contenders}
-    found = alternate(
-        {name: functools.partial(run, image) for name, run in runners.items()}, rounds
-    )
+    works = {name: functools.partial(run, image) for name, run in runners.items()}
+    found = alternate(works, rounds, settled=True)
     ours = found["ours, ONNX"]["median"]
     for name, timing in found.items():
         timing["times_ours"] = timing["median"] / ours
@@ -227,7 +226,9 @@ def main() -> None:
         print("latency, one thread, batch 1:")
         row["latency"] = latency(core, options.official, options.rounds)
         print(f"a folder of {len(photos)} photos:")
-        row["folder"] = [folder_rate(core, photos, threads) for threads in sorted({1, cores()})]
+        row["folder"] = [
+            folder_rate(core, photos, threads) for threads in sorted({1, count_cores()})
+        ]
         print("a photo of 12 megapixels, one core:")
         row["large"] = large_photo(core, photos[0])
         print("agreement:")

@@ -33,7 +33,7 @@ from closed_loop import ask_all
 from timing import alternate
 
 from egeunet.data.datasets import open_folder
-from egeunet.environment import environment
+from egeunet.environment import count_cores, environment
 from egeunet.evaluation.report import append_result
 from egeunet.inference.segmenter import Segmenter
 from egeunet.serve import Client
@@ -94,7 +94,7 @@ def serving() -> Iterator[Service]:
 
 def batching() -> dict[str, float]:
     """Images per second of the network, a thread per core, by images per call."""
-    segmenter, threads = Segmenter(), os.cpu_count() or 1
+    segmenter, threads = Segmenter(), count_cores()
     rng = np.random.default_rng(0)
 
     def work(batch: int) -> None:
@@ -140,7 +140,7 @@ def waiting(service: Service, photos: list[bytes]) -> dict[str, float]:
     computed = service.cpu_seconds() + time.process_time() - computed
     cost = 1e3 * computed / len(alone + busy)
     single, p95 = 1e3 * statistics.median(alone), 1e3 * float(np.percentile(busy, 95))
-    least = cost * CLIENTS / (os.cpu_count() or 1)
+    least = cost * CLIENTS / count_cores()
     print(f"  alone {single:.1f} ms, of which computed {cost:.1f} ms")
     print(f"  {CLIENTS} clients: p95 {p95:.1f} ms, {p95 / single:.1f} ×, at least {least:.1f} ms")
     return {

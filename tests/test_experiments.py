@@ -114,6 +114,16 @@ def test_a_run_waits_for_the_earlier_run_that_it_starts_from(place, listener):
     assert job.state == "done"
 
 
+def test_one_training_may_be_scored_on_two_parts(place):
+    record = place / "results" / "runs.jsonl"
+    entry = "- {recipe: egeunet-synthetic, settings: [data.size=32, trainer.epochs=1], part: %s}"
+    (place / "two.yaml").write_text("\n".join(entry % part for part in ("val", "test")))
+    jobs = planned(place)
+    assert [job.part for job in jobs] == ["val", "test"]
+    assert len(sweep(jobs, record=record)) == 1
+    assert sorted(row["part"] for row in read_results(record.parent)) == ["test", "val"]
+
+
 def test_rows_of_another_machine_tell_no_time(place):
     here = {key: environment()[key] for key in ("cpu", "cores", "gpu")}
     row = {

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from egeunet.data.datasets import get_info
+from egeunet.data.splits import Protocol
 from egeunet.environment import count_cores, environment
 from egeunet.errors import UsageError
 from egeunet.evaluation.report import read_results
@@ -35,7 +36,7 @@ class Experiment(Settings):
     recipe: str = Field(description="A YAML file, or the name of a recipe that is shipped")
     systems: tuple[str, ...] = Field((), description="Names of `egeunet models`; the recipe's own")
     dataset: str | None = Field(None, description="A name of `egeunet data list`; the recipe's own")
-    protocol: Literal["paper", "holdout"] | None = Field(None, description="The recipe's own")
+    protocol: Protocol | None = Field(None, description="The recipe's own")
     seeds: int | str = Field(0, description="One, or several as 0-4 or 1,3")
     settings: tuple[str, ...] = Field((), description="key=value that replace those of the recipe")
     part: Literal["val", "test"] = Field(
@@ -145,27 +146,31 @@ def sweep(
     for job in jobs:
         if job.missing and job.lacks:
             reporter.warn(f"{job.recipe.out.name} is left out. {job.lacks}")
-    left = {job.recipe.out: job for job in jobs if job.missing and not job.lacks}
+    left: dict[Path, list[Job]] = {}  # a training may be scored on several parts
+    for job in jobs:
+        if job.missing and not job.lacks:
+            left.setdefault(job.recipe.out, []).append(job)
     if not left:
         return []
 
     def score(folder: Path) -> None:
-        for weights in left[folder].missing:
-            found = evaluate(
-                folder,
-                part=left[folder].part,
-                last=weights == "last",
-                device=left[folder].recipe.device,
-                out=folder / f"evaluation-{weights}",
-                record=record,
-            )
-            reporter.info(
-                f"{folder.name}: mIoU {found.pooled['iou']:.2%}, DSC {found.pooled['dice']:.2%} on "
-                f"{found.n} images of {left[folder].part}, {weights} epoch"
-            )
+        for job in left[folder]:
+            for weights in job.missing:
+                found = evaluate(
+                    folder,
+                    part=job.part,
+                    last=weights == "last",
+                    device=job.recipe.device,
+                    out=folder / f"evaluation-{job.part}-{weights}",
+                    record=record,
+                )
+                reporter.info(
+                    f"{folder.name}: mIoU {found.pooled['iou']:.2%}, DSC "
+                    f"{found.pooled['dice']:.2%} on {found.n} images of {job.part}, {weights} epoch"
+                )
 
     return train_side_by_side(
-        [job.recipe for job in left.values()],
+        [job.recipe for job, *_ in left.values()],
         resume=True,
         at_once=at_once or count_cores(),
         finished=score,

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import Dataset, Sample, open_data
+from egeunet.data.splits import PROTOCOLS as SPLIT_PROTOCOLS
 from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
@@ -27,9 +26,17 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import LAST, WEIGHTS
-from egeunet.training.ranks import is_first, world_size
+from egeunet.training.ranks import find_device, is_first, world_size
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts, shared_parts
+from egeunet.training.run import (
+    HISTORY,
+    Run,
+    load_run,
+    open_split,
+    read_parts,
+    selected_on,
+    shared_parts,
+)
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
 from egeunet.training.settings import Recipe
 from egeunet.training.side_by_side import train_side_by_side
@@ -37,7 +44,7 @@ from egeunet.training.trainer import train as train_recipe
 
 __all__ = ["evaluate", "export", "train"]
 
-PROTOCOLS = ("paper", "holdout", "external")
+PROTOCOLS = (*SPLIT_PROTOCOLS, "external")
 PARTS = ("train", "val", "test")
 PLACES: Any = {"out": True, "data": {"root"}, "distill": {"teacher"}, "start": {"run"}}
 """Settings that name folders of one machine: they decide nothing, and rows go without."""
@@ -77,7 +84,9 @@ def train(
     folder = load_recipe(recipe, others).out
     runs = train_side_by_side(
         [
-            load_recipe(recipe, [*others, f"seed={seed}", f"out={folder / f'seed-{seed}'}"])
+            load_recipe(recipe, [*others, f"seed={seed}"]).model_copy(
+                update={"out": folder / f"seed-{seed}"}
+            )
             for seed in seeds
         ],
         resume=resume,
@@ -116,8 +125,8 @@ def evaluate(
     """Score trained weights on the part of a dataset that a protocol names.
 
     Args:
-        weights: A run folder, or an ONNX file or its name as `Segmenter` takes them; the latter
-            also have the quality scored that they give each mask.
+        weights: A run folder, or an ONNX file, its name or its URL as `Segmenter` takes them; the
+            latter also have the quality scored that they give each mask.
         data: A dataset's name or folder; the run's own by default.
         protocol: "paper", "holdout", or "external": all of `data` that the run has not seen in
             training or selection. The run's own by default.
@@ -126,7 +135,7 @@ def evaluate(
         tta: Average over four mirror images; takes an ONNX file.
         corruptions: Also score eight corruptions at five strengths each, and groups by the size of
             the lesion and the tone of the photo: 41 times the work.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda"; an ONNX file is run on the CPU.
         out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; the folder
             `evaluation` of a run by default, nowhere for an ONNX file.
         record: A file of results (JSON lines) to which a row is added. In its folder, too, the
@@ -139,7 +148,7 @@ def evaluate(
     """
     if part not in PARTS:
         raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
-    subject = _open_subject(Path(weights), last, tta, device)
+    subject = _open_subject(weights, last, tta, device)
     protocol = protocol or (subject.run.recipe.data.protocol if subject.run else "holdout")
     if protocol not in PROTOCOLS:
         raise UsageError(f"There is no protocol {protocol!r}: expected {', '.join(PROTOCOLS)}.")
@@ -169,7 +178,6 @@ def evaluate(
             "protocol": protocol,
             "part": "all" if protocol == "external" else part,
             "weights_epoch": "last" if last else "selected",
-            "selected_on": "test" if protocol == "paper" else "validation",
             **_keep_beside(Path(record).parent, subject, dataset.name, protocol, part, result),
             **result.to_dict(),
             **({"quality_photos": result.quality.to_list()} if result.quality else {}),
@@ -206,14 +214,13 @@ class _Subject:
     segmenter: Segmenter | None = None
 
 
-def _open_subject(weights: Path, last: bool, tta: bool, device: str) -> _Subject:
-    if weights.is_dir():
+def _open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> _Subject:
+    if (folder := Path(weights)).is_dir():
         if tta:
             raise UsageError("tta=True takes an ONNX file: name the model.onnx of the run.")
-        run = load_run(weights, last=last)
+        device = find_device(device)
+        run = load_run(folder, last=last)
         recipe = run.recipe
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         row = {
             "system": recipe.system,
             "recipe_hash": recipe.hash(),
@@ -222,12 +229,15 @@ def _open_subject(weights: Path, last: bool, tta: bool, device: str) -> _Subject
             "epochs": recipe.trainer.epochs,
             "epoch": run.epoch,
             "train_seconds": run.seconds,
-            "weights_sha256": sha256_file(weights / (LAST if last else WEIGHTS)),
+            "weights_sha256": sha256_file(folder / (LAST if last else WEIGHTS)),
+            "selected_on": selected_on(recipe.data.protocol),
         }
         predict = torch_predictor(run.model, device)
         return _Subject(predict, recipe.data.shape, recipe.data.num_classes, row, run=run)
     if last:
         raise UsageError("last=True takes a run folder: an ONNX file has one set of weights.")
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"device={device} takes a run folder: an ONNX file is run on the CPU.")
     path = find_weights(weights)
     segmenter = Segmenter(path, tta=tta)
     metadata = segmenter.metadata
@@ -247,7 +257,6 @@ def _choose(
     """The samples to score, none of which the run was trained on."""
     if run is None and data is None:
         raise UsageError("An ONNX file says nothing of data: give data=, a dataset or a folder.")
-    seen = read_parts(run.folder) if run else {}
     if protocol == "external":
         if data is None:
             raise UsageError("The protocol external takes data=: another dataset than the run's.")
@@ -265,6 +274,8 @@ def _choose(
         dataset = open_data(data or "")
         split = split_dataset(dataset, known)
     samples = {"train": split.train, "val": split.val, "test": split.test}[part]
+    # By ids alone, whatever the folder is called: a copy under another name is no other dataset.
+    seen = read_parts(run.folder) if run else {}
     trained = [s.id for s in samples if seen.get(s.id) == "train"]
     if part != "train" and trained:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -110,11 +111,26 @@ def test_images_that_were_trained_on_are_not_scored(egeunet, run):
 
 def test_external_data_is_scored_whole(egeunet, run):
     write_dataset(egeunet.folder / "other", 5, size=(64, 48), seed=9)
-    code, out, errors = egeunet(
-        "evaluate", "runs/x", "--data", "other", "--protocol", "external", "--json"
-    )
+    words = ("--data", "other", "--protocol", "external", "--json", "--record", "external.jsonl")
+    code, out, errors = egeunet("evaluate", "runs/x", *words)
     assert code == 0, errors
     assert json.loads(out)["n"] == 5
+    row = json.loads((egeunet.folder / "external.jsonl").read_text())
+    assert row["selected_on"] == "validation"  # of the run, whatever it is scored on
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to_is_one_sentence(egeunet, run):
+    closed = egeunet.folder / "closed"
+    closed.mkdir(mode=0o555)
+    code, _, errors = egeunet("evaluate", "runs/x", "-o", "closed/scores")
+    assert (code, errors.splitlines()[-1]) == (1, "error: closed/scores: Permission denied.")
+
+
+def test_a_file_where_a_folder_is_wanted_is_one_sentence(egeunet, run):
+    (egeunet.folder / "file").touch()
+    code, _, errors = egeunet("evaluate", "runs/x", "-o", "file/scores")
+    assert (code, errors.splitlines()[-1]) == (1, "error: file/scores: Not a directory.")
 
 
 def test_photos_get_masks_of_their_own_size(egeunet, run):
@@ -133,6 +149,9 @@ def test_photos_get_masks_of_their_own_size(egeunet, run):
         (("train", "egeunet-synthetic", "trainer.epoch=1"), 2, "did you mean 'trainer.epochs'"),
         (("train", "egeunet-synthetic", "data.root=nowhere"), 1, "no folder nowhere"),
         (("evaluate", "nowhere"), 1, "nowhere"),
+        (("evaluate", "http://x/y.onnx", "--data", "skin"), 2, "append #sha256="),
+        (("evaluate", "runs/x", "--device", "gpu"), 2, "There is no device 'gpu'"),
+        (("evaluate", "isic2018", "--data", "skin", "--device", "cuda"), 2, "run on the CPU"),
         (("evaluate", "skin"), 2, "not a run folder"),
         (("evaluate", "runs/x", "--part", "all"), 2, "expected one of train, val, test"),
         (("evaluate", "runs/x", "--protocol", "mine"), 2, "no protocol 'mine'"),

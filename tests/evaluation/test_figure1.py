@@ -57,6 +57,16 @@ def test_options_of_a_run_are_costed(tmp_path):
     assert point.params < 0.02
 
 
+def test_nothing_is_fetched_to_count_what_was_pretrained(tmp_path, monkeypatch):
+    pytest.importorskip("timm", reason="no timm: pip install 'egeunet[zoo]'")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    options = {"system": "efficientnet_lite0", "recipe": {"options": {"pretrained": True}}}
+    append_result(tmp_path / "a.jsonl", {**row(), **options})
+    (point,) = result_points(tmp_path)
+    assert point.params > 3
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -180,6 +180,19 @@ def test_systems_are_compared_on_the_same_images(tmp_path):
     assert float(ours.rpartition("p ")[2]) < 0.001
 
 
+def test_systems_at_other_sizes_are_not_compared(tmp_path):
+    rows = []
+    for size in (20, 40):
+        found = np.ones((30, size, size), np.uint8)
+        counts = count_pixels(torch.from_numpy(found), torch.from_numpy(found))
+        write_counts(tmp_path / f"{size}.csv", tuple(map(str, range(30))), counts)
+        recipe = {"data": {"size": 16 * size}}
+        rows += [row(one, recipe=recipe, per_image=f"{size}.csv") for one in ("egeunet", "unet")]
+    tables = significance(collect(rows), tmp_path)
+    assert [table.name.rpartition("-")[2] for table in tables] == ["320", "640"]
+    assert [len(table.rows) for table in tables] == [2, 2]
+
+
 def test_equal_systems_are_no_different(tmp_path):
     truths, predictions = masks(0.05)
     counts = count_pixels(torch.from_numpy(predictions), torch.from_numpy(truths))

@@ -6,6 +6,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from egeunet.inference.components import fill, keep_largest, label, tidy
+from egeunet.inference.preprocess import restore_mask
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
 CORNERS = np.ones((3, 3), int)
@@ -43,6 +44,17 @@ def test_tidying_changes_no_more_than_the_mask_needs(scores: np.ndarray, thresho
     np.testing.assert_array_equal(found >= limit, expected)
     np.testing.assert_array_equal(found[mask == expected], scores[mask == expected])
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("threshold", [0.35, 0.5, 0.7, 0.9])
+def test_a_filled_hole_is_filled_at_the_photos_size_too(threshold: float) -> None:
+    scores = np.zeros((64, 64), np.float32)
+    scores[8:56, 8:56] = 0.99
+    scores[24:40, 24:40] = 0.01
+    filled = tidy(scores, threshold, largest_component=False, fill_holes=True)
+    mask = restore_mask(filled, (301, 407), threshold)
+    np.testing.assert_array_equal(mask, fill(mask))
+    assert mask[150, 200]
 
 
 def test_a_large_mask_of_noise_is_done_in_time() -> None:

@@ -144,6 +144,11 @@ def test_a_soft_target_is_possible():
     )
 
 
+def test_a_target_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="differ"):
+        cross_entropy_dice(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 8, 8))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_logit_that_is_not_finite_is_not_hidden(value):
     logits = torch.zeros(1, 1, 64, 64)

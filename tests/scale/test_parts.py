@@ -5,9 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from egeunet.errors import EgeunetError
 from egeunet.inference import rle
 from egeunet.scale.parts import SCHEMA, Count, Work, count_parts, write_part
-from egeunet.scale.storage import Folder
+from egeunet.scale.storage import Folder, StoreError
 
 
 @pytest.fixture
@@ -60,6 +61,17 @@ def test_parts_are_counted_without_reading_them(segmenter, tmp_path, shard):
     path = write(segmenter, tmp_path, shard)
     assert count_parts(Folder(str(tmp_path)), {path.name}) == Count(3, 1)
     assert count_parts(Folder(str(tmp_path)), set()) == Count()
+
+
+def test_a_part_that_is_damaged_is_named_and_one_that_cannot_be_read_is_not_blamed(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.parquet").write_bytes(b"PAR1 of another kind PAR1")
+    (tmp_path / "parts" / "b.parquet").mkdir()
+    output = Folder(str(tmp_path))
+    with pytest.raises(EgeunetError, match="is damaged: delete it"):
+        count_parts(output, {"a.parquet"})
+    with pytest.raises(StoreError, match="cannot be"):
+        count_parts(output, {"b.parquet"})
 
 
 def test_names_that_are_not_text_still_have_a_row(segmenter, tmp_path):

@@ -42,6 +42,8 @@ def test_words_replace_settings(tmp_path):
         ("trainer.epochs=0", "trainer.epochs"),
         ("trainer.epochs=many", "trainer.epochs"),
         ("precision=8", "precision"),
+        ("optimizer.betas=[1.5, 0.9]", "less than 1"),
+        ("augmentation.scale=[1.2, 0.8]", "scale: the least enlargement is greater"),
         ("seed.x=4", "seed"),
         ("seed", "expected key=value"),
         ("seed=[", "not YAML"),

@@ -1,5 +1,7 @@
 """Several trainings at a time: the bits of one alone, through failures, signals and kills."""
 
+import errno
+import re
 import signal
 import sys
 import time
@@ -64,21 +66,26 @@ def test_a_signal_stops_all_of_them_with_their_checkpoints(words, tmp_path, star
         assert load_checkpoint(folder)["epoch"] >= 1
 
 
-def test_one_that_fails_is_named_and_the_others_go_on(words, tmp_path):
+def test_those_that_fail_are_named_and_the_others_go_on(words, tmp_path, listener):
     recipes = [
         load_recipe(words[0], [*words[1:], f"optimizer.lr={lr}", f"out={tmp_path / name}"])
-        for name, lr in (("bad", 1e30), ("good", 1e-3))
+        for name, lr in (("bad", 1e30), ("good", 1e-3), ("blocked/x", 1e-3), ("better", 1e-3))
     ]
+    (tmp_path / "blocked").touch()
     told = []
 
     def finished(folder):
-        told.append(folder)
-        raise EgeunetError("No room for its scores.")
+        told.append(folder.name)
+        if folder.name == "good":
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(EgeunetError, match=r"bad: The loss is .*good: No room for its scores\)"):
-        train_side_by_side(recipes, finished=finished)
-    assert told == [tmp_path / "good"]
-    assert load_checkpoint(tmp_path / "good")["epoch"] == 3
+    with pytest.raises(EgeunetError, match="3 of 4 trainings failed") as raised:
+        train_side_by_side(recipes, finished=finished, reporter=listener)
+    for reason in ("bad: The loss is", "good: .*No space left", "x: It cannot start"):
+        assert re.search(reason, str(raised.value))
+    assert sorted(told) == ["better", "good"]
+    for name in told:
+        assert load_checkpoint(tmp_path / name)["epoch"] == 3
 
 
 def test_wrong_data_are_named_before_any_folder_is_claimed(words, tmp_path):

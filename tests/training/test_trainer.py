@@ -36,6 +36,15 @@ def test_a_run_leaves_what_the_docs_name(recipe):
     assert run.model(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
 
 
+def test_a_kill_before_the_last_row_was_written_loses_none(recipe):
+    folder = train(recipe)
+    whole = (folder / "history.csv").read_text()
+    (folder / "history.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    (folder / "metrics.json").unlink()
+    train(recipe, resume=True)
+    assert (folder / "history.csv").read_text() == whole
+
+
 def test_the_loss_falls(samples, words):
     folder = train(load_recipe(words[0], [*words[1:], "trainer.epochs=12"]))
     history = load_checkpoint(folder)["history"]

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import console_reporter, print_table
+from egeunet.errors import UsageError
 
 IMAGES = 160  # of the synthetic set
 SEEN = 3000  # images to train on, all epochs together, so that it takes minutes on any dataset
 PHOTOS = 6  # segmented at the end
+MARKER = ".egeunet-demo"  # says that a folder is a demo's, which may be cleared
 
 
 def demo(
@@ -38,24 +40,20 @@ def demo(
     from egeunet.data.synthetic import write_dataset
     from egeunet.evaluation.figures import save_panel
     from egeunet.evaluation.report import COLUMNS, table_rows
+    from egeunet.training.recipe import load_recipe
 
     reporter = console_reporter()
+    _clear(out)
     run, drawn, masks = out / "run", out / "synthetic", out / "masks"
-    for before in (run, drawn, masks):  # a demo that is started again starts anew
-        shutil.rmtree(before, ignore_errors=True)
     if data is None:
         data = drawn
         write_dataset(data, IMAGES, seed=0, reporter=reporter)
     dataset = open_folder(data)
     split = split_dataset(dataset, "holdout")
     epochs = epochs or max(2, SEEN // len(split.train))
-    egeunet.train(
-        "egeunet-synthetic",
-        f"data.root={data}",
-        f"trainer.epochs={epochs}",
-        f"out={run}",
-        reporter=reporter,
-    )
+    recipe = load_recipe("egeunet-synthetic", [f"trainer.epochs={epochs}"])
+    places = {"data": recipe.data.model_copy(update={"root": data}), "out": run}
+    egeunet.train(recipe.model_copy(update=places), reporter=reporter)
     result = egeunet.evaluate(run, reporter=reporter)
 
     segmenter = egeunet.Segmenter(run)
@@ -68,10 +66,21 @@ def demo(
     save_panel(out / "demo.png", samples, results)
 
     print_table(f"{result.n} test images of {dataset.name}", COLUMNS, table_rows(result))
-    places = [
+    found_at = [
         ("figure", out / "demo.png"),
         ("masks and overlays", masks),
         ("scores, per-image table, worst cases", run / "evaluation"),
         ("run: weights, ONNX file, curves", run),
     ]
-    print_table("Where everything is", ("what", "path"), places)
+    print_table("Where everything is", ("what", "path"), found_at)
+
+
+def _clear(out: Path) -> None:
+    """Empty what an earlier demo left; a folder of anything else is none for a demo."""
+    marker = out / MARKER
+    if out.is_dir() and any(out.iterdir()) and not marker.is_file():
+        raise UsageError(f"{out} holds other files: name another folder with --out.")
+    for before in ("run", "synthetic", "masks"):
+        shutil.rmtree(out / before, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()

@@ -12,9 +12,9 @@ from egeunet.cli.console import console_reporter, print_json, print_table
 
 def evaluate(
     weights: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS", help="A run folder, an ONNX file or the name of weights."
+            metavar="RUN_OR_WEIGHTS", help="A run folder, an ONNX file, or the name or URL of one."
         ),
     ],
     data: Annotated[
@@ -81,7 +81,7 @@ def evaluate(
     from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS
 
     reporter = console_reporter()
-    out = output or (weights / "evaluation" if weights.is_dir() else None)
+    out = output or (Path(weights, "evaluation") if Path(weights).is_dir() else None)
     result = egeunet.evaluate(
         weights,
         data=data,

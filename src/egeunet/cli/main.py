@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from typing import Annotated
 
@@ -77,6 +75,7 @@ def main() -> None:
     except EgeunetError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except BrokenPipeError:  # the reader of a pipe went away, as in `egeunet models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:  # such as a full disk, or a folder that may not be written to
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {place}{error.strerror or error}.\n")
+        sys.exit(1)

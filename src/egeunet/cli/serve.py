@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -70,16 +69,17 @@ def serve(
         if (error.name or "").startswith("egeunet"):
             raise
         raise MissingExtraError(str(error.name), "serve") from error
+    from egeunet.environment import count_cores
     from egeunet.inference.segmenter import Segmenter
-    from egeunet.inference.weights import find_weights
+    from egeunet.inference.weights import find_weights, weights_name
 
     if not token and not _is_local(host):
         console_reporter().warn(f"everybody who reaches {host}:{port} may ask: set EGEUNET_TOKEN.")
     path = find_weights(weights)
     app = create_app(
         Segmenter(path),
-        name=path.parent.name if path.stem == "model" else path.stem,
-        workers=workers or os.cpu_count() or 1,
+        name=weights_name(path),
+        workers=workers or count_cores(),
         limits=Limits(
             body_bytes=int(max_mb * 1e6),
             pixels=int(max_megapixels * 1e6),

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from egeunet.data.datasets import Sample
 from egeunet.data.masks import read_mask, resize_mask
+from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.files import cache_folder, sha256_file
 from egeunet.inference.preprocess import resize
 from egeunet.inference.sources import read_photo
 from egeunet.reporting import Reporter
 
-__all__ = ["Arrays", "load_arrays", "read_mask"]
+__all__ = ["Arrays", "load_arrays"]
 
 FORMAT = 1  # changes whenever the same files would give other arrays
 _CHUNK = 64  # samples decoded at a time, so that memory does not grow with the dataset
@@ -107,7 +108,7 @@ def _key(
 ) -> str:
     files = [path for sample in samples for path in (sample.image, sample.mask) if path]
     digest = hashlib.sha256(json.dumps([FORMAT, size, num_classes]).encode())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         for content in reporter.track(pool.map(_content, files), "hashing", len(files)):
             digest.update(content.encode())
     return digest.hexdigest()[:32]
@@ -197,7 +198,7 @@ def _decode(
         height, width = photo.shape[:2]
         return resize(photo, size), resize_mask(mask, size, num_classes), width / height
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         for start in range(0, len(samples), _CHUNK):
             yield from pool.map(decode, samples[start : start + _CHUNK])
 

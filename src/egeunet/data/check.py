@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from egeunet.data.datasets import Dataset, Sample
 from egeunet.data.duplicates import Print, find_same, find_similar, take_print
 from egeunet.data.masks import read_values, to_classes
 from egeunet.data.splits import Protocol, split_dataset
+from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.inference.sources import read_photo
 from egeunet.reporting import Reporter
@@ -111,7 +111,7 @@ def check_dataset(
 
     prints: dict[str, Print] = {}
     fractions: list[float] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         looks = pool.map(lambda sample: _look(sample, num_classes), dataset.samples)
         total = len(dataset.samples)
         for sample, look in zip(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from egeunet.data.datasets import Dataset, data_root, get_info, open_dataset
 from egeunet.data.registry import Archive, DatasetInfo
-from egeunet.data.unpack import unpack
+from egeunet.data.unpack import MARGIN, unpack
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, sha256_file
 from egeunet.reporting import Reporter
@@ -24,7 +24,6 @@ TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # in a row that bring nothing new
 _BLOCK = 1 << 18
 _MB = 10**6
-_MARGIN = 1 << 26  # bytes left free on the disk
 _BROKEN = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -210,7 +209,7 @@ class _Transfer:
 
     def _check_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.path.parent).free
-        if needed + _MARGIN > free:
+        if needed + MARGIN > free:
             raise EgeunetError(
                 f"{self.path.name} needs {needed / 1e9:.2f} GB more, but {self.path.parent} has "
                 f"{free / 1e9:.2f} GB free; make room or choose another folder."

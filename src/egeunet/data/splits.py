@@ -76,7 +76,7 @@ def split_dataset(dataset: Dataset, protocol: Protocol = "holdout", seed: int = 
     source = resources.files("egeunet.data") / "splits" / f"{dataset.name}_{protocol}.txt"
     if seed != 0 or not source.is_file():
         return cut(dataset, protocol, seed)
-    listed = _parse(source.read_text(encoding="utf-8"))
+    listed = parse_list(source.read_text(encoding="utf-8"))
     samples = {sample.id: sample for sample in dataset.samples}
     missing = sorted(listed.keys() - samples.keys())
     if missing:
@@ -140,7 +140,8 @@ def _check(protocol: str) -> None:
         raise UsageError(f"There is no protocol {protocol!r}; known are {', '.join(PROTOCOLS)}.")
 
 
-def _parse(text: str) -> dict[str, str]:
+def parse_list(text: str) -> dict[str, str]:
+    """Return id → part of what `format_list` writes."""
     lines = (line for line in text.splitlines() if line and not line.startswith("#"))
     # An id may contain spaces, a part does not.
     return dict(line.rsplit(" ", 1) for line in lines)

@@ -12,7 +12,7 @@ from egeunet.errors import EgeunetError
 from egeunet.reporting import Reporter
 
 MAX_RATIO = 200  # images hardly shrink; black masks as BMP do, by less than this
-_MARGIN = 1 << 26  # bytes left free on the disk
+MARGIN = 1 << 26  # bytes left free on the disk
 
 
 def unpack(archive: Path, folder: Path, reporter: Reporter | None = None) -> None:
@@ -69,7 +69,7 @@ def _check_size(members: list[zipfile.ZipInfo], archive: Path, folder: Path) -> 
         )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if total + _MARGIN > free:
+    if total + MARGIN > free:
         raise EgeunetError(
             f"{archive.name} unpacks to {total / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB "
             "free; make room or choose another folder."

@@ -72,9 +72,13 @@ def evaluate_segmenter(
     segmenter: Segmenter, arrays: Arrays, reporter: Reporter | None = None
 ) -> Evaluation:
     """Score an exported file on every sample, and the quality that it gives each mask."""
-    num_classes = len(segmenter.metadata.classes)
+    classes = segmenter.metadata.classes
     result = evaluate_arrays(
-        onnx_predictor(segmenter), arrays, num_classes=num_classes, reporter=reporter
+        onnx_predictor(segmenter),
+        arrays,
+        num_classes=len(classes),
+        class_names=classes[-max(1, len(classes) - 1) :],  # without the background
+        reporter=reporter,
     )
     if segmenter.metadata.quality is None:
         return result

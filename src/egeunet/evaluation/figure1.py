@@ -18,11 +18,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
+from egeunet.errors import MissingExtraError
 from egeunet.evaluation.paper import TABLE_1, TITLES
 from egeunet.evaluation.report import read_results
 from egeunet.evaluation.series import Series, collect, recipe_of
 from egeunet.models.cost import count_cost
 from egeunet.models.registry import create_model, get_system
+from egeunet.training.run import network_options
 
 DATASET = "isic2018"
 COLOURS = "viridis_r"
@@ -72,6 +74,8 @@ def result_points(folder: str | Path) -> list[Point]:
     are averaged; of runs of several lengths the longest are taken, and the label tells how long
     they are.
 
+    Systems whose extra is not installed are left out.
+
     Args:
         folder: Where `egeunet evaluate --record` wrote to; a missing one has no rows.
 
@@ -88,7 +92,10 @@ def result_points(folder: str | Path) -> list[Point]:
     for series in longest.values():
         recipe = recipe_of(next(iter(series.rows.values())))
         assert recipe is not None
-        cost = count_cost(create_model(series.system, **recipe.options))
+        try:
+            cost = count_cost(create_model(series.system, **network_options(recipe)))
+        except MissingExtraError:  # what it takes to count them is not installed
+            continue
         score = series.score("iou")
         label = f"{TITLES.get(series.system, series.system)}, {series.epochs} epochs"
         if score.n > 1:

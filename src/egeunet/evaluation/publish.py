@@ -120,9 +120,9 @@ def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
 
 
 def _curves(series: Sequence[Series], results: Path) -> Iterator[tuple[str, Figure]]:
-    """Yield the training curves for each dataset, protocol and budget, where rows name them."""
-    for (dataset, protocol, epochs), group in comparable(series, "history"):
+    """Yield the training curves of runs that may be compared, where rows name them."""
+    for terms, group in comparable(series, "history"):
         histories = {
             one.label: [results / row["history"] for row in one.rows.values()] for one in group
         }
-        yield f"curves-{dataset}-{protocol}-{epochs}", compare_curves(histories)
+        yield terms.name("curves"), compare_curves(histories)

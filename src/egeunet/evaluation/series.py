@@ -22,6 +22,19 @@ _FREE = {
 """Settings that are a key of their own, or that do not decide the result."""
 
 
+class Terms(NamedTuple):
+    """What runs have in common that may be compared; `size` as `Series.size`."""
+
+    dataset: str
+    protocol: str
+    epochs: int
+    size: str
+
+    def name(self, kind: str) -> str:
+        """Return what a file of some kind about them is called."""
+        return "-".join([kind, *(str(value) for value in self if value)])
+
+
 class Spread(NamedTuple):
     """A score in percent: mean and sample standard deviation over n seeds (None for one)."""
 
@@ -62,6 +75,12 @@ class Series:
     def label(self) -> str:
         """The system as the paper calls it, and what was not done as in the paper."""
         return label_of(self.system, self.changes)
+
+    @property
+    def size(self) -> str:
+        """Side of the images, or height and width as "192x256"; empty where it is the paper's."""
+        size = self.changes.get("data.size", "")
+        return "x".join(map(str, size)) if isinstance(size, (list, tuple)) else str(size)
 
     def score(self, name: str) -> Spread:
         """Return the spread of a pooled score, such as "iou", over the seeds."""
@@ -128,25 +147,24 @@ def collect(rows: Iterable[Mapping[str, Any]]) -> list[Series]:
     return list(found.values())
 
 
-def comparable(
-    series: Iterable[Series], column: str
-) -> list[tuple[tuple[str, str, int], list[Series]]]:
-    """Put series together that may be compared: one dataset, protocol and budget.
+def comparable(series: Iterable[Series], column: str) -> list[tuple[Terms, list[Series]]]:
+    """Put series together that may be compared.
 
     Args:
         series: Those of the test part with the selected weights are taken,
         column: if every row names its file of this kind: "per_image" or "history".
 
     Returns:
-        ((dataset, protocol, epochs), series by label), the paper's budget first.
+        Their terms and the series, by label; the paper's budget first.
     """
-    groups: dict[tuple[str, str, int], list[Series]] = {}
+    groups: dict[Terms, list[Series]] = {}
     for one in sorted(
         series, key=lambda one: (one.dataset, one.protocol, by_budget(one), one.label)
     ):
         taken = (one.part, one.weights_epoch) == ("test", "selected")
         if taken and all(column in row for row in one.rows.values()):
-            groups.setdefault((one.dataset, one.protocol, one.epochs), []).append(one)
+            terms = Terms(one.dataset, one.protocol, one.epochs, one.size)
+            groups.setdefault(terms, []).append(one)
     return list(groups.items())
 
 

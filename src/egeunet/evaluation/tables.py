@@ -105,10 +105,10 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> list[Tab
         kept: What that recipe changes in the paper's; see `egeunet.evaluation.series.changes_of`.
             None where there is no such recipe.
     """
-    groups: dict[tuple[str, str, int, Any], list[Series]] = {}
+    groups: dict[tuple[str, str, int, str], list[Series]] = {}
     for one in series:
         if (one.part, one.weights_epoch) == ("val", "selected"):
-            key = (one.dataset, one.system, one.epochs, one.changes.get("data.size"))
+            key = (one.dataset, one.system, one.epochs, one.size)
             groups.setdefault(key, []).append(one)
     tables = []
     for (dataset, system, epochs, size), tried in groups.items():
@@ -135,7 +135,7 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> list[Tab
             + (f"; all with {', '.join(sorted(shared))}" if shared else "")
         )
         columns = ("changed", "seeds", "mIoU", "DSC", "points of mIoU", "in our recipe")
-        name = "-".join(map(str, ("trials", dataset, system, epochs, *([size] if size else []))))
+        name = "-".join(["trials", dataset, system, str(epochs), *([size] if size else [])])
         tables.append(Table(name, title, columns, tuple(rows)))
     return tables
 
@@ -150,7 +150,7 @@ def _texts(changes: Mapping[str, Any]) -> list[str]:
 
 
 def significance(series: Sequence[Series], folder: Path) -> list[Table]:
-    """Return, for each dataset, protocol and budget, every system against every other.
+    """Return, of runs that may be compared, every system against every other.
 
     A cell is the pooled IoU of its row minus that of its column in points, its 95 % bootstrap
     interval over images, and the p-value of the Wilcoxon signed-rank test on the Jaccard indices;
@@ -162,7 +162,7 @@ def significance(series: Sequence[Series], folder: Path) -> list[Table]:
         folder: Where the results lie; rows name their counts per image relative to it.
     """
     tables = []
-    for (dataset, protocol, epochs), compared in comparable(series, "per_image"):
+    for terms, compared in comparable(series, "per_image"):
         if len(compared) < 2:
             continue
         counts = [_counts(one, folder) for one in compared]
@@ -171,11 +171,12 @@ def significance(series: Sequence[Series], folder: Path) -> list[Table]:
             for a, mine in zip(compared, counts, strict=True)
         )
         title = (
-            f"Row minus column in points of pooled IoU, {DATASETS.get(dataset, dataset)}, protocol "
-            f"{protocol}, {epochs} epochs"
+            "Row minus column in points of pooled IoU, "
+            f"{DATASETS.get(terms.dataset, terms.dataset)}, protocol {terms.protocol}, "
+            f"{terms.epochs} epochs"
         )
-        name = f"significance-{dataset}-{protocol}-{epochs}"
-        tables.append(Table(name, title, ("", *(one.label for one in compared)), rows))
+        columns = ("", *(one.label for one in compared))
+        tables.append(Table(terms.name("significance"), title, columns, rows))
     return tables
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -200,10 +199,3 @@ def _unused_imports() -> Iterator[None]:
     finally:
         for name in added:
             del sys.modules[name]
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

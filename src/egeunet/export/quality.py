@@ -11,7 +11,7 @@ from egeunet.errors import EgeunetError
 from egeunet.evaluation.quality import fit_quality
 from egeunet.inference.preprocess import scale
 from egeunet.inference.quality import QualityModel, evidence
-from egeunet.inference.segmenter import average_mirrors
+from egeunet.inference.segmenter import average_mirrors, sigmoid
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, open_split, read_parts
 
@@ -23,19 +23,24 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
 
     Returns:
         None for several classes, where the validation part is the test part itself (protocol
-        paper), has fewer than 50 photos, or is not there.
+        paper), has fewer than 50 photos, is not there, or cannot be read, which is warned of.
     """
     data = run.recipe.data
     if data.num_classes > 1:
         return None
     try:
         _, split = open_split(data)
-        parts = read_parts(run.folder)
-        unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
-        if "val" not in split.parts() or len(unseen) < FEWEST:
-            return None
+    except EgeunetError:  # the data are on another machine
+        return None
+    parts = read_parts(run.folder)
+    unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
+    if "val" not in split.parts() or len(unseen) < FEWEST:
+        return None
+    reporter = reporter or Reporter()
+    try:
         arrays = load_arrays(unseen, data.shape, reporter=reporter)
-    except EgeunetError:
+    except EgeunetError as error:
+        reporter.warn(f"the quality of masks cannot be told: {error}")
         return None
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -45,11 +50,11 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
     found: dict[bool, list[NDArray[np.float64]]] = {False: [], True: []}
     dice: dict[bool, list[float]] = {False: [], True: []}
     pairs = zip(arrays.images, arrays.masks, strict=True)
-    for photo, truth in (reporter or Reporter()).track(pairs, "quality", len(arrays.ids)):
+    for photo, truth in reporter.track(pairs, "quality", len(arrays.ids)):
         image = np.ascontiguousarray(scale(photo).transpose(2, 0, 1)[None])
         for tta in (False, True):
             given = (average_mirrors(logits, image) if tta else logits(image))[0, 0]
-            found[tta].append(evidence(1 / (1 + np.exp(-given))))
+            found[tta].append(evidence(sigmoid(given)))
             dice[tta].append(_dice(given >= 0, truth > 0))
     once, mirrored = (fit_quality(np.array(found[k]), np.array(dice[k])) for k in (False, True))
     return QualityModel(once, mirrored, len(arrays.ids))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -170,12 +171,9 @@ def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]])
             image = next(self.images, None)
             return None if image is None else {"image": image}
 
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it advises a preprocessing that has been done
     copy = onnx.ModelProto()
     copy.CopyFrom(model)  # the library moves the weights of what it is given to a file
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _errors_alone():
         path = Path(folder, "static.onnx")
         quantization.quantize_static(
             copy,
@@ -188,6 +186,17 @@ def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]])
             activation_type=quantization.QuantType.QUInt8,
         )
         quantized = onnx.load(path)
-    logger.setLevel(level)
     shorten(quantized)
     return _store(quantized, whole_numbers=True)
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Keep the library from advising a preprocessing that has been done."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -17,7 +17,7 @@ def tidy(
         scores: float32 (h, w) in 0…1.
         threshold: From which on a pixel is in the mask.
         largest_component: Take all pieces but the largest to just below the threshold.
-        fill_holes: Then raise what the mask surrounds to the threshold.
+        fill_holes: Then raise what the mask surrounds to just above the threshold.
 
     Returns:
         float32 (h, w).
@@ -29,7 +29,8 @@ def tidy(
         scores = np.where(other, np.nextafter(limit, np.float32(0)), scores)
         mask &= ~other
     if fill_holes:
-        scores = np.where(fill(mask) & ~mask, limit, scores)
+        # Above it: the nearest float32 may be less than the threshold itself.
+        scores = np.where(fill(mask) & ~mask, np.nextafter(limit, np.float32(1)), scores)
     return scores
 
 

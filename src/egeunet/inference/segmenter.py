@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.components import tidy
 from egeunet.inference.preprocess import to_input
@@ -86,7 +87,7 @@ class Segmenter:
                 f"{path} tells several classes apart and takes no threshold, largest_component "
                 "or fill_holes."
             )
-        self._threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
+        self._threads = threads or min(_MOST_THREADS, count_cores())
         self.tta = tta
         self.largest_component, self.fill_holes = largest_component, fill_holes
         self.threshold = self.metadata.threshold if threshold is None else threshold
@@ -181,7 +182,7 @@ class Segmenter:
                 "The network gave values that are not finite: its weights are damaged; export them "
                 "again."
             )
-        scores = _sigmoid(logits[0]) if len(logits) == 1 else _softmax(logits)
+        scores = sigmoid(logits[0]) if len(logits) == 1 else _softmax(logits)
         model = self.metadata.quality
         quality = model.expect_dice(scores, self.tta) if model else None
         if self.largest_component or self.fill_holes:
@@ -284,7 +285,8 @@ def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
     return metadata
 
 
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities, without an overflow at any logit."""
     return np.float32(0.5) + np.float32(0.5) * np.tanh(logits * np.float32(0.5))
 
 

@@ -116,6 +116,11 @@ class Metadata:
     quality: QualityModel | None = None
 
 
+def weights_name(path: Path) -> str:
+    """Return what weights are called where they are named: their file, or their run folder."""
+    return path.parent.name if path.stem == "model" else path.stem
+
+
 def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
     """Read the metadata that `egeunet export` writes into a graph.
 

@@ -279,6 +279,8 @@ class _BceDice(Function):
 
 
 def _mask_sums(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if logits.shape != target.shape:  # C would read beyond the smaller one
+        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ")
     logits, target = logits.contiguous(), target.contiguous()
     B, P = len(logits), logits[0].numel()
     sums = torch.empty(B, 4)

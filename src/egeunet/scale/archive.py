@@ -31,7 +31,7 @@ from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import find_weights
+from egeunet.inference.weights import find_weights, weights_name
 from egeunet.reporting import Reporter
 from egeunet.scale import SHARD_SIZE
 from egeunet.scale.parts import Count, Work, count_parts, part_name, write_part
@@ -102,8 +102,7 @@ def segment_archive(
     check_places(inputs, output)
     path = find_weights(weights)
     Segmenter(path, threads=1)  # says now what is wrong with it
-    name = path.parent.name if path.stem == "model" else path.stem
-    work = Work(Folder(output), f"{name}@{sha256_file(path)}", masks)
+    work = Work(Folder(output), f"{weights_name(path)}@{sha256_file(path)}", masks)
     header = {
         "version": __version__,
         "inputs": [absolute(one) for one in inputs],

@@ -16,7 +16,7 @@ from egeunet.inference import rle
 from egeunet.inference.segmenter import Segmenter
 from egeunet.scale.photos import read_photos
 from egeunet.scale.plan import PARTS, Shard
-from egeunet.scale.storage import Folder
+from egeunet.scale.storage import Folder, Stored
 
 SCHEMA = pa.schema(
     {
@@ -99,9 +99,9 @@ def count_parts(output: Folder, names: set[str]) -> Count:
 
     def count(name: str) -> Count:
         try:
-            with output.open(f"{PARTS}/{name}") as file:
+            with Stored(f"{output.uri}/{PARTS}/{name}") as file:
                 found = pq.read_metadata(file)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException) as error:  # a store's own troubles are others
             raise EgeunetError(
                 f"{output.uri}/{PARTS}/{name} is damaged: delete it and start again."
             ) from error

@@ -149,8 +149,18 @@ class Folder:
             raise EgeunetError(f"{self.uri}/{name} cannot be read: {error}.") from error
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file to read bytes; FileNotFoundError if there is none."""
-        return self._filesystem.open(f"{self._path}/{name}", "rb")
+        """Open a file to read bytes.
+
+        Raises:
+            FileNotFoundError: There is none.
+            StoreError: It cannot be opened.
+        """
+        try:
+            return self._filesystem.open(f"{self._path}/{name}", "rb")
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{self.uri}/{name} cannot be opened: {error}") from error
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:

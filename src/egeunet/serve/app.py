@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
 
 from egeunet import __version__
-from egeunet.errors import EgeunetError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.segmenter import Segmenter
 from egeunet.serve.body import MULTIPART, read_uploads
 from egeunet.serve.limits import Limits, Pool
@@ -71,7 +71,7 @@ def create_app(
 
     Raises:
         EgeunetError: The weights are damaged.
-        UsageError: `page` has no `index.html`.
+        UsageError: `page` has no `index.html`, or a token is empty.
     """
     segmenter(np.zeros((*segmenter.metadata.size, 3), np.uint8))
     limits = limits or Limits()
@@ -183,6 +183,8 @@ def create_app(
 
 
 def _authorization(tokens: Sequence[str]) -> Any:
+    if not all(tokens):  # who sends none would be let in
+        raise UsageError("A token is empty: give one of some length, or leave it out.")
     known = [token.encode() for token in tokens]
 
     async def authorize(
@@ -190,7 +192,7 @@ def _authorization(tokens: Sequence[str]) -> Any:
     ) -> None:
         token = given.credentials.encode() if given else b""
         # All are compared, each in constant time: how long it takes tells nothing.
-        if known and not sum(hmac.compare_digest(token, one) for one in known):
+        if not sum(hmac.compare_digest(token, one) for one in known):
             raise HTTPException(
                 401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"}
             )

@@ -29,7 +29,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.training.settings import Recipe
+from egeunet.training.settings import DEVICES, Recipe
 from egeunet.training.stop import StopRequest
 
 _PATIENCE = 5  # seconds: the process that failed shall be the first to end, so that it is blamed
@@ -58,19 +58,31 @@ def rank_variables(devices: int) -> list[dict[str, str]]:
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(devices)]
 
 
+def find_device(device: str, count: int = 1) -> str:
+    """Return what is computed on, "cpu" or "cuda", where "auto", "cpu" or "cuda" is asked for.
+
+    Raises:
+        UsageError: If it is none of these, or not there, or fewer than `count` are.
+    """
+    if device not in DEVICES:
+        raise UsageError(f"There is no device {device!r}: expected one of {', '.join(DEVICES)}.")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        device = "cuda" if found else "cpu"
+    elif device == "cuda" and not found:
+        raise UsageError("device=cuda, but torch sees no CUDA device here: use device=cpu.")
+    if device == "cuda" and count > found:
+        raise UsageError(f"{count} CUDA devices are asked for, but torch sees {found} here.")
+    return device
+
+
 def check_devices(recipe: Recipe, size: int) -> str:
     """Return what a recipe computes on, "cpu" or "cuda", in so many processes on a machine.
 
     Raises:
         UsageError: If there is no such device, or too few, or the recipe cannot be split.
     """
-    device, found = recipe.device, torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        device = "cuda" if found else "cpu"
-    elif device == "cuda" and not found:
-        raise UsageError("device=cuda, but torch sees no CUDA device here: use device=cpu.")
-    if device == "cuda" and size > found:
-        raise UsageError(f"{size} CUDA devices are asked for, but torch sees {found} here.")
+    device = find_device(recipe.device, size)
     if recipe.trainer.batch_size % size:
         raise UsageError(
             f"trainer.batch_size={recipe.trainer.batch_size} cannot be split over {size} devices: "

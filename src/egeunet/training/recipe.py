@@ -118,7 +118,8 @@ def explain_mistake(error: ValidationError, known: Sequence[str]) -> str:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
         return f"there is no setting {key!r}: {hint}"
-    return f"{key}: {first['msg']}, got {first['input']!r}."
+    message = first["msg"].removeprefix("Value error, ")  # of our own checks
+    return f"{key}: {message}, got {first['input']!r}."
 
 
 def _describe(settings: type[Settings], prefix: str) -> Iterator[tuple[str, str, str, str]]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from egeunet.data.datasets import Dataset, open_dataset, open_folder
-from egeunet.data.splits import Split, format_list, split_dataset
+from egeunet.data.splits import Split, format_list, parse_list, split_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
@@ -118,6 +118,11 @@ def select_epoch(history: Sequence[dict[str, float]], protocol: str) -> dict[str
     return (max if more else min)(history, key=lambda row: row[key])
 
 
+def selected_on(protocol: str) -> str:
+    """Return the part whose score chose the epoch: under `paper` that is the test part."""
+    return "test" if protocol == "paper" else "validation"
+
+
 def write_summary(
     recipe: Recipe, history: Sequence[dict[str, float]], metadata: dict[str, str]
 ) -> None:
@@ -133,7 +138,7 @@ def write_summary(
         **metadata,
         "seed": recipe.seed,
         "selected_by": SELECTION[protocol][0],
-        "selected_on": "test" if protocol == "paper" else "validation",
+        "selected_on": selected_on(protocol),
         "selected": select_epoch(history, protocol),
         "last": history[-1],
         "seconds": round(sum(row["seconds"] for row in history), 1),
@@ -167,8 +172,7 @@ def open_split(data: DataSettings) -> tuple[Dataset, Split]:
 
 def read_parts(folder: Path) -> dict[str, str]:
     """Return id → part of the samples a run was trained and selected on, as it recorded them."""
-    lines = (folder / SPLIT).read_text(encoding="utf-8").splitlines()
-    return dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+    return parse_list((folder / SPLIT).read_text(encoding="utf-8"))
 
 
 def shared_parts(run: Run, dataset: str) -> dict[str, str]:

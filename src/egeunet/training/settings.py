@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from egeunet.data.splits import Protocol
 from egeunet.files import atomic_write
+from egeunet.training.losses import STAGE_WEIGHTS
 
+Device = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[str, ...] = get_args(Device)
+
+# Marks a setting that came after the first results: the hash of a recipe knows it only where it
 # differs from its default, so that the recipes of older results keep theirs.
 LATER = "later"
 
@@ -27,6 +33,7 @@ class Settings(BaseModel):
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
 Factor = Annotated[float, Field(ge=0.1, le=10)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSettings(Settings):
@@ -36,9 +43,7 @@ class DataSettings(Settings):
     root: Path | None = Field(
         None, description="Its folder; null: the one below the variable EGEUNET_DATA"
     )
-    protocol: Literal["paper", "holdout"] = Field(
-        "holdout", description="How it is split and the checkpoint selected"
-    )
+    protocol: Protocol = Field("holdout", description="How it is split and the checkpoint selected")
     size: Side | tuple[Side, Side] = Field(
         256, description="What photos are resized to: the side of a square, or height and width"
     )
@@ -82,6 +87,13 @@ class AugmentationSettings(Settings):
         0.0, ge=0, le=1, description="Distances from grey are multiplied by a factor from 1 ± this"
     )
 
+    @field_validator("scale")
+    @classmethod
+    def _ascending(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the least enlargement is greater than the greatest")
+        return scale
+
 
 class OptimizerSettings(Settings):
     """What turns gradients into steps."""
@@ -90,7 +102,7 @@ class OptimizerSettings(Settings):
         "adamw", description="AdamW (Loshchilov & Hutter 2019), Adam, or SGD with Nesterov momentum"
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate at the start")
-    betas: tuple[float, float] = Field(
+    betas: tuple[Beta, Beta] = Field(
         (0.9, 0.999), description="Decay of the two moments; SGD takes the first as its momentum"
     )
     eps: float = Field(1e-8, gt=0, description="Added to the denominator")
@@ -134,7 +146,7 @@ class LossSettings(Settings):
     ] = Field("bce_dice", description="The term; the paper's is cross-entropy + Dice")
     output_weight: float = Field(1.0, gt=0, description="λ of the output")
     stage_weights: tuple[float, ...] = Field(
-        (0.1, 0.2, 0.3, 0.4, 0.5),
+        STAGE_WEIGHTS,
         description="λ of the further masks, deepest first; a system with fewer takes the last",
     )
 
@@ -192,7 +204,7 @@ class Recipe(Settings):
     trainer: TrainerSettings = TrainerSettings()
     seed: int = Field(42, ge=0, description="Start of all random numbers")
     out: Path = Field(Path("runs/egeunet"), description="The run folder")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute")
+    device: Device = Field("auto", description="Where to compute")
     devices: int = Field(
         1, ge=1, description="How many devices share each batch, a process for each"
     )

@@ -57,7 +57,7 @@ def train_side_by_side(
         at_once: How many at a time. None: on the CPU one process per core, the cores shared
             evenly; on CUDA all of them, on the same devices.
         finished: Called with the folder of each run as soon as it is trained; when it raises an
-            EgeunetError, that training counts as failed.
+            EgeunetError or OSError, that training counts as failed.
         reporter: Hears of every finished epoch.
 
     Returns:
@@ -86,11 +86,21 @@ def train_side_by_side(
     waiting, running = list(recipes), list[_Training]()
     failed: dict[Path, str] = {}
     total = sum(recipe.trainer.epochs for recipe in recipes)
+
+    def fail(folder: Path, error: Exception) -> None:
+        failed[folder] = str(error).removesuffix(".")
+        if running or waiting:
+            reporter.warn(f"{folder} failed: {failed[folder]}")
+
     with StopRequest() as stop, reporter.bar("epochs", total) as bar:
         try:
             while running or (waiting and not stop.signal_number):
                 while waiting and len(running) < at_once and not stop.signal_number:
-                    running.append(_Training(waiting.pop(0), threads, bar))
+                    recipe = waiting.pop(0)
+                    try:
+                        running.append(_Training(recipe, threads, bar))
+                    except EgeunetError as error:
+                        fail(recipe.out, error)
                 time.sleep(_INTERVAL)
                 for one in list(running):
                     if stop.signal_number:
@@ -100,14 +110,12 @@ def train_side_by_side(
                     if code is None:
                         continue
                     running.remove(one)
-                    if (
-                        reason := ""
-                        if code and stop.signal_number
-                        else one.conclude(code, finished)
-                    ):
-                        failed[one.folder] = reason
-                        if running or waiting:
-                            reporter.warn(f"{one.folder} failed: {reason}")
+                    if code and stop.signal_number:
+                        continue
+                    try:
+                        one.conclude(code, finished)
+                    except (EgeunetError, OSError) as error:  # such as a full disk
+                        fail(one.folder, error)
         finally:
             for one in running:
                 one.kill()
@@ -146,19 +154,19 @@ class _Training:
 
     def __init__(self, recipe: Recipe, threads: int, bar: Bar) -> None:
         self.folder, self.epochs, self.bar = recipe.out, recipe.trainer.epochs, bar
-        self.seen = len(read_history(self.folder))
         self.told_to_stop = False
-        bar.advance(self.seen)
         self.processes: list[Popen[bytes]] = []
         path = self.folder / "recipe.yaml"
         try:
+            self.seen = len(read_history(self.folder))
+            bar.advance(self.seen)
             recipe.write(path)
             with (self.folder / LOG).open("a", encoding="utf-8") as log:
                 for variables in rank_variables(recipe.devices):
                     self.processes.append(_start(path, log, threads, variables))
         except OSError as error:
             self.kill()
-            raise EgeunetError(f"The training in {self.folder} cannot start: {error}.") from error
+            raise EgeunetError(f"It cannot start: {error}.") from error
 
     def poll(self) -> int | None:
         """Return its exit code, or None while it goes on; if one process fails, so do all."""
@@ -190,23 +198,19 @@ class _Training:
                 with suppress(OSError):
                     process.terminate()
 
-    def conclude(self, code: int, finished: Callable[[Path], object] | None) -> str:
-        """Return why it failed, or call `finished` and return "" where that went well."""
+    def conclude(self, code: int, finished: Callable[[Path], object] | None) -> None:
+        """Raise an error that says why it failed; call `finished` where it did not."""
         if code:
-            return self._last_words(code)
-        try:
-            if finished:
-                finished(self.folder)
-        except EgeunetError as error:
-            return str(error).removesuffix(".")
-        return ""
+            raise EgeunetError(self._last_words(code))
+        if finished:
+            finished(self.folder)
 
     def _last_words(self, code: int) -> str:
         """Its own error, or how it ended and what it said last."""
         lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
         if last.startswith("error: "):
-            return last.removeprefix("error: ").removesuffix(".")
+            return last.removeprefix("error: ")
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"a process ended with {end} after {last!r}"
 

@@ -138,6 +138,7 @@ class _Training:
             if board:
                 board.close()
         if self.ranks.first:
+            write_history(self.folder, self.history)  # a kill may have come before the last row
             epoch = select_epoch(self.history, self.recipe.data.protocol)["epoch"]
             write_summary(self.recipe, self.history, self._metadata(epoch))
             self.reporter.info(f"selected epoch {epoch:.0f}; weights {self.folder / WEIGHTS}")
