@@ -24,12 +24,12 @@ from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.evaluator import Evaluation, evaluate_segmenter
 from egeunet.evaluation.report import COLUMNS, append_result, table_rows
+from egeunet.evaluation.subject import PLACES
 from egeunet.export.formats import export_run
 from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.models import count_cost
 from egeunet.training.run import HISTORY, load_run, open_split, read_parts
-from egeunet.workflow import PLACES
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000  # bytes

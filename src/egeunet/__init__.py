@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from egeunet.errors import EgeunetError
+    from egeunet.inference.result import Result
     from egeunet.inference.segmenter import Segmenter
     from egeunet.models.registry import create_model, list_models
     from egeunet.workflow import evaluate, export, train
 
 _HOME = {
+    "EgeunetError": "egeunet.errors",
+    "Result": "egeunet.inference.result",
     "Segmenter": "egeunet.inference.segmenter",
     "create_model": "egeunet.models.registry",
     "list_models": "egeunet.models.registry",
@@ -22,7 +26,17 @@ _HOME = {
     "export": "egeunet.workflow",
     "train": "egeunet.workflow",
 }
-__all__ = ["Segmenter", "__version__", "create_model", "evaluate", "export", "list_models", "train"]
+__all__ = [
+    "EgeunetError",
+    "Result",
+    "Segmenter",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "export",
+    "list_models",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

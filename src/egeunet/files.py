@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from egeunet.errors import UsageError
+
 # Reading the mask means setting it for an instant, so it is done once, before there are threads.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
@@ -38,6 +40,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: str | Path) -> None:
+    """Refuse to write into what is a file, before any work is done for it.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise UsageError(f"{path} is a file: name a folder to write to.")
 
 
 def sha256_file(path: str | Path) -> str:

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from egeunet.data.cache import load_arrays
-from egeunet.data.datasets import Dataset, Sample, open_data
-from egeunet.data.splits import PROTOCOLS as SPLIT_PROTOCOLS
-from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import environment
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import UsageError
 from egeunet.evaluation.counts_file import write_counts
 from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays, evaluate_segmenter
 from egeunet.evaluation.figures import save_figure, training_curves
-from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
 from egeunet.evaluation.report import append_result
 from egeunet.evaluation.robustness import assess
+from egeunet.evaluation.subject import PARTS, PROTOCOLS, Subject, choose_samples, open_subject
 from egeunet.export.formats import export, export_run
-from egeunet.files import atomic_write, sha256_file
-from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import find_weights
+from egeunet.files import atomic_write, check_folder
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import LAST, WEIGHTS
-from egeunet.training.ranks import find_device, is_first, world_size
+from egeunet.training.ranks import is_first, world_size
 from egeunet.training.recipe import load_recipe
 from egeunet.training.run import (
     HISTORY,
-    Run,
     load_run,
-    open_split,
-    read_parts,
-    selected_on,
-    shared_parts,
 )
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
 from egeunet.training.settings import Recipe
@@ -43,11 +31,6 @@ from egeunet.training.side_by_side import train_side_by_side
 from egeunet.training.trainer import train as train_recipe
 
 __all__ = ["evaluate", "export", "train"]
-
-PROTOCOLS = (*SPLIT_PROTOCOLS, "external")
-PARTS = ("train", "val", "test")
-PLACES: Any = {"out": True, "data": {"root"}, "distill": {"teacher"}, "start": {"run"}}
-"""Settings that name folders of one machine: they decide nothing, and rows go without."""
 
 
 def train(
@@ -128,8 +111,9 @@ def evaluate(
         weights: A run folder, or an ONNX file, its name or its URL as `Segmenter` takes them; the
             latter also have the quality scored that they give each mask.
         data: A dataset's name or folder; the run's own by default.
-        protocol: "paper", "holdout", or "external": all of `data` that the run has not seen in
-            training or selection. The run's own by default.
+        protocol: "paper", "holdout", or "external": all of `data` that was not seen in training
+            or selection, as far as the weights say. By default that of the run, and of an ONNX
+            file on the dataset it was trained on; "external" on another.
         part: "train", "val" or "test"; with "external" there are no parts.
         last: Take the last epoch of a run instead of the selected one.
         tta: Average over four mirror images; takes an ONNX file.
@@ -148,11 +132,18 @@ def evaluate(
     """
     if part not in PARTS:
         raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
-    subject = _open_subject(weights, last, tta, device)
-    protocol = protocol or (subject.run.recipe.data.protocol if subject.run else "holdout")
-    if protocol not in PROTOCOLS:
+    if protocol not in (None, *PROTOCOLS):
         raise UsageError(f"There is no protocol {protocol!r}: expected {', '.join(PROTOCOLS)}.")
-    dataset, samples = _choose(subject.run, data, protocol, part)
+    reporter = reporter or Reporter()
+    if out:
+        check_folder(out)
+    subject = open_subject(weights, last, tta, device)
+    protocol, dataset, samples = choose_samples(subject, data, protocol, part)
+    part = "all" if protocol == "external" else part
+    reporter.info(
+        f"{len(samples)} of {len(dataset.samples)} images of {dataset.name}: protocol {protocol}, "
+        f"part {part}"
+    )
     arrays = load_arrays(samples, subject.size, subject.num_classes, reporter=reporter)
     segmenter, num_classes = subject.segmenter, subject.num_classes
     if segmenter:
@@ -168,16 +159,20 @@ def evaluate(
             subject.predict, arrays, num_classes=num_classes, quality=quality, reporter=reporter
         )
         result = replace(result, robustness=found)
+    about = {
+        "weights_sha256": subject.row["weights_sha256"],
+        "weights_epoch": "last" if last else "selected",
+        "dataset": dataset.name,
+        "protocol": protocol,
+        "part": part,
+    }
+    result = replace(result, about=about)
     out = out or (subject.run.folder / "evaluation" if subject.run else None)
     if out:
         result.write(Path(out), arrays)
     if record:
         row = {
             **subject.row,
-            "dataset": dataset.name,
-            "protocol": protocol,
-            "part": "all" if protocol == "external" else part,
-            "weights_epoch": "last" if last else "selected",
             **_keep_beside(Path(record).parent, subject, dataset.name, protocol, part, result),
             **result.to_dict(),
             **({"quality_photos": result.quality.to_list()} if result.quality else {}),
@@ -188,7 +183,7 @@ def evaluate(
 
 
 def _keep_beside(
-    folder: Path, subject: _Subject, dataset: str, protocol: str, part: str, result: Evaluation
+    folder: Path, subject: Subject, dataset: str, protocol: str, part: str, result: Evaluation
 ) -> dict[str, str]:
     """Write what does not fit into a row of results; return the files, relative to `folder`."""
     weights = str(subject.row["weights_sha256"])[:16]
@@ -200,86 +195,3 @@ def _keep_beside(
         with atomic_write(folder / files["history"]) as path:
             shutil.copyfile(subject.run.folder / HISTORY, path)
     return files
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated."""
-
-    predict: Predictor
-    size: tuple[int, int]
-    num_classes: int
-    row: dict[str, object]
-    run: Run | None = None
-    segmenter: Segmenter | None = None
-
-
-def _open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> _Subject:
-    if (folder := Path(weights)).is_dir():
-        if tta:
-            raise UsageError("tta=True takes an ONNX file: name the model.onnx of the run.")
-        device = find_device(device)
-        run = load_run(folder, last=last)
-        recipe = run.recipe
-        row = {
-            "system": recipe.system,
-            "recipe_hash": recipe.hash(),
-            "recipe": recipe.model_dump(mode="json", exclude=PLACES),
-            "seed": recipe.seed,
-            "epochs": recipe.trainer.epochs,
-            "epoch": run.epoch,
-            "train_seconds": run.seconds,
-            "weights_sha256": sha256_file(folder / (LAST if last else WEIGHTS)),
-            "selected_on": selected_on(recipe.data.protocol),
-        }
-        predict = torch_predictor(run.model, device)
-        return _Subject(predict, recipe.data.shape, recipe.data.num_classes, row, run=run)
-    if last:
-        raise UsageError("last=True takes a run folder: an ONNX file has one set of weights.")
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"device={device} takes a run folder: an ONNX file is run on the CPU.")
-    path = find_weights(weights)
-    segmenter = Segmenter(path, tta=tta)
-    metadata = segmenter.metadata
-    row = {"system": metadata.system, "weights_sha256": sha256_file(path), "tta": tta}
-    return _Subject(
-        onnx_predictor(segmenter),
-        metadata.size,
-        len(metadata.classes),
-        dict(row),
-        segmenter=segmenter,
-    )
-
-
-def _choose(
-    run: Run | None, data: str | Path | None, protocol: str, part: str
-) -> tuple[Dataset, tuple[Sample, ...]]:
-    """The samples to score, none of which the run was trained on."""
-    if run is None and data is None:
-        raise UsageError("An ONNX file says nothing of data: give data=, a dataset or a folder.")
-    if protocol == "external":
-        if data is None:
-            raise UsageError("The protocol external takes data=: another dataset than the run's.")
-        dataset = open_data(data)
-        shared = shared_parts(run, dataset.name) if run else {}
-        samples = tuple(s for s in dataset.samples if s.id not in shared)
-        if not samples:
-            raise EgeunetError(f"Every image of {dataset.name} was used by the run already.")
-        return dataset, samples
-    known: Protocol = "paper" if protocol == "paper" else "holdout"
-    if data is None and run is not None:
-        settings = run.recipe.data.model_copy(update={"protocol": known})
-        dataset, split = open_split(settings)
-    else:
-        dataset = open_data(data or "")
-        split = split_dataset(dataset, known)
-    samples = {"train": split.train, "val": split.val, "test": split.test}[part]
-    # By ids alone, whatever the folder is called: a copy under another name is no other dataset.
-    seen = read_parts(run.folder) if run else {}
-    trained = [s.id for s in samples if seen.get(s.id) == "train"]
-    if part != "train" and trained:
-        raise UsageError(
-            f"The run was trained on {len(trained)} of these {len(samples)} images, such as "
-            f"{trained[0]}: evaluate under its own protocol, or with protocol external."
-        )
-    return dataset, samples

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from egeunet.cli.main import main
+from egeunet.data.splits import shipped_list
 from egeunet.data.synthetic import write_dataset
 from egeunet.training.run import read_parts
 
@@ -36,6 +37,7 @@ def egeunet(tmp_path_factory):
         return end.value.code or 0, out.getvalue(), errors.getvalue()
 
     write_dataset(folder / "skin", 30, size=(64, 64), seed=3)
+    (folder / "photo.txt").touch()
     run.folder = folder
     return run
 
@@ -60,6 +62,9 @@ def test_a_run_is_evaluated_and_recorded(egeunet, run):
     assert scores["n"] == 6
     assert 0 <= scores["pooled"]["iou"] <= 1
     assert (run / "evaluation" / "worst_cases.png").is_file()
+    about = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert (about["dataset"], about["protocol"], about["part"]) == ("skin", "holdout", "test")
+    assert "6 of 30 images of skin" in errors
     row = json.loads((egeunet.folder / "results.jsonl").read_text())
     assert row["protocol"] == "holdout"
     assert row["pooled"] == scores["pooled"]
@@ -106,7 +111,7 @@ def test_images_that_were_trained_on_are_not_scored(egeunet, run):
                 file.unlink()
     code, _, errors = egeunet("evaluate", "runs/x", "--data", "fewer")
     assert code == 2
-    assert "was trained on" in errors
+    assert "were trained on" in errors
 
 
 def test_external_data_is_scored_whole(egeunet, run):
@@ -117,6 +122,28 @@ def test_external_data_is_scored_whole(egeunet, run):
     assert json.loads(out)["n"] == 5
     row = json.loads((egeunet.folder / "external.jsonl").read_text())
     assert row["selected_on"] == "validation"  # of the run, whatever it is scored on
+
+
+def _named(folder, names):
+    """A drawn dataset whose photos have these ids."""
+    write_dataset(folder, len(names), size=(64, 64))
+    for number, name in enumerate(names):
+        for kind, suffix in (("images", "jpg"), ("masks", "png")):
+            (file,) = (folder / kind).glob(f"synthetic_*{number}.*")
+            file.rename(folder / kind / f"{name}.{suffix}")
+
+
+def test_shipped_weights_are_not_scored_on_what_they_were_trained_on(egeunet):
+    parts = shipped_list("isic2018", "holdout")
+    ids = {part: [id for id in parts if parts[id] == part] for part in ("train", "val", "test")}
+    _named(egeunet.folder / "mine", [*(ids[part][0] for part in ids), "my_own"])
+    code, out, errors = egeunet("evaluate", "isic2018", "--data", "mine", "--json")
+    assert code == 0, errors
+    assert (json.loads(out)["n"], json.loads(out)["protocol"]) == (2, "external")
+    _named(egeunet.folder / "known", ids["train"][:10])
+    words = ("evaluate", "isic2018", "--data", "known")
+    assert "was trained or selected on" in egeunet(*words)[2]
+    assert "were trained on" in egeunet(*words, "--protocol", "holdout")[2]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
@@ -150,6 +177,10 @@ def test_photos_get_masks_of_their_own_size(egeunet, run):
         (("train", "egeunet-synthetic", "data.root=nowhere"), 1, "no folder nowhere"),
         (("evaluate", "nowhere"), 1, "nowhere"),
         (("evaluate", "http://x/y.onnx", "--data", "skin"), 2, "append #sha256="),
+        (("evaluate", "runs/x", "-o", "photo.txt"), 2, "photo.txt is a file"),
+        (("export", "runs/x", "-o", "photo.txt"), 2, "photo.txt is a file"),
+        (("report", "--results", "nowhere"), 2, "There is no folder nowhere"),
+        (("report", "--results", "skin", "--photo", "a"), 2, "--photo"),
         (("evaluate", "runs/x", "--device", "gpu"), 2, "There is no device 'gpu'"),
         (("evaluate", "isic2018", "--data", "skin", "--device", "cuda"), 2, "run on the CPU"),
         (("evaluate", "skin"), 2, "not a run folder"),

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
 import egeunet
+from egeunet.files import sha256_file
 
 
 @pytest.fixture
@@ -108,7 +109,22 @@ def test_a_folder_becomes_masks_overlays_and_a_table(
     assert rows["b.png"]["area_pixels"] == (mask == 255).sum()
     assert rows["sub/a.webp"]["mask"] == "sub/a_mask.png"
     with (out / "predictions.csv").open(newline="") as file:
-        assert [row["name"] for row in csv.DictReader(file)] == list(rows)
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == list(rows)
+    name, _, digest = table[0]["weights"].partition("@")
+    assert (name, digest) == (weights.parent.name, sha256_file(weights))
+    assert table[0]["threshold"] == "0.5"
+
+
+def test_files_that_are_left_out_are_told_of(weights: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "b.png").rename(photos / "b.JFIF")
+    for name in ("scan.dcm", "notes.txt", ".hidden"):
+        (photos / name).touch()
+    done = predict(photos, "-o", photos, "-w", weights, text=True)
+    assert done.stdout == f"2 done, 0 failed: {photos}\n"
+    assert "2 other files were left out, such as" in done.stderr
+    done = predict(photos, "-o", photos, "-w", weights, "--overwrite", text=True)
+    assert "2 other files were left out, such as" in done.stderr  # not its own tables
 
 
 def test_what_is_broken_is_reported_and_skipped(

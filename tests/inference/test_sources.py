@@ -163,6 +163,13 @@ def test_16_bit_grey(suffix: str) -> None:
     np.testing.assert_array_equal(read_photo(values), found)
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint32, np.uint16])
+def test_eight_bits_in_a_wider_type_are_not_taken_for_more(kind: type) -> None:
+    values = np.array([[0, 100], [200, 255]], dtype=kind)
+    with pytest.raises(EgeunetError, match="uint8"):
+        read_photo(values)
+
+
 def test_big_endian_16_bit_tiff() -> None:
     values = np.array([[0, 257], [65535, 2570]], dtype=">u2")
     image = Image.frombytes("I;16B", (2, 2), values.tobytes())

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import cache_folder
 from egeunet.inference import weights as module
+from egeunet.inference.sources import read_photo
 from egeunet.inference.weights import find_weights, parse_metadata
 
 GOOD = {
@@ -119,6 +122,14 @@ def test_a_url_is_fetched_once_and_verified(server: str, tmp_path: Path) -> None
     found.write_bytes(b"changed in the cache")
     with pytest.raises(EgeunetError, match=r"cannot be fetched.*404"):
         find_weights(url)
+
+
+def test_a_photo_from_a_url(server: str, tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "files" / "a b.png")
+    np.testing.assert_array_equal(read_photo(f"{server}/a%20b.png"), photo)
+    with pytest.raises(EgeunetError, match="cannot be fetched"):
+        read_photo(f"{server}/none.png")
 
 
 def test_a_url_with_other_content_is_refused_and_not_kept(server: str) -> None:

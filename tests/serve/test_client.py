@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from egeunet import Segmenter
-from egeunet.errors import EgeunetError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference import rle
 from egeunet.serve import Client
 
@@ -21,6 +21,12 @@ def test_a_photo_comes_back_as_each_form(service, photo, tmp_path):
     assert client.mask(photo).startswith(b"\x89PNG")
     assert client.overlay(photo).startswith(b"\x89PNG")
     assert client.models()[0]["name"] == "isic2018"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "127.0.0.1:8000"])
+def test_an_address_without_its_scheme_is_refused_at_once(url):
+    with pytest.raises(UsageError, match="expected http://"):
+        Client(url)
 
 
 def test_a_batch_keeps_the_names_at_home(service, photo, tmp_path):

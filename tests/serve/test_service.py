@@ -1,9 +1,13 @@
 """Every route over a real socket, and what a client can do wrong."""
 
+import errno
 import io
 import json
+import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +22,7 @@ from egeunet.inference import rle
 from egeunet.serve.app import create_app
 from egeunet.serve.replies import Segmentation
 
+IN_USE = os.strerror(errno.EADDRINUSE)
 HEAD = "POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 
 
@@ -151,7 +156,16 @@ def test_two_files_are_a_batch(service, photo):
 
 def test_a_form_that_cannot_be_given_is_refused(service, photo):
     assert service.post(photo, Accept="text/html")[0] == 406
-    assert service.post(photo, "/v1/segment?format=gif")[0] == 422
+    status, _, body = service.post(photo, "/v1/segment?format=gif")
+    assert status == 422
+    assert json.loads(body)["detail"].startswith("format: Input should be 'json'")
+
+
+def test_an_address_in_use_is_one_sentence(service):
+    command = [sys.executable, "-m", "egeunet", "serve", "--port", str(service.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"error: 127.0.0.1:{service.port} cannot be listened on: {IN_USE}.\n"
 
 
 def test_a_body_without_a_length_is_cut_off_at_the_limit(service):

@@ -50,9 +50,11 @@ def benchmark(
     from egeunet.evaluation.figures import save_figure
     from egeunet.export.benchmark import benchmark as measure
     from egeunet.export.benchmark import latency_figure
-    from egeunet.files import atomic_write
+    from egeunet.files import atomic_write, check_folder
 
     reporter = console_reporter()
+    if output:
+        check_folder(output)
     report = measure(weights, data=data, official=official, rounds=rounds, reporter=reporter)
     if output:
         with atomic_write(output / "benchmark.json") as path:

@@ -23,7 +23,8 @@ def demo(
         Path | None, typer.Option("--data", help="A real dataset instead of the synthetic one.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="How long to train; as many as take some minutes otherwise.")
+        int | None,
+        typer.Option(min=1, help="How long to train; as many as take some minutes otherwise."),
     ] = None,
 ) -> None:
     """Train, evaluate and segment in minutes, on drawn skin or on a dataset of yours.

@@ -28,7 +28,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="paper (7:3, selected on test), holdout (70/10/20), or external (all of --data "
-            "that the run has not seen); the run's own if not given."
+            "that was not seen in training, as far as the weights say). If not given, the run's "
+            "own; for an ONNX file on another dataset than its own, external."
         ),
     ] = None,
     part: Annotated[str, typer.Option(help="train, val or test.")] = "test",
@@ -98,7 +99,8 @@ def evaluate(
     if as_json:
         print_json(result.to_dict())
     else:
-        print_table(f"{weights} on {result.n} images", COLUMNS, table_rows(result))
+        about = "{dataset}, protocol {protocol}, part {part}".format(**result.about)
+        print_table(f"{weights}: {result.n} images of {about}", COLUMNS, table_rows(result))
         if found := result.robustness:
             print_table("corrupted, by severity", CORRUPTION_COLUMNS, found.corruption_rows())
             print_table("in groups", GROUP_COLUMNS, found.group_rows())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from egeunet.cli.console import print_json, print_table
-from egeunet.errors import MissingExtraError
+from egeunet.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from egeunet.models.registry import System
@@ -41,6 +41,8 @@ def models(
     """
     from egeunet.models.registry import get_system, list_models
 
+    if as_json and markdown:
+        raise UsageError("--json and --markdown exclude each other: choose one.")
     systems = [get_system(name) for name in list_models()]
     rows = [_row(system) for system in systems]
     if as_json:

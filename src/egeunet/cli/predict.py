@@ -108,9 +108,14 @@ def predict(
     if "-" in photos:
         raise UsageError("A photo from a pipe has no name to write to: use `predict - -o -`.")
 
-    from egeunet.inference.folder import is_done, plan, read_rows, run_jobs, write_rows
+    from egeunet.inference.folder import TABLE, is_done, plan, read_rows, run_jobs, write_rows
+    from egeunet.inference.sources import other_files
 
+    reporter = console_reporter()
     jobs = plan(photos, output, recursive, overlay)
+    others = [path for path in other_files(photos, recursive) if path.stem != Path(TABLE).stem]
+    if others:
+        reporter.info(f"{len(others)} other files were left out, such as {others[0]}")
     before = read_rows(output)
     skipped = 0
     if skip_existing:
@@ -126,7 +131,6 @@ def predict(
             )
     segmenter = open_segmenter()
 
-    reporter = console_reporter()
     rows = {}
     interrupted = False
     try:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import console_reporter
+from egeunet.errors import UsageError
 
 
 def report(
@@ -36,6 +37,10 @@ def report(
     """
     from egeunet.evaluation.publish import write_report
 
+    if not results.is_dir():
+        raise UsageError(f"There is no folder {results}: name that of the recorded results.")
+    if photo and runs is None:
+        raise UsageError("--photo names what --runs draws: give both.")
     reporter = console_reporter()
     written = write_report(results, output, runs=runs, photos=photo or (), reporter=reporter)
     reporter.info(f"written to {output}: {len(written)} files")

@@ -73,19 +73,25 @@ def split_dataset(dataset: Dataset, protocol: Protocol = "holdout", seed: int = 
         EgeunetError: If the shipped list names ids that the folder lacks, or a part stays empty.
     """
     _check(protocol)
-    source = resources.files("egeunet.data") / "splits" / f"{dataset.name}_{protocol}.txt"
-    if seed != 0 or not source.is_file():
+    listed = {} if seed else shipped_list(dataset.name, protocol)
+    if not listed:
         return cut(dataset, protocol, seed)
-    listed = parse_list(source.read_text(encoding="utf-8"))
     samples = {sample.id: sample for sample in dataset.samples}
     missing = sorted(listed.keys() - samples.keys())
     if missing:
         raise EgeunetError(
             f"{dataset.root} lacks {len(missing)} of the {len(listed)} images that the list of "
             f"{dataset.name}, protocol {protocol}, names, such as {missing[0]}: complete the "
-            "folder, or open it as images/ and masks/ in a folder of another name."
+            "folder; or, if it is a dataset of your own, give it another name (in a recipe: "
+            "data.name=null)."
         )
     return _gather((samples[key], part) for key, part in sorted(listed.items()))
+
+
+def shipped_list(dataset: str, protocol: str) -> dict[str, str]:
+    """Return id → part of the list that comes with the package; empty if there is none."""
+    source = resources.files("egeunet.data") / "splits" / f"{dataset}_{protocol}.txt"
+    return parse_list(source.read_text(encoding="utf-8")) if source.is_file() else {}
 
 
 def cut(dataset: Dataset, protocol: Protocol = "holdout", seed: int = 0) -> Split:

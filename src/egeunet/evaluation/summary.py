@@ -56,6 +56,7 @@ class Evaluation:
         quality: How well the qualities that an exported file gives fit the scores; None for what
             gives none.
         robustness: The scores under corruptions and in groups, if they were asked for.
+        about: What was scored, as JSON can hold it: the dataset, its part, the weights.
     """
 
     ids: tuple[str, ...]
@@ -71,6 +72,7 @@ class Evaluation:
     per_class: dict[str, dict[str, dict[str, float]]]
     quality: QualityScores | None = None
     robustness: Robustness | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -80,6 +82,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON can hold it; undefined numbers are None."""
         return {
+            **self.about,
             "n": self.n,
             "classes": list(self.class_names),
             "pooled": _jsonable(self.pooled),

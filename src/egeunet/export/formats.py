@@ -22,7 +22,7 @@ from egeunet.export.parity import (
 )
 from egeunet.export.quality import fit_run
 from egeunet.export.quantize import quantize_static, store_half, store_int6
-from egeunet.files import atomic_write
+from egeunet.files import atomic_write, check_folder
 from egeunet.inference.quality import QualityModel
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, load_run
@@ -152,13 +152,14 @@ def export_run(
         reporter: Hears of each file.
 
     Raises:
-        UsageError: There is no format of a name.
+        UsageError: There is no format of a name, or `folder` is a file.
         EgeunetError: A file differs from torch by more than its format allows; it is not kept.
     """
     reporter = reporter or Reporter()
     for name in formats:
         if name not in NAMES:
             raise UsageError(f"There is no format {name!r}: expected one of {', '.join(NAMES)}.")
+    check_folder(folder or run.folder)
     reference = make_reference(run)
     wanted = [form for form in FORMATS if form.name in formats]
     quality = fit_run(run, reporter)

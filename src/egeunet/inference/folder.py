@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write
+from egeunet.files import atomic_write, check_folder
 from egeunet.inference.result import save_image
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.sources import locate_photos
@@ -22,7 +22,7 @@ TABLE = "predictions.json"
 _MASK, _OVERLAY = "_mask.png", "_overlay.jpg"
 _CORNERS = ("x0", "y0", "x1", "y1")
 _COLUMNS: tuple[str, ...] = ("name", "mask", "width", "height", "area", "area_pixels", *_CORNERS)
-_COLUMNS += ("confidence", "quality", "review", "error")
+_COLUMNS += ("confidence", "quality", "review", "weights", "threshold", "error")
 
 Row = dict[str, Any]
 
@@ -71,8 +71,7 @@ def plan(
         UsageError: There is no photo, two would be written to the same file, or the output is a
             file.
     """
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file: name a folder to write to.")
+    check_folder(output)
     home = output.resolve()
     found = {
         photo: relative
@@ -133,7 +132,8 @@ def run_jobs(
             measured = outcome.to_dict(contours=False)
             del measured["source"]
             mask = job.mask.relative_to(output).as_posix()
-            yield {"name": job.name, "mask": mask, **measured, "error": None}
+            own = {"name": job.name, "mask": mask, "weights": segmenter.weights}
+            yield {**own, **measured, "error": None}
 
 
 def read_rows(output: Path) -> dict[str, Row]:

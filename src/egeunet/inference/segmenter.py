@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
+from egeunet.files import sha256_file
 from egeunet.inference.components import tidy
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
 from egeunet.inference.sources import ReducedPhoto, Source, find_photos, read_reduced, source_name
-from egeunet.inference.weights import Metadata, find_weights, parse_metadata
+from egeunet.inference.weights import Metadata, find_weights, parse_metadata, weights_name
 from egeunet.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Segmenter:
 
     Attributes:
         metadata: What the weights say of themselves.
+        weights: Their name, "@" and SHA-256.
         threshold: The threshold in use.
 
     Raises:
@@ -80,6 +82,7 @@ class Segmenter:
         path = find_weights(weights)
         wanted = [providers] if isinstance(providers, str) else providers or ()
         self._session = _open_session(path, wanted)
+        self.weights = f"{weights_name(path)}@{sha256_file(path)}"
         self.metadata = _check_graph(self._session, path)
         own = threshold is not None or largest_component or fill_holes
         if own and len(self.metadata.classes) > 1:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
+from egeunet.inference.fetch import fetch_bytes, is_url
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]
 
 MAX_PIXELS = 200_000_000
 """The largest photo that is decoded: what the largest phone cameras give, 0.6 GB as RGB."""
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 """The files that count as photos in a folder."""
 
 _ORIENTATION_TAG = 0x0112
@@ -42,8 +43,9 @@ def read_photo(source: Source) -> NDArray[np.uint8]:
     """Decode one photo, upright.
 
     Args:
-        source: A path, the bytes of an image file, an open binary file, a Pillow image, or an array
-            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): bool, uint8, uint16, or float in 0…1.
+        source: A path, a URL, the bytes of an image file, an open binary file, a Pillow image, or
+            an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): bool, uint8, uint16, or float in
+            0…1.
 
     Returns:
         RGB, uint8 (H, W, 3). The EXIF orientation is applied; transparent pixels are laid on white;
@@ -176,6 +178,22 @@ def locate_photos(inputs: Sequence[str | Path], recursive: bool = False) -> dict
     return dict(sorted(found.values()))
 
 
+def other_files(inputs: Sequence[str | Path], recursive: bool = False) -> list[Path]:
+    """List the files in folders that do not count as photos, hidden ones left out.
+
+    Args:
+        inputs: As for `find_photos`.
+        recursive: As for `find_photos`.
+    """
+    found = []
+    for folder in (Path(one) for one in inputs if Path(one).is_dir()):
+        for path in sorted(folder.glob("**/*" if recursive else "*")):
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if path.is_file() and not hidden and not is_photo(path.name):
+                found.append(path)
+    return found
+
+
 def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
     """Yield the photos behind one input, each with the folder it was found through."""
     path = Path(one)
@@ -208,6 +226,8 @@ def is_photo(name: str) -> bool:
 def _read_bytes(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> bytes:
     if isinstance(source, bytes):
         data = source
+    elif is_url(source):
+        data = fetch_bytes(str(source))
     elif isinstance(source, (str, os.PathLike)):
         try:
             data = Path(source).read_bytes()
@@ -254,8 +274,10 @@ def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
         if image.mode.startswith(("I", "F")):
-            pixels = _from_array(np.asarray(image), name)
-            image = Image.fromarray(pixels)
+            values = np.asarray(image)
+            if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
+                values = values.astype(np.uint16)  # so Pillow gives some files of 16 bits
+            image = Image.fromarray(_from_array(values, name))
         elif image.has_transparency_data:
             image = _on_white(image)
         elif image.mode != "RGB":
@@ -303,9 +325,12 @@ def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype.itemsize == 2 and kind == "u":
+        if 0 < array.max() <= 255:
+            raise EgeunetError(
+                f"{name} has values up to {array.max()} in 16 bits, which hold 65535: make them "
+                "8 bits (uint8)."
+            )
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if array.dtype == np.int32 and array.min() >= 0 and array.max() <= 65535:
-        return _to_uint8(array.astype(np.uint16), name)  # Pillow's mode "I" from a 16-bit file
     if kind == "f":
         low, high = float(array.min()), float(array.max())  # NaN spreads to both
         if not (low >= 0 and high <= 1):

@@ -12,11 +12,11 @@ from pathlib import Path
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, cache_folder, sha256_file
 from egeunet.inference import preprocess
+from egeunet.inference.fetch import fetch_bytes, is_url
 from egeunet.inference.quality import QualityModel
 
 DEFAULT = "isic2018"
 SHIPPED = Path(__file__).parents[1] / "weights"
-_LARGEST = 200_000_000  # bytes that are fetched
 _NONSENSE = "The metadata of {} makes no sense: expected a file that `egeunet export` wrote."
 
 
@@ -42,7 +42,7 @@ def find_weights(weights: str | Path | None = None) -> Path:
                 "`egeunet train` left, or an .onnx file from `egeunet export`."
             )
         weights = DEFAULT
-    if str(weights).startswith(("https://", "http://")):
+    if is_url(weights):
         return _fetch(str(weights))
     path = Path(weights)
     if path.is_dir():
@@ -74,20 +74,13 @@ def _verify(path: Path) -> None:
 
 
 def _fetch(url: str) -> Path:
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
     address, _, digest = url.partition("#sha256=")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise UsageError(f"{url} does not say what it is: append #sha256= and its 64 digits.")
     path = cache_folder() / "weights" / f"{digest}.onnx"
     if path.is_file() and sha256_file(path) == digest:
         return path
-    try:
-        with urlopen(address, timeout=30) as answer:
-            data = answer.read(_LARGEST + 1)
-    except (OSError, ValueError, HTTPException) as error:
-        raise EgeunetError(f"{address} cannot be fetched: {error}.") from error
+    data = fetch_bytes(address)
     if hashlib.sha256(data).hexdigest() != digest:
         raise EgeunetError(f"{address} is another file than expected: its SHA-256 differs.")
     with atomic_write(path) as temporary:
@@ -106,6 +99,7 @@ class Metadata:
         threshold: Probability from which a pixel is lesion.
         classes: One name, or one per class with the background first.
         quality: How the quality of a mask is told; None if the file does not say.
+        protocol: How that was split; empty if the file does not say.
     """
 
     system: str
@@ -114,6 +108,7 @@ class Metadata:
     threshold: float
     classes: tuple[str, ...]
     quality: QualityModel | None = None
+    protocol: str = ""
 
 
 def weights_name(path: Path) -> str:
@@ -141,6 +136,7 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             threshold=float(entries["threshold"]),
             classes=tuple(names) if isinstance(names, list) else (),
             quality=QualityModel.from_json(entries["quality"]) if "quality" in entries else None,
+            protocol=entries.get("protocol", ""),
         )
         preprocessing = entries["preprocessing"]
         count = int(entries["num_classes"])

@@ -29,9 +29,8 @@ from ray.exceptions import RayError, RayTaskError
 from egeunet import __version__
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
-from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import find_weights, weights_name
+from egeunet.inference.weights import find_weights
 from egeunet.reporting import Reporter
 from egeunet.scale import SHARD_SIZE
 from egeunet.scale.parts import Count, Work, count_parts, part_name, write_part
@@ -101,8 +100,8 @@ def segment_archive(
     reporter = reporter or Reporter()
     check_places(inputs, output)
     path = find_weights(weights)
-    Segmenter(path, threads=1)  # says now what is wrong with it
-    work = Work(Folder(output), f"{weights_name(path)}@{sha256_file(path)}", masks)
+    segmenter = Segmenter(path, threads=1)  # says now what is wrong with it
+    work = Work(Folder(output), segmenter.weights, masks)
     header = {
         "version": __version__,
         "inputs": [absolute(one) for one in inputs],
@@ -131,7 +130,7 @@ def segment_archive(
         photos=total.photos,
         errors=total.errors,
         parts=len(names),
-        segmented=now.photos,
+        segmented=now.photos - now.errors,
         seconds=round(time.monotonic() - start, 3),
         photos_per_second=round(now.photos / busy, 3) if busy else 0.0,
         weights=work.weights,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -99,12 +100,17 @@ def create_app(
     async def unreadable(_: Request, error: EgeunetError) -> Response:
         return JSONResponse({"detail": str(error)}, 400)
 
+    @app.exception_handler(RequestValidationError)
+    async def unknown(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}."}, 422)
+
     @app.post(
         "/v1/segment",
         dependencies=[allowed],
         responses={
             200: {"model": Segmentation, "content": {"image/png": _BINARY}},
-            **_failures(400, 401, 406, 408, 413, 415, 503, 504),
+            **_failures(400, 401, 406, 408, 413, 415, 422, 503, 504),
         },
         openapi_extra=_body(
             {MULTIPART: _form({"file": _FILE}), "image/*": _BINARY}

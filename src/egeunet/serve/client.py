@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
-from egeunet.errors import EgeunetError
+from egeunet.errors import EgeunetError, UsageError
 
 _LONGEST_WAIT = 10.0  # seconds between two attempts
 
@@ -29,6 +29,9 @@ class Client:
             them doubles from 0.1 s, or is what the service says.
         timeout: Seconds without a byte until an attempt has failed.
 
+    Raises:
+        UsageError: `url` does not begin with http:// or https://.
+
     Example:
         >>> client = Client("http://127.0.0.1:8000")
         >>> client.segment("photo.jpg")["area"]
@@ -42,6 +45,8 @@ class Client:
         retries: int = 5,
         timeout: float = 60,
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"{url!r} is no address of a service: expected http://HOST:PORT.")
         self.url = url.rstrip("/")
         self.retries, self.timeout = retries, timeout
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
+import socket
 import sys
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from egeunet.errors import EgeunetError
 from egeunet.serve.watch import JsonLines, log
 
 
@@ -22,6 +25,9 @@ def run(app: FastAPI, host: str, port: int, grace: float) -> None:
         host: The address to listen on.
         port: The port; 0 takes a free one, which the log names.
         grace: Seconds that what was taken has left when the end is asked for.
+
+    Raises:
+        EgeunetError: The address is in use, or none of this machine.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
@@ -30,6 +36,12 @@ def run(app: FastAPI, host: str, port: int, grace: float) -> None:
         logger.setLevel(logging.INFO)
     # It quotes bytes of damaged bodies, and the client is told of them anyhow.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error  # without Python's own words
+        raise EgeunetError(f"{host}:{port} cannot be listened on: {reason}.") from error
     config = uvicorn.Config(
         app,
         host,
@@ -43,7 +55,7 @@ def run(app: FastAPI, host: str, port: int, grace: float) -> None:
     # uvicorn raises the signal that ended it once more: after an orderly end that is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _nothing)
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ from egeunet.errors import UsageError
 from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS
-from egeunet.training.run import Run, load_run, network_options, shared_parts
+from egeunet.training.run import Run, load_run, network_options, read_parts, shared_parts
 from egeunet.training.settings import Recipe
 
 
@@ -116,7 +116,7 @@ def _check_innocence(run: Run, recipe: Recipe, dataset: str, split: Split) -> No
     learned_from = {"train"}
     if run.recipe.data.protocol == "paper" and recipe.data.protocol != "paper":
         learned_from.add("test")  # its checkpoint was selected there
-    known = shared_parts(run, dataset)
+    known = shared_parts(read_parts(run.folder), run.dataset, dataset)
     held = {sample.id for sample in (*split.val, *split.test)}
     told = sorted(id for id in held if known.get(id) in learned_from)
     if told:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,13 +175,17 @@ def read_parts(folder: Path) -> dict[str, str]:
     return parse_list((folder / SPLIT).read_text(encoding="utf-8"))
 
 
-def shared_parts(run: Run, dataset: str) -> dict[str, str]:
-    """Return id → part of the photos of a dataset that a run was trained and selected on.
+def shared_parts(parts: Mapping[str, str], home: str, dataset: str) -> dict[str, str]:
+    """Return those parts whose ids mean the same photos in another dataset.
 
     Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
+
+    Args:
+        parts: id → part, as `read_parts` gives them.
+        home: The dataset they are of.
+        dataset: The other one.
     """
-    parts = read_parts(run.folder)
-    return {id: parts[id] for id in parts if run.dataset == dataset or id.startswith("ISIC_")}
+    return {id: part for id, part in parts.items() if home == dataset or id.startswith("ISIC_")}
 
 
 def write_json(path: Path, value: Any) -> None:
