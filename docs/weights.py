@@ -1,4 +1,4 @@
-"""Make shipped weights of a run: the ONNX file, its card, and the table of checksums.
+"""Make shipped weights of a run: for ONNX Runtime and torch, the card, and the checksums.
 
     make weights RUN=runs/isic2018-weights NAME=isic2018
 
@@ -29,7 +29,8 @@ from egeunet.export.formats import export_run
 from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.models import count_cost
-from egeunet.training.run import HISTORY, load_run, open_split, read_parts
+from egeunet.training.checkpoint import WEIGHTS, load_weights, save_weights
+from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 300_000  # bytes
@@ -56,6 +57,7 @@ CARD = """\
 | | |
 | --- | --- |
 | file | `{file}`, {kilobytes} KB, float32, ONNX |
+| in torch | `egeunet.load_model("{name}")`, from `{name}.safetensors` |
 | SHA-256 | `{sha256}` |
 | data | {data} |
 | terms of the data | {licence}: use the weights as these allow; the code is under Apache-2.0 |
@@ -149,8 +151,16 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
         path.write_bytes(data)
     with atomic_write(folder / f"{name}.md") as path:
         path.write_text(card(row, evaluation), encoding="utf-8")
+    write_torch_weights(run, folder / f"{name}.safetensors")
     write_sums(folder)
     return row
+
+
+def write_torch_weights(run: Run, file: Path) -> None:
+    """Write the selected weights for torch, with all that `load_run` has to know of the run."""
+    state, metadata = load_weights(run.folder / WEIGHTS)
+    recipe = run.recipe.model_dump(mode="json", exclude=PLACES)
+    save_weights(file, state, {**metadata, "recipe": json.dumps(recipe)})
 
 
 def card(row: dict[str, Any], evaluation: Evaluation) -> str:
@@ -184,8 +194,9 @@ def markdown(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS of all weights of a folder, as `sha256sum *.onnx` does."""
-    lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(folder.glob("*.onnx"))]
+    """Write SHA256SUMS of all weights of a folder, as `sha256sum` does."""
+    files = sorted([*folder.glob("*.onnx"), *folder.glob("*.safetensors")])
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
     with atomic_write(folder / "SHA256SUMS") as path:
         path.write_text("".join(lines), encoding="utf-8")
 

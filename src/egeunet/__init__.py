@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from egeunet.inference.result import Result
     from egeunet.inference.segmenter import Segmenter
     from egeunet.models.registry import create_model, list_models
+    from egeunet.training.run import load_model
     from egeunet.workflow import evaluate, export, train
 
 _HOME = {
@@ -22,6 +23,7 @@ _HOME = {
     "Segmenter": "egeunet.inference.segmenter",
     "create_model": "egeunet.models.registry",
     "list_models": "egeunet.models.registry",
+    "load_model": "egeunet.training.run",
     "evaluate": "egeunet.workflow",
     "export": "egeunet.workflow",
     "train": "egeunet.workflow",
@@ -35,6 +37,7 @@ __all__ = [
     "evaluate",
     "export",
     "list_models",
+    "load_model",
     "train",
 ]
 

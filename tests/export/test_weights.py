@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import egeunet
 from egeunet.data.synthetic import draw
-from egeunet.errors import UsageError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
+from egeunet.inference.preprocess import to_input
 from egeunet.inference.weights import SHIPPED
+from egeunet.training.run import load_run
 
 SOURCE = Path(egeunet.__file__).parent
 ROOT = SOURCE.parents[1]
@@ -130,5 +133,21 @@ def test_what_is_shipped() -> None:
         result = egeunet.Segmenter(file.stem)(photo)
         assert result.mask.shape == truth.shape
         assert np.isfinite(result.scores).all()
+        in_torch = SHIPPED / f"{file.stem}.safetensors"
+        assert in_torch.stat().st_size < 300_000
+        image = torch.from_numpy(to_input(photo))[None]
+        with torch.no_grad():
+            scores = egeunet.load_model(file.stem)(image).sigmoid()[0, 0]
+        np.testing.assert_allclose(scores, result.scores, atol=1e-4)
     sums = (SHIPPED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    assert sums == [f"{sha256_file(file)}  {file.name}" for file in files]
+    both = sorted([*files, *SHIPPED.glob("*.safetensors")])
+    assert sums == [f"{sha256_file(file)}  {file.name}" for file in both]
+
+
+def test_shipped_weights_for_torch_are_verified(package: Path, monkeypatch) -> None:
+    monkeypatch.setattr("egeunet.training.run.SHIPPED", package / "weights")
+    assert load_run("isic2018").recipe.system == "egeunet"
+    file = package / "weights" / "isic2018.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(EgeunetError, match="is not what was shipped"):
+        egeunet.load_model("isic2018")

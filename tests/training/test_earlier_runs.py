@@ -7,13 +7,14 @@ from lightning_fabric import Fabric
 
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import scale_batch
+from egeunet.data.synthetic import write_dataset
 from egeunet.errors import UsageError
 from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import load_checkpoint, load_weights
+from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.earlier_runs import draw_soft_masks
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import SPLIT, read_parts
+from egeunet.training.run import SPLIT, load_model, load_run, read_parts
 from egeunet.training.trainer import train
 
 
@@ -57,6 +58,30 @@ def test_a_student_records_its_teacher_and_resumes_with_it_alone(words, tmp_path
         train(recipe, resume=True)
     with pytest.raises(UsageError, match=r"has the SHA-256"):
         train(recorded, resume=True)
+
+
+def test_a_training_may_start_from_shipped_weights(words, tmp_path):
+    words = [word for word in words[1:] if not word.startswith("options.")]
+    more = ["data.size=64", "trainer.epochs=1", "optimizer.lr=1e-12", "start.run=isic2018"]
+    recipe = load_recipe("egeunet-synthetic", [*words, *more])
+    before, (after, _) = load_model().state_dict(), load_weights(train(recipe) / WEIGHTS)
+    for name, tensor in after.items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)
+
+
+def test_shipped_weights_that_know_the_answers_are_refused(words, tmp_path):
+    parts = load_run("isic2018").parts
+    trained_on = [id for id in parts if parts[id] == "train"][:10]
+    write_dataset(tmp_path / "known", 10, size=(32, 32))
+    for kind in ("images", "masks"):
+        for file, name in zip(
+            sorted((tmp_path / "known" / kind).iterdir()), trained_on[:10], strict=True
+        ):
+            file.rename(file.with_stem(name))
+    words = [word for word in words[1:] if not word.startswith("options.")]
+    more = [f"data.root={tmp_path / 'known'}", "start.run=isic2018"]
+    with pytest.raises(UsageError, match="isic2018 was trained or selected on"):
+        train(load_recipe("egeunet-synthetic", [*words, *more]))
 
 
 def test_a_teacher_that_knows_the_answers_is_refused(words, tmp_path, teacher):

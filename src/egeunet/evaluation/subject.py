@@ -16,7 +16,7 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
 from egeunet.training.checkpoint import LAST, WEIGHTS
 from egeunet.training.ranks import find_device
-from egeunet.training.run import Run, load_run, open_split, read_parts, selected_on, shared_parts
+from egeunet.training.run import Run, load_run, open_split, selected_on, shared_parts
 
 PROTOCOLS = (*SPLIT_PROTOCOLS, "external")
 PARTS = ("train", "val", "test")
@@ -82,7 +82,7 @@ def open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> Sub
             recipe.data.num_classes,
             row,
             run.dataset,
-            read_parts(folder),
+            run.parts,
             recipe.data.protocol,
             run=run,
         )

@@ -126,7 +126,7 @@ def export(
     """Write a run in other formats, each file checked against torch.
 
     Args:
-        run: The run folder.
+        run: The run folder, or the name of weights that come with the package.
         output: The folder to write to; the run folder by default.
         formats: Names of `FORMATS`.
         reporter: Hears of the progress.
@@ -134,7 +134,10 @@ def export(
     Returns:
         The files, each with how near it comes to torch; see `export_run` for the errors.
     """
-    return export_run(load_run(run), Path(output) if output else None, formats, reporter)
+    opened = load_run(run)
+    if not output and not opened.folder.is_dir():
+        raise UsageError(f"{run} is no folder to write to: name one.")
+    return export_run(opened, Path(output) if output else None, formats, reporter)
 
 
 def export_run(

@@ -13,7 +13,7 @@ from egeunet.inference.preprocess import scale
 from egeunet.inference.quality import QualityModel, evidence
 from egeunet.inference.segmenter import average_mirrors, sigmoid
 from egeunet.reporting import Reporter
-from egeunet.training.run import Run, open_split, read_parts
+from egeunet.training.run import Run, open_split
 
 FEWEST = 50  # photos that two times three numbers can be fitted to
 
@@ -32,7 +32,7 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
         _, split = open_split(data)
     except EgeunetError:  # the data are on another machine
         return None
-    parts = read_parts(run.folder)
+    parts = run.parts
     unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
     if "val" not in split.parts() or len(unseen) < FEWEST:
         return None

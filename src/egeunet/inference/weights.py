@@ -54,7 +54,7 @@ def find_weights(weights: str | Path | None = None) -> Path:
         return path
     shipped = SHIPPED / f"{weights}.onnx"
     if path.parent == Path() and shipped.is_file():
-        _verify(shipped)
+        verify(shipped)
         return shipped
     names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.onnx"))) or "none"
     raise EgeunetError(
@@ -63,8 +63,12 @@ def find_weights(weights: str | Path | None = None) -> Path:
     )
 
 
-def _verify(path: Path) -> None:
-    """Hold a shipped file to SHA256SUMS beside it, as `sha256sum` writes it."""
+def verify(path: Path) -> None:
+    """Hold a shipped file to SHA256SUMS beside it, as `sha256sum` writes it.
+
+    Raises:
+        EgeunetError: It is another.
+    """
     sums = path.with_name("SHA256SUMS")
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
     if f"{sha256_file(path)}  {path.name}" not in lines:

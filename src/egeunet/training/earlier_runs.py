@@ -16,8 +16,7 @@ from egeunet.data.splits import Split
 from egeunet.errors import UsageError
 from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import WEIGHTS
-from egeunet.training.run import Run, load_run, network_options, read_parts, shared_parts
+from egeunet.training.run import Run, load_run, network_options, shared_parts, weights_file
 from egeunet.training.settings import Recipe
 
 
@@ -40,7 +39,7 @@ def pin_runs(recipe: Recipe) -> Recipe:
 def _pin(setting: str, folder: Path | None, expected: str | None) -> str | None:
     if folder is None:
         return expected
-    weights = folder / WEIGHTS
+    weights = weights_file(folder)
     if not weights.is_file():
         raise UsageError(
             f"{setting}: {folder} is not a run folder with weights: train it first, name another, "
@@ -116,7 +115,7 @@ def _check_innocence(run: Run, recipe: Recipe, dataset: str, split: Split) -> No
     learned_from = {"train"}
     if run.recipe.data.protocol == "paper" and recipe.data.protocol != "paper":
         learned_from.add("test")  # its checkpoint was selected there
-    known = shared_parts(read_parts(run.folder), run.dataset, dataset)
+    known = shared_parts(run.parts, run.dataset, dataset)
     held = {sample.id for sample in (*split.val, *split.test)}
     told = sorted(id for id in held if known.get(id) in learned_from)
     if told:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from egeunet.data.datasets import Dataset, open_dataset, open_folder
-from egeunet.data.splits import Split, format_list, parse_list, split_dataset
+from egeunet.data.splits import Split, format_list, parse_list, shipped_list, split_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
+from egeunet.inference.weights import DEFAULT, SHIPPED, verify
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.recipe import flatten, load_recipe
@@ -48,12 +49,51 @@ class Run:
     epoch: int
     seconds: float
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Id → part of the samples it was trained and selected on; see `read_parts`."""
+        if (self.folder / SPLIT).is_file():
+            return read_parts(self.folder)
+        return shipped_list(self.dataset, self.recipe.data.protocol)
+
+
+def load_model(weights: str | Path = DEFAULT, *, last: bool = False) -> nn.Module:
+    """Return a trained network in torch, in eval mode, to look into or to train on.
+
+    Args:
+        weights: A run folder, or the name of weights that come with the package ("isic2018",
+            "kvasir").
+        last: Of a run folder, the last epoch instead of the selected one.
+
+    Returns:
+        From images as `egeunet.inference.preprocess.to_input` makes them, float32 (B, 3, H, W), to
+        logits (B, K, H, W).
+
+    Raises:
+        UsageError: If there are no such weights.
+        EgeunetError: If they are damaged.
+    """
+    return load_run(weights, last=last).model
+
+
+def weights_file(run: Path) -> Path:
+    """Return the safetensors file of a run folder, or of weights that come with the package.
+
+    Raises:
+        EgeunetError: If the package's are not what was shipped.
+    """
+    shipped = SHIPPED / f"{run}.safetensors"
+    if run.parent == Path() and not run.exists() and shipped.is_file():
+        verify(shipped)
+        return shipped
+    return run / WEIGHTS
+
 
 def load_run(folder: str | Path, *, last: bool = False) -> Run:
     """Read a run folder.
 
     Args:
-        folder: What `out=` named.
+        folder: What `out=` named, or the name of weights that come with the package.
         last: Take the weights of the last epoch instead of the selected ones.
 
     Raises:
@@ -61,10 +101,15 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
         EgeunetError: If its weights are missing or damaged.
     """
     folder = Path(folder)
-    if not (folder / "recipe.yaml").is_file():
-        raise UsageError(f"{folder} is not a run folder: it has no recipe.yaml.")
-    recipe = load_recipe(folder / "recipe.yaml")
-    state, metadata = load_weights(folder / WEIGHTS)
+    file = weights_file(folder)
+    if file.name == WEIGHTS:
+        if not (folder / "recipe.yaml").is_file():
+            raise UsageError(f"{folder} is not a run folder: it has no recipe.yaml.")
+        recipe = load_recipe(folder / "recipe.yaml")
+        state, metadata = load_weights(file)
+    else:
+        state, metadata = load_weights(file)
+        recipe = Recipe.model_validate_json(metadata["recipe"])
     epoch = int(metadata["epoch"])
     if last:
         checkpoint = load_checkpoint(folder)

@@ -165,7 +165,8 @@ class StartSettings(Settings):
     """Where the weights are at the start."""
 
     run: Path | None = Field(
-        None, description="The run folder whose weights are taken; null: random ones"
+        None,
+        description="The run folder, or shipped name, whose weights are taken; null: random ones",
     )
     sha256: str | None = Field(
         None, description="Of these weights; the recipe in the run folder has it"
