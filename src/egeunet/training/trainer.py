@@ -34,6 +34,7 @@ from egeunet.training.run import (
     describe_epoch,
     describe_run,
     open_split,
+    read_history,
     select_epoch,
     write_history,
     write_summary,
@@ -138,7 +139,8 @@ class _Training:
             if board:
                 board.close()
         if self.ranks.first:
-            write_history(self.folder, self.history)  # a kill may have come before the last row
+            if len(read_history(self.folder)) < len(self.history):  # killed before the last row
+                write_history(self.folder, self.history)
             epoch = select_epoch(self.history, self.recipe.data.protocol)["epoch"]
             write_summary(self.recipe, self.history, self._metadata(epoch))
             self.reporter.info(f"selected epoch {epoch:.0f}; weights {self.folder / WEIGHTS}")
