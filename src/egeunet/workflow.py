@@ -21,10 +21,7 @@ from egeunet.files import atomic_write, check_folder
 from egeunet.reporting import Reporter
 from egeunet.training.ranks import is_first, world_size
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import (
-    HISTORY,
-    load_run,
-)
+from egeunet.training.run import HISTORY, load_run
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
 from egeunet.training.settings import Recipe
 from egeunet.training.side_by_side import train_side_by_side

@@ -13,7 +13,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import cache_folder
 from egeunet.inference import weights as module
 from egeunet.inference.sources import read_photo
-from egeunet.inference.weights import find_weights, parse_metadata
+from egeunet.inference.weights import find_weights, parse_metadata, weights_name
 
 GOOD = {
     "system": "egeunet",
@@ -122,6 +122,15 @@ def test_a_url_is_fetched_once_and_verified(server: str, tmp_path: Path) -> None
     found.write_bytes(b"changed in the cache")
     with pytest.raises(EgeunetError, match=r"cannot be fetched.*404"):
         find_weights(url)
+
+
+def test_weights_are_named_after_their_run_or_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert weights_name(Path("runs/x/model.onnx")) == "x"
+    assert weights_name(Path("model.onnx")) == tmp_path.name
+    assert weights_name(Path("y.onnx")) == "y"
 
 
 def test_a_photo_from_a_url(server: str, tmp_path: Path) -> None:

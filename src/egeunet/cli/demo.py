@@ -80,7 +80,7 @@ def _clear(out: Path) -> None:
     """Empty what an earlier demo left; a folder of anything else is none for a demo."""
     marker = out / MARKER
     if out.is_dir() and any(out.iterdir()) and not marker.is_file():
-        raise UsageError(f"{out} holds other files: name another folder with --out.")
+        raise UsageError(f"{out} holds other files: name another folder with --out, or remove it.")
     for before in ("run", "synthetic", "masks"):
         shutil.rmtree(out / before, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)

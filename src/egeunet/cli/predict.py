@@ -108,8 +108,8 @@ def predict(
     if "-" in photos:
         raise UsageError("A photo from a pipe has no name to write to: use `predict - -o -`.")
 
+    from egeunet.inference.find import other_files
     from egeunet.inference.folder import TABLE, is_done, plan, read_rows, run_jobs, write_rows
-    from egeunet.inference.sources import other_files
 
     reporter = console_reporter()
     jobs = plan(photos, output, recursive, overlay)
@@ -167,7 +167,7 @@ def predict(
 
 def _predict_to_pipe(segmenter: Segmenter, photos: list[str], overlay: bool, as_json: bool) -> None:
     """Write one photo's mask, overlay or measurements to stdout."""
-    from egeunet.inference.sources import find_photos
+    from egeunet.inference.find import find_photos
 
     paths = [] if photos == ["-"] else find_photos(photos)
     if len(paths) > 1:

@@ -13,9 +13,9 @@ from typing import Any
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, check_folder
+from egeunet.inference.find import locate_photos
 from egeunet.inference.result import save_image
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.sources import locate_photos
 
 NOTICE = "Research use only; not a medical device or a diagnosis."
 TABLE = "predictions.json"

@@ -17,9 +17,10 @@ from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
 from egeunet.inference.components import tidy
+from egeunet.inference.find import find_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
-from egeunet.inference.sources import ReducedPhoto, Source, find_photos, read_reduced, source_name
+from egeunet.inference.sources import ReducedPhoto, Source, read_reduced, source_name
 from egeunet.inference.weights import Metadata, find_weights, parse_metadata, weights_name
 from egeunet.memory import keep_freed_memory
 

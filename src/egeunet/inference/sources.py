@@ -1,12 +1,10 @@
-"""Where photos come from: files, bytes, open files, Pillow images, arrays; folders and globs."""
+"""What a photo may be: a file, a URL, bytes, an open file, a Pillow image, an array."""
 
 from __future__ import annotations
 
-import glob
 import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -15,16 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import EgeunetError
 from egeunet.inference.fetch import fetch_bytes, is_url
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]
 
 MAX_PIXELS = 200_000_000
 """The largest photo that is decoded: what the largest phone cameras give, 0.6 GB as RGB."""
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-"""The files that count as photos in a folder."""
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -137,90 +132,6 @@ def source_name(source: Source) -> str | None:
         return os.fspath(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)
     return name if isinstance(name, str) else None
-
-
-def find_photos(inputs: Sequence[str | Path], recursive: bool = False) -> list[Path]:
-    """List the photos that files, folders and globs stand for, sorted, each once.
-
-    Args:
-        inputs: Files (any suffix), folders (files with a suffix in `SUFFIXES`, hidden ones left
-            out) and glob patterns (`**` included).
-        recursive: Also look into the folders' subfolders.
-
-    Raises:
-        UsageError: An input does not exist, or there is no photo among them.
-    """
-    return list(locate_photos(inputs, recursive))
-
-
-def locate_photos(inputs: Sequence[str | Path], recursive: bool = False) -> dict[Path, Path]:
-    """Find photos as `find_photos` does, and where each lies below the folder it was found through.
-
-    Args:
-        inputs: As for `find_photos`.
-        recursive: As for `find_photos`.
-
-    Returns:
-        The path of each photo with its path relative to the folder (or to the fixed part of the
-        glob) that was asked for; the bare name for a file asked for by name.
-
-    Raises:
-        UsageError: As for `find_photos`.
-    """
-    found: dict[str, tuple[Path, Path]] = {}
-    for one in inputs:
-        for path, root in _expand(one, recursive):
-            found.setdefault(os.path.abspath(path), (path, path.relative_to(root)))  # noqa: PTH100
-    if not found:
-        names = ", ".join(str(one) for one in inputs) or "an empty list"
-        hint = "" if recursive else "; subfolders are looked into with --recursive"
-        raise UsageError(f"No photo was found in {names} (jpg, png, bmp, tif, webp){hint}.")
-    return dict(sorted(found.values()))
-
-
-def other_files(inputs: Sequence[str | Path], recursive: bool = False) -> list[Path]:
-    """List the files in folders that do not count as photos, hidden ones left out.
-
-    Args:
-        inputs: As for `find_photos`.
-        recursive: As for `find_photos`.
-    """
-    found = []
-    for folder in (Path(one) for one in inputs if Path(one).is_dir()):
-        for path in sorted(folder.glob("**/*" if recursive else "*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if path.is_file() and not hidden and not is_photo(path.name):
-                found.append(path)
-    return found
-
-
-def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield the photos behind one input, each with the folder it was found through."""
-    path = Path(one)
-    if path.is_file():
-        yield path, path.parent
-    elif path.is_dir():
-        for folder, subfolders, names in os.walk(path):
-            subfolders[:] = [n for n in subfolders if recursive and not n.startswith(".")]
-            yield from ((Path(folder, name), path) for name in names if is_photo(name))
-    elif glob.has_magic(str(one)):
-        parts = path.parts
-        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        root = Path(*parts[:fixed])
-        for match in map(Path, glob.glob(str(one), recursive=True)):  # noqa: PTH207
-            if match.is_dir():
-                yield from ((photo, root) for photo, _ in _expand(match, recursive))
-            elif is_photo(match.name):
-                yield match, root
-    elif not path.exists():
-        raise UsageError(f"There is no file or folder {path}.")
-    else:
-        raise UsageError(f"{path} is neither a file nor a folder.")
-
-
-def is_photo(name: str) -> bool:
-    """Tell whether a file of this name counts as a photo in a folder."""
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def _read_bytes(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> bytes:

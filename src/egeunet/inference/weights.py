@@ -117,7 +117,7 @@ class Metadata:
 
 def weights_name(path: Path) -> str:
     """Return what weights are called where they are named: their file, or their run folder."""
-    return path.parent.name if path.stem == "model" else path.stem
+    return path.absolute().parent.name if path.stem == "model" else path.stem
 
 
 def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:

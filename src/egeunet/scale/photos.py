@@ -12,7 +12,7 @@ from lzma import LZMAError
 from typing import TypeAlias
 
 from egeunet.errors import EgeunetError
-from egeunet.inference.sources import is_photo
+from egeunet.inference.find import is_photo
 from egeunet.scale.plan import Shard
 from egeunet.scale.storage import Stored, StoreError, find_filesystem
 from egeunet.scale.tables import read_table

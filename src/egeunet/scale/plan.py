@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.sources import is_photo
+from egeunet.inference.find import is_photo
 from egeunet.scale.storage import Folder, absolute, find_filesystem, list_folder
 from egeunet.scale.tables import cut_table
 
