@@ -3,6 +3,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,27 @@ def test_a_stream_reads_only_a_few_photos_ahead(
         next(stream)
         assert read - done <= 8
     stream.close()
+
+
+def test_a_photo_is_decoded_while_another_is_waited_for(
+    segmenter: Segmenter, lesion: NDArray[np.uint8]
+) -> None:
+    file = io.BytesIO()
+    Image.fromarray(lesion).save(file, "PNG")
+    other_is_read = threading.Event()
+
+    class First(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            assert other_is_read.wait(timeout=20), "the second photo waits for the first"
+            return super().read(size)
+
+    class Second(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            other_is_read.set()
+            return super().read(size)
+
+    photos = [First(file.getvalue()), Second(file.getvalue())]
+    assert len(list(segmenter.stream(photos))) == 2
 
 
 def test_memory_stays_bounded(segmenter: Segmenter) -> None:

@@ -6,9 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from threading import BoundedSemaphore
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +38,9 @@ class Segmenter:
     Args:
         weights: A run folder, an .onnx file from `egeunet export`, the name of weights that come
             with the package ("isic2018", the default), or `https://…/x.onnx#sha256=…`.
-        threads: Photos of a list or stream that are worked on at a time; by default as many as
-            there are cores, 8 at most. One photo takes one thread: the network is too small to gain
-            by more.
+        threads: Photos of a list or stream that are in the network at a time, while a further one
+            is decoded; by default as many as there are cores, 8 at most. One photo takes one
+            thread: the network is too small to gain by more.
         providers: ONNX Runtime's execution providers in order of preference, such as "cuda",
             "coreml", "nnapi", "openvino" or "webgpu" where the installed build of ONNX Runtime has
             them, in full ("CUDAExecutionProvider") or short; the CPU by default, and always last.
@@ -115,7 +116,7 @@ class Segmenter:
         """
         if isinstance(photo, (list, tuple)):
             return list(self.stream(photo))
-        return self._segment(photo)
+        return self._segment(photo, nullcontext())
 
     def stream(self, photos: str | Path | Iterable[Source]) -> Iterator[Result]:
         """Segment photos, several at a time, and give the results in order.
@@ -150,11 +151,12 @@ class Segmenter:
         if isinstance(photos, (str, os.PathLike)):
             photos = find_photos([photos])
         waiting: deque[tuple[Source, Future[Result]]] = deque()
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="segment")
+        network = BoundedSemaphore(self._threads)
+        pool = ThreadPoolExecutor(self._threads + 1, thread_name_prefix="segment")
         try:
             for photo in photos:
-                waiting.append((photo, pool.submit(self._segment, photo)))
-                if len(waiting) > self._threads:
+                waiting.append((photo, pool.submit(self._segment, photo, network)))
+                if len(waiting) > 2 * self._threads + 1:  # a slow photo shall not stop the others
                     yield _outcome(*waiting.popleft())
             while waiting:
                 yield _outcome(*waiting.popleft())
@@ -176,11 +178,12 @@ class Segmenter:
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._session.run(["logits"], {"image": images})[0]
 
-    def _segment(self, source: Source) -> Result:
+    def _segment(self, source: Source, network: AbstractContextManager[Any]) -> Result:
         size = self.metadata.size
         photo = read_reduced(source, least=_ENOUGH * max(size))
         image = to_input(photo.pixels if isinstance(photo, ReducedPhoto) else photo, size)
-        logits = self.logits(image[None])[0]
+        with network:
+            logits = self.logits(image[None])[0]
         if not np.isfinite(logits.sum()):  # which one value spoils
             raise EgeunetError(
                 "The network gave values that are not finite: its weights are damaged; export them "
