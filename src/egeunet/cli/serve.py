@@ -11,6 +11,7 @@ import typer
 from egeunet.cli.console import console_reporter
 from egeunet.cli.options import Weights
 from egeunet.errors import MissingExtraError
+from egeunet.serve.limits import Limits
 
 
 def serve(
@@ -23,13 +24,18 @@ def serve(
     ] = None,
     requests: Annotated[
         int, typer.Option(min=1, help="Requests taken at a time; more are answered with 503.")
-    ] = 64,
-    max_mb: Annotated[float, typer.Option(min=0, help="The largest body, in megabytes.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(min=0, help="The largest photo.")] = 64,
-    max_files: Annotated[int, typer.Option(min=1, help="The most photos of a batch.")] = 32,
+    ] = Limits.requests,
+    max_mb: Annotated[
+        float, typer.Option(min=0, help="The largest body, in megabytes.")
+    ] = Limits.body_bytes / 1e6,
+    max_megapixels: Annotated[float, typer.Option(min=0, help="The largest photo.")] = Limits.pixels
+    / 1e6,
+    max_files: Annotated[
+        int, typer.Option(min=1, help="The most photos of a batch.")
+    ] = Limits.files,
     seconds: Annotated[
         float, typer.Option(min=0, help="For a request to arrive, and then to be answered.")
-    ] = 30,
+    ] = Limits.seconds,
     token: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,7 +69,6 @@ def serve(
     """
     try:
         from egeunet.serve.app import create_app
-        from egeunet.serve.limits import Limits
         from egeunet.serve.server import run
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("egeunet"):

@@ -21,7 +21,8 @@ from egeunet import __version__
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.segmenter import Segmenter
 from egeunet.serve.body import MULTIPART, read_uploads
-from egeunet.serve.limits import Limits, Pool
+from egeunet.serve.limits import Limits
+from egeunet.serve.pool import Pool
 from egeunet.serve.replies import (
     FailedFile,
     Failure,
