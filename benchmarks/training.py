@@ -38,7 +38,7 @@ from egeunet.data.loader import Loader
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
 from egeunet.evaluation.report import append_result
-from egeunet.export.contenders import load_official
+from egeunet.export.torch_contenders import load_official
 from egeunet.memory import keep_freed_memory
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models import create_model, kernels

@@ -45,14 +45,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'egeunet' has no attribute {name!r}")
-    from egeunet.errors import MissingExtraError
+    from egeunet.errors import needs_extra
 
-    try:
+    with needs_extra("train"):
         value = getattr(import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("egeunet"):
-            raise
-        raise MissingExtraError(str(error.name), "train") from error
     globals()[name] = value
     return value
 

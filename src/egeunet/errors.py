@@ -1,5 +1,10 @@
 """The errors a user can cause or mend: one sentence that says what was wrong and what helps."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EgeunetError(Exception):
     """Something a user can act on; the command line prints its message alone and exits with 1."""
@@ -21,6 +26,22 @@ class MissingExtraError(EgeunetError):
         super().__init__(
             f"This needs {library}, which is not installed: pip install 'egeunet[{extra}]'."
         )
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Do what takes an extra of this package.
+
+    Raises:
+        MissingExtraError: A library of others is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = str(error.name).partition(".")[0]
+        if library == "egeunet":  # a mistake of ours
+            raise
+        raise MissingExtraError(library, extra) from error
 
 
 class InterruptedRunError(EgeunetError):

@@ -167,6 +167,7 @@ def evaluate(
     out = out or (subject.run.folder / "evaluation" if subject.run else None)
     if out:
         result.write(Path(out), arrays)
+        reporter.info(f"written to {out}: metrics.json, per_image.csv and figures")
     if record:
         row = {
             **subject.row,
@@ -176,6 +177,7 @@ def evaluate(
             **environment(),
         }
         append_result(Path(record), row)
+        reporter.info(f"row added to {record}")
     return result
 
 

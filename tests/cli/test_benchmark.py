@@ -31,6 +31,7 @@ def test_an_onnx_file_is_one_row_of_a_table_and_of_two_files(
     assert row["size_kb"] == file.stat().st_size / 1000
     assert row["threads"]["1"]["p50_ms"] > 0
     assert report["environment"]["cpu"]
+    assert report["scored_on"] is None
     assert (tmp_path / "out" / "benchmark.png").stat().st_size > 5000
 
 

@@ -145,7 +145,7 @@ def test_what_is_shipped() -> None:
 
 
 def test_shipped_weights_for_torch_are_verified(package: Path, monkeypatch) -> None:
-    monkeypatch.setattr("egeunet.training.run.SHIPPED", package / "weights")
+    monkeypatch.setattr("egeunet.inference.weights.SHIPPED", package / "weights")
     assert load_run("isic2018").recipe.system == "egeunet"
     file = package / "weights" / "isic2018.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")

@@ -13,7 +13,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import cache_folder
 from egeunet.inference import weights as module
 from egeunet.inference.sources import read_photo
-from egeunet.inference.weights import find_weights, parse_metadata, weights_name
+from egeunet.inference.weights import find_weights, parse_metadata, run_folder, weights_name
 
 GOOD = {
     "system": "egeunet",
@@ -63,6 +63,19 @@ def test_shipped_weights_are_found_by_name_and_isic2018_by_none(shipped: Path) -
     assert find_weights("isic2018") == find_weights() == shipped / "isic2018.onnx"
     with pytest.raises(EgeunetError, match=r"'isic2019'.*\(isic2018, kvasir\)"):
         find_weights("isic2019")
+
+
+def test_a_dataset_of_their_name_is_not_taken_for_shipped_weights(
+    shipped: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("home"))
+    Path("isic2018", "images").mkdir(parents=True)
+    assert find_weights("isic2018") == find_weights() == shipped / "isic2018.onnx"
+    assert run_folder("isic2018") is None
+    Path("isic2018", "model.onnx").touch()  # a run is meant before them, but not by None
+    assert find_weights("isic2018") == Path("isic2018", "model.onnx")
+    assert run_folder("isic2018") == Path("isic2018")
+    assert find_weights() == shipped / "isic2018.onnx"
 
 
 def test_shipped_weights_that_were_changed_are_refused(shipped: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from egeunet.cli.console import console_reporter, print_json
 from egeunet.cli.options import Weights
-from egeunet.errors import InterruptedRunError, MissingExtraError
+from egeunet.errors import InterruptedRunError, needs_extra
 from egeunet.scale import SHARD_SIZE
 
 
@@ -57,12 +57,8 @@ def batch(
 
         egeunet batch s3://bucket/photos -o s3://bucket/masks --address auto
     """
-    try:
+    with needs_extra("scale"):
         from egeunet.scale.archive import segment_archive
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("egeunet"):
-            raise
-        raise MissingExtraError(str(error.name), "scale") from error
     try:
         summary = segment_archive(
             inputs,

@@ -20,7 +20,7 @@ def benchmark(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="A dataset by name or a folder, whose test part gives the score."),
+        typer.Option(help="A dataset by name or a folder, scored as `egeunet evaluate` would."),
     ] = None,
     official: Annotated[
         Path | None,
@@ -35,7 +35,8 @@ def benchmark(
 ) -> None:
     """Measure how fast, how large and how good the ways to run a network are, side by side.
 
-    Of a run folder: torch, torch compiled and every ONNX format; of other weights: their ONNX file.
+    Of a run folder: torch, torch compiled and every ONNX format; of other weights: their ONNX file,
+    which takes no torch unless it is to be scored or drawn (the extra `train`).
     Start-up and peak memory are those of a fresh process. In each round every one is run once, so
     that what else the machine does meets all alike.
 
@@ -47,7 +48,6 @@ def benchmark(
     """
     import json
 
-    from egeunet.evaluation.figures import save_figure
     from egeunet.export.benchmark import benchmark as measure
     from egeunet.export.benchmark import latency_figure
     from egeunet.files import atomic_write, check_folder
@@ -57,6 +57,8 @@ def benchmark(
         check_folder(output)
     report = measure(weights, data=data, official=official, rounds=rounds, reporter=reporter)
     if output:
+        from egeunet.evaluation.figures import save_figure  # which takes matplotlib
+
         with atomic_write(output / "benchmark.json") as path:
             path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         save_figure(latency_figure(report), output / "benchmark.png")
@@ -76,7 +78,10 @@ def benchmark(
             times = row["threads"][count]
             cells += [_text(times[key], 1) for key in ("p50_ms", "p95_ms", "images_per_s")]
         rows.append(cells)
-    print_table(f"{report['weights']}, {report['rounds']} rounds", columns, rows)
+    title = f"{report['weights']}, {report['rounds']} rounds"
+    if report["scored_on"]:
+        title += f"; DSC of {report['scored_on']}"
+    print_table(title, columns, rows)
 
 
 def _text(value: float | None, digits: int) -> str:

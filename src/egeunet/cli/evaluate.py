@@ -73,7 +73,7 @@ def evaluate(
 
     For example:
 
-        egeunet evaluate runs/x --protocol holdout --part test -o evaluation
+        egeunet evaluate runs/x
 
         egeunet evaluate isic2018 --data isic2018 -o evaluation
     """
@@ -81,8 +81,6 @@ def evaluate(
     from egeunet.evaluation.report import COLUMNS, table_rows
     from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS
 
-    reporter = console_reporter()
-    out = output or (Path(weights, "evaluation") if Path(weights).is_dir() else None)
     result = egeunet.evaluate(
         weights,
         data=data,
@@ -92,9 +90,9 @@ def evaluate(
         tta=tta,
         corruptions=corruptions,
         device=device,
-        out=out,
+        out=output,
         record=record,
-        reporter=reporter,
+        reporter=console_reporter(),
     )
     if as_json:
         print_json(result.to_dict())
@@ -104,7 +102,3 @@ def evaluate(
         if found := result.robustness:
             print_table("corrupted, by severity", CORRUPTION_COLUMNS, found.corruption_rows())
             print_table("in groups", GROUP_COLUMNS, found.group_rows())
-    if out:
-        reporter.info(f"written to {out}: metrics.json, per_image.csv and figures")
-    if record:
-        reporter.info(f"row added to {record}")

@@ -20,7 +20,7 @@ from egeunet.cli.report import report
 from egeunet.cli.serve import serve
 from egeunet.cli.sweep import sweep
 from egeunet.cli.train import train
-from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
+from egeunet.errors import EgeunetError, InterruptedRunError, UsageError, needs_extra
 
 app = typer.Typer(
     name="egeunet",
@@ -68,7 +68,8 @@ def _options(
 def main() -> None:
     """Run the program: exit code 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
     try:
-        app()
+        with needs_extra("train"):  # commands that take another say so themselves
+            app()
     except InterruptedRunError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(128 + error.signal_number)

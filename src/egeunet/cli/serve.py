@@ -10,7 +10,7 @@ import typer
 
 from egeunet.cli.console import console_reporter
 from egeunet.cli.options import Weights
-from egeunet.errors import MissingExtraError
+from egeunet.errors import needs_extra
 from egeunet.serve.limits import Limits
 
 
@@ -67,13 +67,9 @@ def serve(
         curl --data-binary @photo.jpg -H "Content-Type: image/jpeg"
         "127.0.0.1:8000/v1/segment?format=mask" -o mask.png
     """
-    try:
+    with needs_extra("serve"):
         from egeunet.serve.app import create_app
         from egeunet.serve.server import run
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("egeunet"):
-            raise
-        raise MissingExtraError(str(error.name), "serve") from error
     from egeunet.environment import count_cores
     from egeunet.inference.segmenter import Segmenter
     from egeunet.inference.weights import find_weights, weights_name

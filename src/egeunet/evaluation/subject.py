@@ -13,7 +13,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
 from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import find_weights
+from egeunet.inference.weights import find_weights, run_folder
 from egeunet.training.checkpoint import LAST, WEIGHTS
 from egeunet.training.ranks import find_device
 from egeunet.training.run import Run, load_run, open_split, selected_on, shared_parts
@@ -58,7 +58,7 @@ def open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> Sub
         UsageError: If the words do not fit together.
         EgeunetError: If there are no such weights, or they are damaged.
     """
-    if (folder := Path(weights)).is_dir():
+    if folder := run_folder(weights):
         if tta:
             raise UsageError("Mirror images (tta) take an ONNX file: name that of the run.")
         device = find_device(device)
@@ -126,11 +126,12 @@ def choose_samples(
     if protocol is None:
         at_home = run is not None or dataset is None or dataset.name == subject.dataset
         protocol = subject.protocol if at_home else "external"
+    selected = "val" if "val" in parts.values() else "test"  # under `paper`
     if dataset is not None and protocol == "external":
-        selected = "val" if "val" in parts.values() else "test"  # under `paper`
         known = shared_parts(parts, subject.dataset, dataset.name)
-        seen = {id for id, part in known.items() if part in ("train", selected)}
-        samples = tuple(sample for sample in dataset.samples if sample.id not in seen)
+        samples = tuple(
+            sample for sample in dataset.samples if known.get(sample.id) not in ("train", selected)
+        )
         if not samples:
             raise EgeunetError(f"Every image of {dataset.name} was trained or selected on.")
         return protocol, dataset, samples
@@ -142,10 +143,13 @@ def choose_samples(
         split = split_dataset(dataset, kept)
     samples = {"train": split.train, "val": split.val, "test": split.test}[part]
     # By ids alone, whatever the folder is called: a copy under another name is no other dataset.
-    trained = [sample.id for sample in samples if parts.get(sample.id) == "train"]
-    if part != "train" and trained:
+    # Under its own protocol a run is scored on what it was selected on, too, and says so.
+    refused = {"train"} if protocol == subject.protocol else {"train", selected}
+    seen = [sample.id for sample in samples if parts.get(sample.id) in refused]
+    if part != "train" and seen:
         raise UsageError(
-            f"{len(trained)} of these {len(samples)} images, such as {trained[0]}, were trained "
-            "on: evaluate under the protocol of the training, or with the protocol external."
+            f"{len(seen)} of these {len(samples)} images, such as {seen[0]}, were trained or "
+            "selected on: evaluate under the protocol of the training, or with the protocol "
+            "external."
         )
     return protocol, dataset, samples

@@ -8,34 +8,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from egeunet.data.cache import Arrays, load_arrays
-from egeunet.data.datasets import Sample, open_data
-from egeunet.data.splits import split_dataset
+from egeunet.data.datasets import Sample
 from egeunet.environment import count_cores, environment
 from egeunet.errors import UsageError
-from egeunet.export.contenders import (
-    Contender,
-    Runner,
-    official_contenders,
-    onnx_contender,
-    run_contenders,
-)
+from egeunet.export.contenders import Contender, Runner, onnx_contender
 from egeunet.inference.preprocess import scale
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import DEFAULT, find_weights
-from egeunet.metrics.counts import PixelCounts
+from egeunet.inference.weights import DEFAULT, find_weights, run_folder
 from egeunet.reporting import Reporter
-from egeunet.training.run import Run, load_run, open_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from egeunet.training.run import Run
 
 BATCH = 8  # of the throughput
 _PROBE = """
@@ -79,43 +71,55 @@ def benchmark(
     Args:
         weights: A run folder (torch, torch compiled, and every ONNX format), or an ONNX file as
             `Segmenter` takes it, the shipped "isic2018" by default.
-        data: A dataset or folder whose test part gives the score; not scored without.
+        data: A dataset or folder, scored as `egeunet.evaluate` would; not scored without.
         official: A checkout of the published code, to be timed in the same run.
         rounds: How often each is run; the first tenth is warm-up.
         reporter: Hears of the progress.
 
     Returns:
-        What JSON can hold: `rows`, one per way to run it, and the `environment`. A row has `name`,
-        `size_kb`, `startup_s` and `peak_mb` of a fresh process, `dice` (pooled, in percent), and
-        for `1` thread and for all `cores`: `p50_ms`, `p95_ms` at batch 1 and `images_per_s`. What
-        was not measured is None.
+        What JSON can hold: `rows`, one per way to run it, `scored_on`, and the `environment`. A row
+        has `name`, `size_kb`, `startup_s` and `peak_mb` of a fresh process, `dice` (pooled, in
+        percent), and for `1` thread and for all `cores`: `p50_ms`, `p95_ms` at batch 1 and
+        `images_per_s`. What was not measured is None.
 
     Raises:
-        UsageError: A number is out of its range, or a path is not what it should be.
+        UsageError: A number is out of its range, a path is not what it should be, or the photos to
+            be scored were trained on.
         EgeunetError: There are no such weights.
     """
     if rounds < 10:
         raise UsageError(f"rounds is {rounds}: expected 10 or more.")
     reporter = reporter or Reporter()
     weights = weights or DEFAULT
-    run = load_run(weights) if Path(weights).is_dir() else None
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    run = None
+    if run_folder(weights):
+        from egeunet.training.run import load_run
+
+        run = load_run(weights)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if run or official:  # the others are measured without torch
+            from egeunet.export import torch_contenders
+
+            stack.enter_context(torch_contenders.keep_threads())
         if run:
             size, classes = run.recipe.data.shape, run.recipe.data.num_classes
-            contenders = run_contenders(run, folder, reporter)
+            contenders = torch_contenders.run_contenders(run, folder, reporter)
         else:
             path = find_weights(weights)
             metadata = Segmenter(path).metadata
             size, classes = metadata.size, len(metadata.classes)
             contenders = [onnx_contender("ONNX", path)]
         if official:
-            contenders = [*official_contenders(Path(official), folder, size), *contenders]
+            published = torch_contenders.official_contenders(Path(official), folder, size)
+            contenders = [*published, *contenders]
         threads = sorted({1, count_cores()})
         times = {count: _time(contenders, count, size, rounds, reporter) for count in threads}
         scores: Mapping[str, float] = {}
+        scored_on = None
         if data:
-            arrays = load_arrays(_test_part(data, run), size, classes, reporter=reporter)
+            scored_on, samples = _test_part(data, weights, run)
+            arrays = load_arrays(samples, size, classes, reporter=reporter)
             scores = _score(contenders, arrays, classes, reporter)
         rows = []
         for contender in contenders:
@@ -129,7 +133,13 @@ def benchmark(
                 "threads": {str(count): times[count][contender.name] for count in threads},
             }
             rows.append(row)
-    return {"weights": str(weights), "rounds": rounds, "rows": rows, "environment": environment()}
+    return {
+        "weights": str(weights),
+        "rounds": rounds,
+        "scored_on": scored_on,
+        "rows": rows,
+        "environment": environment(),
+    }
 
 
 def _time(
@@ -147,16 +157,15 @@ def _time(
     rng = np.random.default_rng(0)
     one = rng.uniform(0, 255, (1, 3, *size)).astype(np.float32)
     many = np.repeat(one, BATCH, axis=0)
-    with _torch_threads(threads):
-        runners = {contender.name: contender.open(threads) for contender in contenders}
-        single: dict[str, list[float]] = {name: [] for name in runners}
-        several: dict[str, list[float]] = {name: [] for name in runners}
-        for round_ in reporter.track(range(rounds), f"timing, {threads} threads", rounds):
-            for name, run in runners.items():
-                run(one)
-                single[name].append(_seconds(run, one))
-                if round_ % 5 == 0:
-                    several[name].append(_batch_seconds(run, many))
+    runners = {contender.name: contender.open(threads) for contender in contenders}
+    single: dict[str, list[float]] = {name: [] for name in runners}
+    several: dict[str, list[float]] = {name: [] for name in runners}
+    for round_ in reporter.track(range(rounds), f"timing, {threads} threads", rounds):
+        for name, run in runners.items():
+            run(one)
+            single[name].append(_seconds(run, one))
+            if round_ % 5 == 0:
+                several[name].append(_batch_seconds(run, many))
     warm = rounds // 10
     return {
         name: {
@@ -183,16 +192,6 @@ def _batch_seconds(run: Runner, images: np.ndarray[Any, Any]) -> float:
         return sum(_seconds(run, image[None]) for image in images)
 
 
-@contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, float | None]:
     """Start-up in seconds and peak memory in MB of a fresh process that segments one image."""
     if contender.probe is None or sys.platform == "win32":
@@ -204,17 +203,27 @@ def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, f
     return startup, peak
 
 
-def _test_part(data: str | Path, run: Run | None) -> Sequence[Sample]:
-    """The test part of some data: of a run's own as it was split for the run."""
-    if run and str(data) == run.recipe.data.name:
-        return open_split(run.recipe.data)[1].test
-    return split_dataset(open_data(data), "holdout").test
+def _test_part(
+    data: str | Path, weights: str | Path, run: Run | None
+) -> tuple[str, tuple[Sample, ...]]:
+    """What is scored, in words, and the photos: what `egeunet evaluate` would score."""
+    from egeunet.evaluation.subject import choose_samples, open_subject
+
+    own = run is not None and str(data) == run.recipe.data.name
+    subject = open_subject(weights, last=False, tta=False, device="cpu")
+    protocol, dataset, samples = choose_samples(subject, None if own else data, None, "test")
+    part = "all" if protocol == "external" else "test"
+    return f"{len(samples)} images of {dataset.name}, protocol {protocol}, part {part}", samples
 
 
 def _score(
     contenders: Sequence[Contender], arrays: Arrays, classes: int, reporter: Reporter
 ) -> Mapping[str, float]:
     """The pooled Dice of each, in percent."""
+    import torch
+
+    from egeunet.metrics.counts import PixelCounts
+
     masks = torch.from_numpy(np.array(arrays.masks))
     found = {}
     for contender in contenders:

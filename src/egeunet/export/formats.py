@@ -24,6 +24,7 @@ from egeunet.export.quality import fit_run
 from egeunet.export.quantize import quantize_static, store_half, store_int6
 from egeunet.files import atomic_write, check_folder
 from egeunet.inference.quality import QualityModel
+from egeunet.inference.weights import run_folder
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, load_run
 
@@ -135,7 +136,7 @@ def export(
         The files, each with how near it comes to torch; see `export_run` for the errors.
     """
     opened = load_run(run)
-    if not output and not opened.folder.is_dir():
+    if not output and not run_folder(run):
         raise UsageError(f"{run} is no folder to write to: name one.")
     return export_run(opened, Path(output) if output else None, formats, reporter)
 

@@ -36,14 +36,17 @@ def find_weights(weights: str | Path | None = None) -> Path:
             message says what to do.
     """
     if weights is None:
-        if not (SHIPPED / f"{DEFAULT}.onnx").is_file():
+        shipped = SHIPPED / f"{DEFAULT}.onnx"
+        if not shipped.is_file():
             raise EgeunetError(
                 "No weights were named and none come with this version: give a run folder that "
                 "`egeunet train` left, or an .onnx file from `egeunet export`."
             )
-        weights = DEFAULT
+        return _verify(shipped)
     if is_url(weights):
         return _fetch(str(weights))
+    if found := find_shipped(weights):
+        return found
     path = Path(weights)
     if path.is_dir():
         file = path / "model.onnx"
@@ -52,10 +55,6 @@ def find_weights(weights: str | Path | None = None) -> Path:
         return file
     if path.is_file():
         return path
-    shipped = SHIPPED / f"{weights}.onnx"
-    if path.parent == Path() and shipped.is_file():
-        verify(shipped)
-        return shipped
     names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.onnx"))) or "none"
     raise EgeunetError(
         f"There are no weights {str(weights)!r}: expected a run folder, an .onnx file, or the name "
@@ -63,18 +62,41 @@ def find_weights(weights: str | Path | None = None) -> Path:
     )
 
 
-def verify(path: Path) -> None:
-    """Hold a shipped file to SHA256SUMS beside it, as `sha256sum` writes it.
+def find_shipped(name: str | Path, suffix: str = ".onnx") -> Path | None:
+    """Return the file of weights that come with the package, held to SHA256SUMS beside it.
+
+    Args:
+        name: What they are called. A file of that name, or a folder with a run in it, is meant
+            before them; a folder without, such as a dataset in the current folder, is not.
+        suffix: ".onnx" or ".safetensors".
+
+    Returns:
+        None if there are no such weights.
 
     Raises:
-        EgeunetError: It is another.
+        EgeunetError: The file is not what was shipped.
     """
+    path, shipped = Path(name), SHIPPED / f"{name}{suffix}"
+    is_run = any((path / file).is_file() for file in ("recipe.yaml", "model.onnx"))
+    if path.parent != Path() or path.is_file() or is_run or not shipped.is_file():
+        return None
+    return _verify(shipped)
+
+
+def run_folder(weights: str | Path) -> Path | None:
+    """Return the run folder that weights name; None for a file, a URL, or the package's own."""
+    path = Path(weights)
+    return path if path.is_dir() and not find_shipped(path) else None
+
+
+def _verify(path: Path) -> Path:
     sums = path.with_name("SHA256SUMS")
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
     if f"{sha256_file(path)}  {path.name}" not in lines:
         raise EgeunetError(
             f"{path} is not what was shipped: its SHA-256 is another; install egeunet again."
         )
+    return path
 
 
 def _fetch(url: str) -> Path:

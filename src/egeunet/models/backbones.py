@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from egeunet.compat import mend_torchvision
-from egeunet.errors import EgeunetError, MissingExtraError
+from egeunet.errors import EgeunetError, needs_extra
 
 
 def timm_features(name: str, *, pretrained: bool, in_channels: int, **options: Any) -> nn.Module:
@@ -37,11 +37,9 @@ def timm_features(name: str, *, pretrained: bool, in_channels: int, **options: A
 
 def timm_model(name: str, *, pretrained: bool, in_channels: int, **options: Any) -> nn.Module:
     """Build a whole timm network; arguments and errors as for `timm_features`."""
-    try:
+    with needs_extra("zoo"):
         mend_torchvision()
         import timm
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error.name).partition(".")[0], "zoo") from error
     try:
         return timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **options)
     except OSError as error:  # every error of the hub and of the network is one

@@ -17,7 +17,7 @@ from egeunet.data.splits import Split, format_list, parse_list, shipped_list, sp
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
-from egeunet.inference.weights import DEFAULT, SHIPPED, verify
+from egeunet.inference.weights import DEFAULT, find_shipped
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.recipe import flatten, load_recipe
@@ -82,11 +82,7 @@ def weights_file(run: Path) -> Path:
     Raises:
         EgeunetError: If the package's are not what was shipped.
     """
-    shipped = SHIPPED / f"{run}.safetensors"
-    if run.parent == Path() and not run.exists() and shipped.is_file():
-        verify(shipped)
-        return shipped
-    return run / WEIGHTS
+    return find_shipped(run, ".safetensors") or run / WEIGHTS
 
 
 def load_run(folder: str | Path, *, last: bool = False) -> Run:

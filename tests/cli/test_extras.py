@@ -1,0 +1,51 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BLOCKED = """
+import sys
+for name in ("torch", "matplotlib", "yaml", "scipy", "lightning_fabric", "fsspec",
+             "torchmetrics", "fastapi", "uvicorn", "pyarrow", "onnx"):
+    sys.modules[name] = None  # importing it fails as if it were not installed
+from egeunet.cli.main import main
+main()
+"""
+
+
+def egeunet_alone(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as an installation without extras does."""
+    command = [sys.executable, "-c", BLOCKED, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (("train", "egeunet-isic2018"), "train"),
+        (("evaluate", "isic2018", "--data", "my"), "train"),
+        (("export", "runs/x"), "train"),
+        (("models",), "train"),
+        (("report",), "train"),
+        (("sweep", "experiments/best.yaml"), "train"),
+        (("demo",), "train"),
+        (("serve",), "serve"),
+        (("batch", "photos", "-o", "out"), "scale"),
+    ],
+)
+def test_a_command_names_the_extra_it_takes(
+    words: tuple[object, ...], extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    done = egeunet_alone(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: This needs ")
+    assert done.stderr.endswith(f"pip install 'egeunet[{extra}]'.\n")
+
+
+def test_the_network_is_timed_without_an_extra(run_folder: Path) -> None:
+    done = egeunet_alone("benchmark", run_folder / "model.onnx", "--rounds", 10)
+    assert done.returncode == 0, done.stderr
+    assert "p95 ms" in done.stdout

@@ -1,0 +1,20 @@
+import numpy as np
+import pytest
+
+from egeunet.data.datasets import open_folder
+from egeunet.data.splits import split_dataset
+from egeunet.data.synthetic import write_dataset
+from egeunet.errors import UsageError
+from egeunet.evaluation.subject import Subject, choose_samples
+
+
+def test_what_a_run_was_selected_on_is_scored_under_its_own_protocol_alone(tmp_path):
+    folder = write_dataset(tmp_path / "skin", 20, size=(16, 16))
+    paper = split_dataset(open_folder(folder), "paper")
+    parts = {sample.id: "train" for sample in paper.train}
+    parts |= {sample.id: "test" for sample in paper.test}
+    subject = Subject(np.zeros_like, (16, 16), 1, {}, "skin", parts, "paper")
+    protocol, _, samples = choose_samples(subject, folder, "paper", "test")
+    assert (protocol, samples) == ("paper", paper.test)
+    with pytest.raises(UsageError, match="trained or selected on"):
+        choose_samples(subject, folder, "holdout", "test")
