@@ -23,7 +23,7 @@ from egeunet.training.recipe import explain_mistake, load_recipe, read_yaml
 from egeunet.training.run import open_split, read_history
 from egeunet.training.seeds import parse_seeds, split_seeds
 from egeunet.training.settings import Recipe, Settings
-from egeunet.training.side_by_side import train_side_by_side
+from egeunet.training.side_by_side import default_at_once, train_side_by_side
 from egeunet.workflow import evaluate
 
 EPOCHS_SCORED = {"paper": ("selected", "last"), "holdout": ("selected",)}
@@ -169,10 +169,11 @@ def sweep(
                     f"{found.pooled['dice']:.2%} on {found.n} images of {job.part}, {weights} epoch"
                 )
 
+    recipes = [job.recipe for job, *_ in left.values()]
     return train_side_by_side(
-        [job.recipe for job, *_ in left.values()],
+        recipes,
         resume=True,
-        at_once=at_once or count_cores(),
+        at_once=at_once or min(default_at_once(recipes), count_cores()),  # a GPU takes not all
         finished=score,
         reporter=reporter,
     )

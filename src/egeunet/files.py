@@ -52,6 +52,11 @@ def check_folder(path: str | Path) -> None:
         raise UsageError(f"{path} is a file: name a folder to write to.")
 
 
+def escape_name(name: str) -> str:
+    """Escape what is no Unicode: files may have such names, tables and JSON no such text."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     digest = hashlib.sha256()

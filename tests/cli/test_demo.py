@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from egeunet.cli.demo import MARKER
 from egeunet.cli.main import app
 from egeunet.data.synthetic import write_dataset
 from egeunet.errors import UsageError
@@ -16,6 +17,17 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds other files"):
         CliRunner().invoke(app, [*words, "--out", str(data)], catch_exceptions=False)
     assert sorted(data.rglob("*")) == before
+
+
+def test_a_dataset_that_an_earlier_demo_drew_is_not_erased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = write_dataset(tmp_path / "runs" / "demo" / "synthetic", 4, size=(32, 32))
+    (tmp_path / "runs" / "demo" / MARKER).touch()
+    with pytest.raises(UsageError, match="would be erased"):
+        CliRunner().invoke(app, ["demo", "--data", str(data)], catch_exceptions=False)
+    assert data.is_dir()
 
 
 @pytest.mark.slow

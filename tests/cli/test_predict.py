@@ -288,13 +288,50 @@ def test_a_run_that_was_killed_goes_on(weights: Path, photos: Path, tmp_path: Pa
     out = tmp_path / "out"
     assert predict(photos, "-o", out, "-w", weights).returncode == 0
     rows = json.loads((out / "predictions.json").read_text())
-    # A kill leaves masks that no table describes; one of them was mended by hand since.
-    (out / "predictions.json").unlink()
-    (out / "a_mask.png").write_bytes(b"mine")
+    (out / "predictions.json").unlink()  # a kill leaves masks that no table describes
     done = predict(photos, "-o", out, "-w", weights, "--skip-existing", text=True)
     assert done.returncode == 0
     assert json.loads((out / "predictions.json").read_text()) == rows
-    assert (out / "a_mask.png").read_bytes() == b"mine"
+
+
+def test_no_row_describes_another_mask_than_its_file(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = (photos, "-o", out, "-w", weights, "--skip-existing")
+    assert predict(*words).returncode == 0
+    mask = read_mask(out / "a_mask.png")
+    (out / "predictions.json").unlink()
+    done = predict(*words, "--threshold", 0.0001, text=True)
+    assert done.returncode == 1
+    assert "a_mask.png exists and shows another mask" in done.stderr
+    np.testing.assert_array_equal(read_mask(out / "a_mask.png"), mask)
+    rows = json.loads((out / "predictions.json").read_text())["photos"]
+    assert [row["mask"] for row in rows] == [None, None]
+
+
+def test_the_mask_of_another_photo_of_that_name_is_not_taken_for_its_own(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert predict(photos, "-o", out, "-w", weights).returncode == 0
+    other.mkdir()
+    Image.new("RGB", (50, 40)).save(other / "a.jpg")
+    done = predict(other, "-o", out, "-w", weights, "--skip-existing", text=True)
+    assert done.returncode == 2
+    assert "is of another photo than" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode here")
+def test_a_name_that_is_no_unicode_stands_escaped_in_the_table(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "a.jpg").rename(os.fsdecode(os.fsencode(photos) + b"/\xff.jpg"))
+    done = predict(photos, "-o", tmp_path / "out", "-w", weights, "--json", text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["photos"]
+    assert sorted(row["name"] for row in json.loads(done.stdout)) == [row["name"] for row in rows]
+    assert {row["name"] for row in rows} == {"\\udcff.jpg", "b.png"}
 
 
 def test_masks_can_be_tidied(weights: Path, tmp_path: Path) -> None:

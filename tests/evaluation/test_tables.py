@@ -205,6 +205,15 @@ def test_equal_systems_are_no_different(tmp_path):
     assert significance(series, tmp_path)[0].rows[0][2] == "not the same seeds or images"
 
 
+def test_scores_to_other_masks_are_not_compared(tmp_path):
+    truths, predictions = (torch.from_numpy(one) for one in masks(0.05))
+    ids = tuple(map(str, range(30)))
+    write_counts(tmp_path / "a.csv", ids, count_pixels(predictions, truths))
+    write_counts(tmp_path / "b.csv", ids, count_pixels(predictions, 1 - truths))
+    series = collect([row(per_image="a.csv"), row("unet", per_image="b.csv")])
+    assert significance(series, tmp_path)[0].rows[0][2] == "not the same seeds or images"
+
+
 def test_counts_come_back_as_they_were(tmp_path):
     truths, predictions = masks(0.2, n=4)
     counts = count_pixels(torch.from_numpy(predictions), torch.from_numpy(truths), num_classes=2)

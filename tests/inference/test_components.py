@@ -9,13 +9,11 @@ from egeunet.inference.components import fill, keep_largest, label, tidy
 from egeunet.inference.preprocess import restore_mask
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
-CORNERS = np.ones((3, 3), int)
 
 
 @given(MASKS)
 def test_pieces_are_those_of_scipy(mask: np.ndarray) -> None:
-    np.testing.assert_array_equal(label(mask, corners=True), ndimage.label(mask, CORNERS)[0])
-    np.testing.assert_array_equal(label(mask, corners=False), ndimage.label(mask)[0])
+    np.testing.assert_array_equal(label(mask), ndimage.label(mask)[0])
 
 
 @given(MASKS)
@@ -26,7 +24,7 @@ def test_filling_is_that_of_scipy(mask: np.ndarray) -> None:
 @given(MASKS)
 def test_the_largest_piece_is_one_of_the_pieces_and_none_is_larger(mask: np.ndarray) -> None:
     kept = keep_largest(mask)
-    pieces, count = ndimage.label(mask, CORNERS)
+    pieces, count = ndimage.label(mask)
     sizes = [(pieces == index).sum() for index in range(1, count + 1)]
     assert kept.sum() == max(sizes, default=0)
     assert len(np.unique(pieces[kept])) == min(count, 1)
@@ -57,9 +55,19 @@ def test_a_filled_hole_is_filled_at_the_photos_size_too(threshold: float) -> Non
     assert mask[150, 200]
 
 
+def test_the_largest_piece_is_one_piece_at_the_photos_size_too() -> None:
+    scores = np.full((64, 64), 0.02, np.float32)
+    scores[8:24, 8:24] = scores[24:44, 24:44] = 0.8  # they touch at a corner
+    kept = tidy(scores, 0.5, largest_component=True, fill_holes=False)
+    mask = restore_mask(kept, (301, 407), 0.5)
+    assert ndimage.label(mask, np.ones((3, 3)))[1] == 1
+    assert mask[160, 215]
+    assert not mask[75, 100]
+
+
 def test_a_large_mask_of_noise_is_done_in_time() -> None:
     mask = np.random.default_rng(0).random((256, 256)) < 0.5
-    pieces, _ = ndimage.label(mask, CORNERS)
+    pieces, _ = ndimage.label(mask)
     assert keep_largest(mask).sum() == np.bincount(pieces[mask]).max()
 
 

@@ -349,7 +349,7 @@ def large() -> Image.Image:
     return Image.fromarray(np.stack((x // 6, y // 4, (x + y) // 9), axis=-1).astype(np.uint8))
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8, 9])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_large_jpeg_is_decoded_in_part(large: Image.Image, mode: str, orientation: int) -> None:
     exif = Image.Exif()

@@ -14,7 +14,9 @@ from egeunet.scale.storage import StoreError
 
 
 def read(path, size=4):
-    return [photo for shard in plan_shards([str(path)], size) for photo in read_photos(shard)]
+    return [
+        photo for shard in plan_shards([str(path)], size, "out") for photo in read_photos(shard)
+    ]
 
 
 def write_tar(path, photos, mode="w"):
@@ -70,6 +72,35 @@ def test_a_tar_cut_short_gives_what_it_has_and_one_error(photos, tmp_path, name,
     assert "is damaged or cut short" in str(error)
 
 
+@pytest.mark.parametrize("change", ["damaged", "cut in it", "cut before it"])
+def test_a_tar_with_a_damaged_header_gives_what_is_before_it_and_one_error(
+    photos, tmp_path, change
+):
+    path = tmp_path / "x.tar"
+    write_tar(path, photos)
+    with tarfile.open(path) as tar:
+        third = tar.getmember(photos[2].name).offset
+    data = bytearray(path.read_bytes())
+    data[third + 20] ^= 1
+    ends = {"damaged": len(data), "cut in it": third + 100, "cut before it": third}
+    path.write_bytes(data[: ends[change]])
+    *whole, (last, error) = read(path)
+    assert [data for _, data in whole] == [p.read_bytes() for p in photos[:2]]
+    assert last == str(path)
+    assert "is damaged or cut short" in str(error)
+
+
+def test_a_link_in_a_tar_is_told_of(photos, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(photos[0], "a.jpg")
+        link = tarfile.TarInfo("b.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.jpg"
+        tar.addfile(link)
+    (_, data), (name, error) = read(tmp_path / "x.tar")
+    assert data == photos[0].read_bytes()
+    assert str(error) == f"{name} is a link to a.jpg, no photo."
+
+
 def test_a_parquet_file_with_a_damaged_page_is_an_error(photos, tmp_path):
     path = tmp_path / "x.parquet"
     table = pa.table({"bytes": [photo.read_bytes() for photo in photos]})
@@ -104,4 +135,4 @@ def test_a_folder_where_a_tar_was_is_trouble_with_the_store(tmp_path):
 def test_a_scheme_without_its_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(EgeunetError, match="gs:// needs a library that is missing: pip install gc"):
-        list(plan_shards(["gs://bucket/photos"], 4))
+        list(plan_shards(["gs://bucket/photos"], 4, "out"))

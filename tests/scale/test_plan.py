@@ -24,7 +24,7 @@ def plan(output, shards, **changes):
 
 def test_photos_come_in_order_from_all_folders_and_the_last_shard_is_smaller(photos):
     root = photos[0].parents[1]
-    shards = list(plan_shards([str(root)], 4))
+    shards = list(plan_shards([str(root)], 4, "out"))
     assert [len(shard["photos"]) for shard in shards] == [4, 4, 1]
     assert [path for shard in shards for path in shard["photos"]] == [str(p) for p in photos]
 
@@ -35,15 +35,28 @@ def test_hidden_files_links_to_folders_and_other_files_are_left_out(photos, tmp_
     (tmp_path / "link").symlink_to(photos[0].parent)
     (tmp_path / ".folder").mkdir()
     shutil.copy(photos[0], tmp_path / ".folder" / "c.jpg")
-    assert list(plan_shards([str(tmp_path)], 4)) == [{"photos": [f"{tmp_path}/b.JPG"]}]
+    assert list(plan_shards([str(tmp_path)], 4, "out")) == [{"photos": [f"{tmp_path}/b.JPG"]}]
 
 
 def test_a_glob_names_files(photos):
     pattern = f"{photos[0].parents[1]}/*/00[0-3].jpg"
-    (shard,) = plan_shards([pattern], 10)
+    (shard,) = plan_shards([pattern], 10, "out")
     assert shard["photos"] == sorted(
         str(p) for p in photos if p.stem in ["000", "001", "002", "003"]
     )
+
+
+def test_what_two_globs_find_is_taken_once_and_the_output_left_out(photos):
+    root, folder = photos[0].parents[1], photos[0].parent
+    inputs = [f"{root}/**/*.jpg", f"{root}/*/00*.jpg"]
+    (shard,) = plan_shards(inputs, 100, str(folder))
+    assert shard["photos"] == sorted(str(path) for path in photos if path.parent != folder)
+
+
+def test_a_glob_of_a_file_uri(photos):
+    (shard,) = plan_shards([f"file://{photos[0].parent}/*.jpg"], 100, "out")
+    names = sorted(path.name for path in photos if path.parent == photos[0].parent)
+    assert [path.rpartition("/")[2] for path in shard["photos"]] == names
 
 
 def test_tars_and_row_groups_are_never_cut(photos, tmp_path):
@@ -52,7 +65,7 @@ def test_tars_and_row_groups_are_never_cut(photos, tmp_path):
     pq.write_table(table, tmp_path / "b.parquet", row_group_size=3)
     shutil.copy(photos[0], tmp_path / "c.jpg")
     file = f"{tmp_path}/b.parquet"
-    assert list(plan_shards([str(tmp_path)], 4)) == [
+    assert list(plan_shards([str(tmp_path)], 4, "out")) == [
         {"tar": f"{tmp_path}/a.tar.gz"},
         {"parquet": file, "groups": [0, 2], "row": 0},
         {"parquet": file, "groups": [2, 4], "row": 6},
@@ -62,22 +75,22 @@ def test_tars_and_row_groups_are_never_cut(photos, tmp_path):
 
 def test_what_cannot_be_planned_is_said_in_one_sentence(tmp_path):
     with pytest.raises(UsageError, match="There is no file or folder"):
-        list(plan_shards([f"{tmp_path}/none"], 4))
+        list(plan_shards([f"{tmp_path}/none"], 4, "out"))
     pq.write_table(pa.table({"image": [1], "text": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(UsageError, match=r"no column of photos.*found image, text"):
-        list(plan_shards([str(tmp_path)], 4))
+        list(plan_shards([str(tmp_path)], 4, "out"))
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(EgeunetError, match=r"x\.parquet is not a Parquet file that can be read"):
-        list(plan_shards([str(tmp_path)], 4))
+        list(plan_shards([str(tmp_path)], 4, "out"))
     with pytest.raises(UsageError, match="cannot be opened"):
-        list(plan_shards(["nonsense://x"], 4))
+        list(plan_shards(["nonsense://x"], 4, "out"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
     (tmp_path / "x").mkdir(mode=0)
     with pytest.raises(EgeunetError, match="cannot be read"):
-        list(plan_shards([str(tmp_path)], 4))
+        list(plan_shards([str(tmp_path)], 4, "out"))
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def bucket(server, photos, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["photos", "photos/*/*.jpg", "x.tar", "x.parquet"])
 def test_every_kind_is_read_from_a_store(bucket, photos, name):
-    shards = plan_shards([f"s3://archive/{name}"], 4)
+    shards = plan_shards([f"s3://archive/{name}"], 4, "out")
     found = [photo for shard in shards for photo in read_photos(shard)]
     assert all(name.startswith("s3://archive/") for name, _ in found)
     assert [data for _, data in found] == [photo.read_bytes() for photo in photos]
@@ -80,13 +80,13 @@ def test_a_missing_photo_is_an_error_and_an_unreachable_store_ends_the_shard(buc
     ((_, error),) = read_photos({"photos": ["s3://archive/gone.jpg"]})
     assert str(error) == "There is no file s3://archive/gone.jpg."
     with pytest.raises(EgeunetError, match="There is no file or folder s3://archive/gone"):
-        list(plan_shards(["s3://archive/gone"], 4))
+        list(plan_shards(["s3://archive/gone"], 4, "out"))
     with pytest.raises(StoreError, match="cannot be opened"):
         list(read_photos({"tar": "s3://a bucket with no such name/x.tar"}))
 
 
 def test_a_part_in_a_store_has_the_bytes_of_one_on_disk(bucket, segmenter, tmp_path):
-    (shard,) = plan_shards(["s3://archive/photos"], 100)
+    (shard,) = plan_shards(["s3://archive/photos"], 100, "out")
     for output in ("s3://archive/parts", str(tmp_path)):
         work = Work(Folder(output), "w@0", masks=True)
         assert write_part(segmenter, work, 0, shard) == Count(9, 0)
@@ -99,7 +99,7 @@ def test_a_part_in_a_store_has_the_bytes_of_one_on_disk(bucket, segmenter, tmp_p
 @pytest.mark.slow
 def test_a_job_from_bucket_to_bucket(bucket, server, program):
     pytest.importorskip("ray", reason="no ray: pip install 'egeunet[scale]'")
-    words = ("s3://archive/photos", "-o", "s3://archive/out", "--shard-size", 4)
+    words = ("s3://archive/photos", "-o", "s3://archive/out/", "--shard-size", 4)
     assert program.run(*words, **server)[0].startswith("9 done (")
     names = {Path(name).name for name in bucket.find("archive/out", refresh=True)}
     assert names == {"plan.jsonl", "summary.json", *(f"part-0000{n}.parquet" for n in range(3))}

@@ -168,6 +168,15 @@ def test_an_address_in_use_is_one_sentence(service):
     assert done.stderr == f"error: 127.0.0.1:{service.port} cannot be listened on: {IN_USE}.\n"
 
 
+def test_an_address_that_is_none_is_one_sentence():
+    command = [sys.executable, "-m", "egeunet", "serve", "--host", "no.such.host.invalid"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("error: no.such.host.invalid:8000 cannot be listened on: ")
+    assert "Unknown error" not in line
+
+
 def test_a_body_without_a_length_is_cut_off_at_the_limit(service):
     with service.open_raw(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()) as raw:
         try:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import time
 
@@ -43,6 +44,20 @@ def test_a_kill_before_the_last_row_was_written_loses_none(recipe):
     (folder / "metrics.json").unlink()
     train(recipe, resume=True)
     assert (folder / "history.csv").read_text() == whole
+
+
+def test_a_run_goes_on_with_the_images_it_was_begun_with_alone(recipe, tmp_path, samples):
+    root = tmp_path / "mine"
+    shutil.copytree(samples, root)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": root})})
+    folder = train(recipe)
+    before = (folder / "split.txt").read_text()
+    (removed, *_) = read_parts(folder)
+    for file in root.glob(f"*/{removed}.*"):
+        file.unlink()
+    with pytest.raises(UsageError, match="were added, removed or moved to another part"):
+        train(recipe, resume=True)
+    assert (folder / "split.txt").read_text() == before
 
 
 def test_the_loss_falls(samples, words):

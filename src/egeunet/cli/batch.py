@@ -78,8 +78,7 @@ def batch(
         print_json(asdict(summary))
     else:
         rate = f" ({summary.photos_per_second:.0f}/s)" if summary.segmented else ""
-        earlier = summary.photos - summary.segmented
-        there = f", {earlier} already there" if earlier else ""
+        there = f", {summary.earlier} already there" if summary.earlier else ""
         done = summary.photos - summary.errors
         sys.stdout.write(f"{done} done{rate}, {summary.errors} failed{there}: {output}\n")
     if summary.errors:

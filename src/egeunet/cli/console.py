@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from egeunet.files import escape_name
 from egeunet.reporting import Bar, Reporter
 
 
@@ -35,7 +36,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON to stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(escape_name(text) + "\n")
 
 
 class _ConsoleReporter(Reporter):

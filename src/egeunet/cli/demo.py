@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +45,8 @@ def demo(
     from egeunet.training.recipe import load_recipe
 
     reporter = console_reporter()
-    _clear(out)
     run, drawn, masks = out / "run", out / "synthetic", out / "masks"
+    _clear(out, (run, drawn, masks), data)
     if data is None:
         data = drawn
         write_dataset(data, IMAGES, seed=0, reporter=reporter)
@@ -76,12 +77,15 @@ def demo(
     print_table("Where everything is", ("what", "path"), found_at)
 
 
-def _clear(out: Path) -> None:
+def _clear(out: Path, made: Sequence[Path], data: Path | None) -> None:
     """Empty what an earlier demo left; a folder of anything else is none for a demo."""
     marker = out / MARKER
     if out.is_dir() and any(out.iterdir()) and not marker.is_file():
         raise UsageError(f"{out} holds other files: name another folder with --out, or remove it.")
-    for before in ("run", "synthetic", "masks"):
-        shutil.rmtree(out / before, ignore_errors=True)
+    for folder in made:
+        if data and folder.resolve() in (data.resolve(), *data.resolve().parents):
+            raise UsageError(f"{data} would be erased: name another folder with --out.")
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()

@@ -88,6 +88,7 @@ def predict(
 
         egeunet predict - -o - --weights runs/x < photo.jpg > mask.png
     """
+    from egeunet.inference.find import find_photos, other_files
     from egeunet.inference.segmenter import Segmenter
 
     if overwrite and skip_existing:
@@ -103,12 +104,12 @@ def predict(
         fill_holes=fill_holes,
     )
     if str(output) == "-":
-        _predict_to_pipe(open_segmenter(), photos, overlay, as_json)
+        paths = [] if photos == ["-"] else find_photos(photos, recursive)
+        _predict_to_pipe(open_segmenter(), paths, overlay, as_json)
         return
     if "-" in photos:
         raise UsageError("A photo from a pipe has no name to write to: use `predict - -o -`.")
 
-    from egeunet.inference.find import other_files
     from egeunet.inference.folder import TABLE, is_done, plan, read_rows, run_jobs, write_rows
 
     reporter = console_reporter()
@@ -165,11 +166,8 @@ def predict(
         raise typer.Exit(1)
 
 
-def _predict_to_pipe(segmenter: Segmenter, photos: list[str], overlay: bool, as_json: bool) -> None:
-    """Write one photo's mask, overlay or measurements to stdout."""
-    from egeunet.inference.find import find_photos
-
-    paths = [] if photos == ["-"] else find_photos(photos)
+def _predict_to_pipe(segmenter: Segmenter, paths: list[Path], overlay: bool, as_json: bool) -> None:
+    """Write one photo's mask, overlay or measurements to stdout; without a path it is on stdin."""
     if len(paths) > 1:
         raise UsageError(f"A pipe takes one photo, not {len(paths)}: name a folder with -o.")
     result = segmenter(paths[0] if paths else sys.stdin.buffer)

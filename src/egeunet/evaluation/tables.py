@@ -251,7 +251,10 @@ def _paired(
         Counts(*(sum(parts) for parts in zip(*(one[seed][1] for seed in seeds), strict=True)))
         for one in (mine, theirs)
     )
-    found = paired_difference(a, b)
+    try:
+        found = paired_difference(a, b)
+    except ValueError:  # the masks of these images were other ones
+        return "not the same seeds or images"
     low, high = (f"{100 * end:+.2f}" for end in found.interval)
     verdict = "no difference: " if found.verdict == "no difference" else ""
     return f"{verdict}{100 * found.difference:+.2f} ({low} … {high}), p {found.p_value:.2g}"

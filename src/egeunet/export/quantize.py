@@ -1,4 +1,4 @@
-"""Smaller files: weights in half precision or in eight bits, and convolutions in eight bits."""
+"""Smaller files: weights in half precision or six bits, and convolutions in eight bits."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _split_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
-    """Return the graph with its convolutions in int8, and its other weights stored in int8.
+    """Return the graph with its convolutions in int8, and its other weights stored in six bits.
 
     Weights are symmetric with a scale per channel; the ranges of the activations are the largest
     that the photos give. What normalises and attends stays in float32.

@@ -37,9 +37,10 @@ def tidy(
 def keep_largest(mask: Mask) -> Mask:
     """Return the largest piece of a mask (h, w), the upper one of equals.
 
-    Pixels that touch at an edge or a corner belong together.
+    Pixels that touch at an edge belong together: at a corner alone, they come apart when the mask
+    is enlarged to the photo's size.
     """
-    pieces = label(mask, corners=True)
+    pieces = label(mask)
     if not pieces.any():
         return mask
     return pieces == np.bincount(pieces[mask]).argmax()
@@ -47,16 +48,15 @@ def keep_largest(mask: Mask) -> Mask:
 
 def fill(mask: Mask) -> Mask:
     """Return a mask (h, w) with what it surrounds: the background that no edge leads out of."""
-    outside = label(~np.pad(mask, 1), corners=False)
+    outside = label(~np.pad(mask, 1))
     return (outside != outside[0, 0])[1:-1, 1:-1]
 
 
-def label(mask: Mask, corners: bool) -> NDArray[np.intp]:
-    """Number the pieces of a mask.
+def label(mask: Mask) -> NDArray[np.intp]:
+    """Number the pieces of a mask, whose pixels touch at edges.
 
     Args:
         mask: bool (h, w).
-        corners: Whether pixels that touch at a corner belong together.
 
     Returns:
         (h, w): 0 outside the mask, else the piece's number from 1 on, in reading order.
@@ -74,11 +74,10 @@ def label(mask: Mask, corners: bool) -> NDArray[np.intp]:
         return run
 
     first = np.searchsorted(rows, np.arange(mask.shape[0] + 1))
-    reach = int(corners)
     for row in range(1, mask.shape[0]):
         above, here = first[row - 1], first[row]
         while above < first[row] and here < first[row + 1]:
-            if starts[above] < ends[here] + reach and starts[here] < ends[above] + reach:
+            if starts[above] < ends[here] and starts[here] < ends[above]:
                 low, high = sorted((find(int(above)), find(int(here))))
                 parent[high] = low
             if ends[above] < ends[here]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write, check_folder
+from egeunet.files import atomic_write, check_folder, escape_name
 from egeunet.inference.find import locate_photos
-from egeunet.inference.result import save_image
+from egeunet.inference.result import Result, save_image
 from egeunet.inference.segmenter import Segmenter
 
 NOTICE = "Research use only; not a medical device or a diagnosis."
@@ -86,7 +89,7 @@ def plan(
         base = output / (stem if shared[str(stem).lower()] == 1 else relative)
         job = Job(
             photo=photo,
-            name=relative.as_posix(),
+            name=escape_name(relative.as_posix()),
             mask=base.with_name(base.name + _MASK),
             overlay=base.with_name(base.name + _OVERLAY) if overlay else None,
         )
@@ -110,8 +113,8 @@ def run_jobs(
         segmenter: The network.
         jobs: What `plan` gave.
         output: The folder that was planned for.
-        keep_existing: Write no file that exists; such a photo is measured all the same, because a
-            run that was killed leaves masks without rows.
+        keep_existing: Replace no mask that exists, because a run that was killed leaves masks
+            without rows; one that differs from what is drawn now is an error of its photo.
 
     Yields:
         The row of the table for each photo; its `error` says what was wrong with a photo that had
@@ -122,18 +125,38 @@ def run_jobs(
     """
     with closing(segmenter.outcomes(job.photo for job in jobs)) as outcomes:
         for job, (_, outcome) in zip(jobs, outcomes, strict=True):
+            if not isinstance(outcome, EgeunetError) and keep_existing and job.mask.exists():
+                outcome = _compare(outcome, job.mask)
             if isinstance(outcome, EgeunetError):
-                yield {"name": job.name, "mask": None, "error": str(outcome)}
+                yield {"name": job.name, "mask": None, "error": escape_name(str(outcome))}
                 continue
-            if not (keep_existing and job.mask.exists()):
+            if not job.mask.exists() or not keep_existing:
                 outcome.save(job.mask)
             if job.overlay and not (keep_existing and job.overlay.exists()):
                 save_image(outcome.overlay(), job.overlay)
             measured = outcome.to_dict(contours=False)
             del measured["source"]
-            mask = job.mask.relative_to(output).as_posix()
-            own = {"name": job.name, "mask": mask, "weights": segmenter.weights}
+            own = {
+                "name": job.name,
+                "bytes": job.photo.stat().st_size,
+                "mask": escape_name(job.mask.relative_to(output).as_posix()),
+                "weights": segmenter.weights,
+            }
             yield {**own, **measured, "error": None}
+
+
+def _compare(result: Result, path: Path) -> Result | EgeunetError:
+    """Return the result if a mask file shows it, else an error."""
+    try:
+        same = np.array_equal(np.asarray(Image.open(path)), np.asarray(result.mask_image()))
+    except OSError:
+        same = False
+    if same:
+        return result
+    return EgeunetError(
+        f"{path} exists and shows another mask than these weights and options draw: replace it "
+        "with --overwrite, or move it away."
+    )
 
 
 def read_rows(output: Path) -> dict[str, Row]:
@@ -154,9 +177,20 @@ def read_rows(output: Path) -> dict[str, Row]:
 
 
 def is_done(job: Job, rows: Mapping[str, Row]) -> bool:
-    """Tell whether a job's files exist and the table describes them."""
-    described = rows.get(job.name, {}).get("mask") is not None
-    return described and all(path.exists() for path in job.outputs)
+    """Tell whether a job's files exist and the table describes them.
+
+    Raises:
+        UsageError: They are of another photo of the same name.
+    """
+    row = rows.get(job.name, {})
+    if row.get("mask") is None or not job.mask.exists():
+        return False
+    if row.get("bytes") not in (None, job.photo.stat().st_size):
+        raise UsageError(
+            f"{job.mask} is of another photo than {job.photo}: name another folder, or replace it "
+            "with --overwrite."
+        )
+    return all(path.exists() for path in job.outputs)
 
 
 def write_rows(output: Path, rows: Mapping[str, Row]) -> None:

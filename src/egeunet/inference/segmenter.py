@@ -18,6 +18,7 @@ from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
 from egeunet.inference.components import tidy
+from egeunet.inference.fetch import is_url
 from egeunet.inference.find import find_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
@@ -122,8 +123,8 @@ class Segmenter:
         """Segment photos, several at a time, and give the results in order.
 
         Args:
-            photos: A folder or glob pattern, or any iterable of photos; it is read only a few
-                photos ahead, so that memory stays bounded however many there are.
+            photos: A folder, a glob pattern, a URL, or any iterable of photos; it is read only a
+                few photos ahead, so that memory stays bounded however many there are.
 
         Yields:
             One result per photo, in order.
@@ -149,7 +150,7 @@ class Segmenter:
             Each photo as it was given, with its result or with the error that says what is wrong.
         """
         if isinstance(photos, (str, os.PathLike)):
-            photos = find_photos([photos])
+            photos = [photos] if is_url(photos) else find_photos([photos])
         waiting: deque[tuple[Source, Future[Result]]] = deque()
         network = BoundedSemaphore(self._threads)
         pool = ThreadPoolExecutor(self._threads + 1, thread_name_prefix="segment")

@@ -102,7 +102,7 @@ def read_reduced(source: Source, least: int) -> NDArray[np.uint8] | ReducedPhoto
         if image.format == "JPEG":
             image.draft(image.mode, (least, least))
         reduced = image.size != (width, height)
-        turned = reduced and _orientation(image) >= 5
+        turned = reduced and _orientation(image) in (5, 6, 7, 8)
         pixels = _decode(image, name)
     if not reduced:
         return pixels

@@ -52,7 +52,8 @@ class Summary:
         photos: In the archive.
         errors: Of them could not be segmented.
         parts: Files they are in.
-        segmented: Photos that this start segmented; earlier ones did the rest.
+        earlier: Photos that earlier starts dealt with.
+        segmented: Photos that this start segmented.
         seconds: This start took, with Ray's own.
         photos_per_second: Of this start, from the first worker's beginning on.
         weights: Their name, "@" and SHA-256.
@@ -61,6 +62,7 @@ class Summary:
     photos: int
     errors: int
     parts: int
+    earlier: int
     segmented: int
     seconds: float
     photos_per_second: float
@@ -105,11 +107,12 @@ def segment_archive(
     header = {
         "version": __version__,
         "inputs": [absolute(one) for one in inputs],
+        "inputs_as_typed": list(inputs),  # ids of photos begin with these
         "weights": work.weights,
         "shard_size": shard_size,
         "masks": masks,
     }
-    offsets = open_plan(work.output, header, plan_shards(inputs, shard_size))
+    offsets = open_plan(work.output, header, plan_shards(inputs, shard_size, output))
     names = [part_name(number) for number in range(len(offsets) - 1)]
     done = work.output.names(PARTS) & set(names)
     left = np.array([n for n, part in enumerate(names) if part not in done], np.int64)
@@ -130,6 +133,7 @@ def segment_archive(
         photos=total.photos,
         errors=total.errors,
         parts=len(names),
+        earlier=before.photos,
         segmented=now.photos - now.errors,
         seconds=round(time.monotonic() - start, 3),
         photos_per_second=round(now.photos / busy, 3) if busy else 0.0,

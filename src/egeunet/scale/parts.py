@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from egeunet.errors import EgeunetError
+from egeunet.files import escape_name
 from egeunet.inference import rle
 from egeunet.inference.segmenter import Segmenter
 from egeunet.scale.photos import read_photos
@@ -118,13 +119,13 @@ def _segment(
     segmenter: Segmenter, work: Work, number: int, shard: Shard
 ) -> Iterator[dict[str, Any]]:
     for index, (name, photo) in enumerate(read_photos(shard)):
-        row = {"id": _text(name), "weights": work.weights}
+        row = {"id": escape_name(name), "weights": work.weights}
         try:
             if isinstance(photo, EgeunetError):
                 raise photo
             result = segmenter(photo)
         except EgeunetError as error:
-            yield {**row, "error": _text(str(error))}
+            yield {**row, "error": escape_name(str(error))}
             continue
         mask = f"masks/{number:05}/{index:05}.png" if work.masks else None
         if mask:
@@ -141,8 +142,3 @@ def _segment(
             "review": result.review,
             "mask": mask,
         }
-
-
-def _text(name: str) -> str:
-    """Escape what is no Unicode: files may have such names, and columns no such values."""
-    return name.encode("utf-8", "backslashreplace").decode()

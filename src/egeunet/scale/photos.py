@@ -55,15 +55,36 @@ def read_photos(shard: Shard) -> Iterator[Photo]:
         yield uri, error
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose damaged header is an error; `tarfile` takes it for the end of the tar."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the true end
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no photo is found behind the last one ({error})") from error
+
+
 def _read_tar(uri: str) -> Iterator[Photo]:
     try:
         # As a stream: a gzipped one, and one in a store, can only be read from front to back.
-        with Stored(uri) as source, tarfile.open(fileobj=source, mode="r|*") as tar:
+        with (
+            Stored(uri) as source,
+            tarfile.open(fileobj=source, mode="r|*", tarinfo=_Member) as tar,
+        ):
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                if member.isfile() and is_photo(member.name.rpartition("/")[2]):
+                if not is_photo(member.name.rpartition("/")[2]):
+                    continue
+                name = f"{uri}/{member.name}"
+                if member.isfile():
                     file = tar.extractfile(member)
-                    yield f"{uri}/{member.name}", file.read() if file else b""
+                    yield name, file.read() if file else b""
+                elif member.islnk() or member.issym():
+                    yield name, EgeunetError(f"{name} is a link to {member.linkname}, no photo.")
     except (tarfile.TarError, OSError, EOFError, zlib.error, LZMAError) as error:
         raise EgeunetError(f"{uri} is damaged or cut short: {error}.") from error
 

@@ -31,20 +31,25 @@ TABLES = (".parquet", ".pq")
 Shard = dict[str, Any]
 
 
-def plan_shards(inputs: Sequence[str], size: int) -> Iterator[Shard]:
+def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard]:
     """Cut an archive into shards, always the same ones for the same archive.
 
     Args:
         inputs: Folders, glob patterns, photos, tars and Parquet files; paths or URIs.
         size: Photos of a shard. A row group of a Parquet file and a tar are never cut.
+        output: Where the work goes to: what a glob pattern finds there is left out.
 
     Raises:
         UsageError: An input does not exist.
         EgeunetError: An input cannot be read.
     """
+    found: set[str] = set()
     for one in inputs:
         photos: list[str] = []
-        for path in _expand(one):
+        paths = _expand(one)
+        if glob.has_magic(one):
+            paths = _new(paths, found, absolute(output))
+        for path in paths:
             if path.lower().endswith(TARS):
                 yield {"tar": path}
             elif path.lower().endswith(TABLES):
@@ -147,6 +152,15 @@ def _compare_headers(output: Folder, wanted: Shard, line: bytes) -> None:
         )
 
 
+def _new(paths: Iterable[str], found: set[str], output: str) -> Iterator[str]:
+    """Leave out what an earlier pattern found, and what lies in the output."""
+    for path in paths:
+        place = absolute(path)
+        if place not in found and not place.startswith(f"{output}/"):
+            found.add(place)
+            yield path
+
+
 def _expand(one: str) -> Iterator[str]:
     """Yield the photos, tars and tables behind one input, in a fixed order."""
     filesystem, path = find_filesystem(one)
@@ -165,7 +179,7 @@ def _find(filesystem: AbstractFileSystem, path: str, name: str) -> Iterator[str]
         yield from _walk(filesystem, path, name.rstrip("/"))
     elif not glob.has_magic(name):
         raise UsageError(f"There is no file or folder {name}.")
-    elif isinstance(filesystem, LocalFileSystem):
+    elif isinstance(filesystem, LocalFileSystem) and "://" not in name:
         found = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207
         yield from (one for one in found if _counts(Path(one).name) and Path(one).is_file())
     else:

@@ -122,7 +122,7 @@ class Folder:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = uri.rstrip("/") or uri
         self._filesystem, self._path = find_filesystem(uri)
         self._local = isinstance(self._filesystem, LocalFileSystem)
         if self._local and Path(self._path).is_file():

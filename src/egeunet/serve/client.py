@@ -60,7 +60,8 @@ class Client:
         Raises:
             EgeunetError: The file cannot be read, or the service refuses it or does not answer.
         """
-        return json.loads(self._segment(photo, "json"))
+        row: dict[str, Any] = json.loads(self._segment(photo, "json"))
+        return row | {"source": _name(photo)}
 
     def mask(self, photo: str | Path | bytes) -> bytes:
         """Return the mask of a photo as a PNG file; otherwise as `segment`."""
@@ -91,8 +92,7 @@ class Client:
         rows: list[dict[str, Any]] = json.loads(
             self._ask("/v1/segment/batch", body, f"multipart/form-data; boundary={boundary}")
         )
-        names = [None if isinstance(photo, bytes) else os.fspath(photo) for photo in photos]
-        return [row | {"source": name} for row, name in zip(rows, names, strict=True)]
+        return [row | {"source": _name(one)} for row, one in zip(rows, photos, strict=True)]
 
     def models(self) -> list[dict[str, Any]]:
         """Return what the service says of its weights and limits."""
@@ -132,6 +132,10 @@ def _read(photo: str | Path | bytes) -> bytes:
         return Path(photo).read_bytes()
     except OSError as error:
         raise EgeunetError(f"{photo} cannot be read: {error.strerror}.") from error
+
+
+def _name(photo: str | Path | bytes) -> str | None:
+    return None if isinstance(photo, bytes) else os.fspath(photo)
 
 
 def _reason(error: HTTPError) -> str:

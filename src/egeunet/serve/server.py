@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 import socket
 import sys
@@ -40,7 +39,7 @@ def run(app: FastAPI, host: str, port: int, grace: float) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error  # without Python's own words
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # without Python's words
         raise EgeunetError(f"{host}:{port} cannot be listened on: {reason}.") from error
     config = uvicorn.Config(
         app,

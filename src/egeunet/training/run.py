@@ -259,8 +259,28 @@ def check_folder(recipe: Recipe, resume: bool) -> Path:
     return folder
 
 
+def check_split(folder: Path, split: Split) -> None:
+    """Hold a run that goes on to the images that it was begun with.
+
+    Raises:
+        UsageError: If one was added, is missing, or lies in another part.
+    """
+    if not (folder / SPLIT).is_file():
+        return
+    before = read_parts(folder)
+    now = {sample.id: part for part, samples in split.parts().items() for sample in samples}
+    changed = sorted(id for id in before.keys() | now.keys() if before.get(id) != now.get(id))
+    if changed:
+        raise UsageError(
+            f"{len(changed)} images, such as {changed[0]}, were added, removed or moved to another "
+            f"part since {folder} was begun: restore them, or choose another out=FOLDER."
+        )
+
+
 def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
     """Write into the run folder what decides a training: recipe, split, environment.
+
+    The environment stays that of the beginning when a run goes on.
 
     Raises:
         EgeunetError: If the folder cannot be written.
@@ -270,7 +290,8 @@ def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
         with atomic_write(folder / SPLIT) as temporary:
             text = format_list(dataset, recipe.data.protocol, 0, split)
             temporary.write_text(text, encoding="utf-8")
-        write_json(folder / "environment.json", environment())
+        if not (folder / "environment.json").exists():
+            write_json(folder / "environment.json", environment())
         recipe.write(folder / "recipe.yaml")
     except OSError as error:
         raise EgeunetError(f"The run folder {folder} cannot be written: {error}.") from error

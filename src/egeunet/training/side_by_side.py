@@ -110,8 +110,8 @@ def train_side_by_side(
                     if code is None:
                         continue
                     running.remove(one)
-                    if code and stop.signal_number:
-                        continue
+                    if stop.signal_number and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+                        continue  # it saved where it was
                     try:
                         one.conclude(code, finished)
                     except (EgeunetError, OSError) as error:  # such as a full disk
@@ -120,13 +120,14 @@ def train_side_by_side(
             for one in running:
                 one.kill()
     again = "the same command" if resume else "the same command and --resume"
+    reasons = "; ".join(f"{folder}: {reason}" for folder, reason in failed.items())
     if stop.signal_number:
+        others = f" but those that failed ({reasons})" if failed else ""
         raise InterruptedRunError(
-            f"Stopped, and every training has saved where it was: go on with {again}.",
+            f"Stopped, and every training{others} has saved where it was: go on with {again}.",
             stop.signal_number,
         )
     if failed:
-        reasons = "; ".join(f"{folder}: {reason}" for folder, reason in failed.items())
         raise EgeunetError(
             f"{len(failed)} of {len(recipes)} trainings failed ({reasons}): mend that and go on "
             f"with {again}; what was said is in {LOG} in the folder."

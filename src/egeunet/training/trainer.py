@@ -31,6 +31,7 @@ from egeunet.training.preview import Board
 from egeunet.training.ranks import Ranks, open_fabric
 from egeunet.training.run import (
     check_folder,
+    check_split,
     describe_epoch,
     describe_run,
     open_split,
@@ -86,6 +87,7 @@ class _Training:
         torch.manual_seed(recipe.seed)
         model = create_model(recipe.system, num_classes=recipe.data.num_classes, **recipe.options)
         self.dataset, split = open_split(recipe.data)
+        check_split(self.folder, split)
         start_from(model, recipe, self.dataset.name, split)
         if ranks.size > 1:
             share_statistics(model, recipe.system)
