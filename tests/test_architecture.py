@@ -11,7 +11,7 @@ import egeunet
 
 SOURCE = Path(egeunet.__file__).parent
 ANYBODY = {
-    *("errors", "reporting", "files", "environment", "compat", "native", "memory"),
+    *("errors", "reporting", "files", "environment", "compat", "native", "memory", "notice"),
     "egeunet",
 }
 MAY_IMPORT = {

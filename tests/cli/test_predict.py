@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 import egeunet
 from egeunet.files import sha256_file
+from egeunet.notice import NOTICE
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_folder_becomes_masks_overlays_and_a_table(
     done = predict(photos, "-o", out, "-w", weights, "--overlay", "--recursive", text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"3 done, 0 failed: {out}\n"
-    assert done.stderr == ""
+    assert done.stderr == f"{NOTICE}\n"
     names = ("a", "b", "sub/a")
     expected = [f"{name}_{kind}" for name in names for kind in ("mask.png", "overlay.jpg")]
     assert files(out) == sorted([*expected, "predictions.csv", "predictions.json"])
@@ -103,7 +104,7 @@ def test_a_folder_becomes_masks_overlays_and_a_table(
     assert set(np.unique(mask)) == {0, 255}
     assert mask[135, 175] == 255
     document = json.loads((out / "predictions.json").read_text())
-    assert document["notice"] == "Research use only; not a medical device or a diagnosis."
+    assert document["notice"] == NOTICE
     rows = {row["name"]: row for row in document["photos"]}
     assert list(rows) == ["a.jpg", "b.png", "sub/a.webp"]
     assert rows["b.png"]["area_pixels"] == (mask == 255).sum()

@@ -260,7 +260,7 @@ def test_the_command_writes_pages_tables_and_figures(tmp_path):
     assert "| EGE-UNet | 1 | 2 | 2 | 2 | 80.00 ± 0.00 |" in page
     assert "## Significance\n\nnot run" in page
     assert "![curves-isic2018-paper-2]" in page
-    assert "Figure 4: image, truth and each system's mask\n\nnot run" in page
+    assert "Figure 4: image, truth and each system's mask\n\nNot here" in page
     for name in re.findall(r"\]\(([^)]+)\)", page):
         assert (out / name).is_file()
     for name in ("figure1.png", "curves-isic2018-paper-2.png"):

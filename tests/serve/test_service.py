@@ -19,6 +19,7 @@ from PIL import Image
 from egeunet import Segmenter
 from egeunet.errors import UsageError
 from egeunet.inference import rle
+from egeunet.notice import NOTICE
 from egeunet.serve.app import create_app
 from egeunet.serve.replies import Segmentation
 
@@ -42,11 +43,12 @@ def test_json_is_the_result_and_its_run_lengths(service, photo, result, form):
     assert (status, headers["content-type"]) == (200, "application/json")
     values = json.loads(body)
     assert (rle.decode(values.pop("mask")) == result.mask).all()
-    assert values == result.to_dict() | {"source": "a b.jpg" if form else None}
+    own = {"notice": NOTICE, "source": "a b.jpg" if form else None}
+    assert values == result.to_dict() | own
 
 
 def test_the_documented_fields_are_those_of_a_result(result):
-    assert set(Segmentation.model_fields) == {*result.to_dict(), "areas", "mask"}
+    assert set(Segmentation.model_fields) == {*result.to_dict(), "notice", "areas", "mask"}
 
 
 @pytest.mark.parametrize(

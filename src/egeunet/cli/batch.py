@@ -12,6 +12,7 @@ import typer
 from egeunet.cli.console import console_reporter, print_json
 from egeunet.cli.options import Weights
 from egeunet.errors import InterruptedRunError, needs_extra
+from egeunet.notice import NOTICE
 from egeunet.scale import SHARD_SIZE
 
 
@@ -75,7 +76,7 @@ def batch(
             f"interrupted: what is in {output} stays, and the same command goes on.", signal.SIGINT
         ) from error
     if as_json:
-        print_json(asdict(summary))
+        print_json({"notice": NOTICE, **asdict(summary)})
     else:
         rate = f" ({summary.photos_per_second:.0f}/s)" if summary.segmented else ""
         there = f", {summary.earlier} already there" if summary.earlier else ""

@@ -11,7 +11,10 @@ from egeunet.cli.console import console_reporter, print_json, print_table
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run folder, or a name such as isic2018."),
+    ],
     formats: Annotated[
         list[str] | None,
         typer.Option(

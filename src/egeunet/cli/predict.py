@@ -13,6 +13,7 @@ import typer
 from egeunet.cli.console import console_reporter, print_json
 from egeunet.cli.options import Weights
 from egeunet.errors import UsageError
+from egeunet.notice import NOTICE
 
 if TYPE_CHECKING:
     from egeunet.inference.segmenter import Segmenter
@@ -78,15 +79,15 @@ def predict(
     share a name), with --overlay also `NAME_overlay.jpg`, and `predictions.csv` and
     `predictions.json`. A file that cannot be segmented is reported and skipped; the exit code is
     then 1. `quality` is the Dice score to be expected of a mask and `review` whether a person
-    should look at it, where the weights say so.
+    surely should look at it, where the weights say so; a mask without it may be wrong as well.
 
     Research use only; not a medical device or a diagnosis.
 
     For example:
 
-        egeunet predict photos/ -o masks/ --weights runs/x --overlay
+        egeunet predict photos/ -o masks/ --overlay
 
-        egeunet predict - -o - --weights runs/x < photo.jpg > mask.png
+        egeunet predict - -o - < photo.jpg > mask.png
     """
     from egeunet.inference.find import find_photos, other_files
     from egeunet.inference.segmenter import Segmenter
@@ -159,6 +160,7 @@ def predict(
         marked = sum(bool(row.get("review")) for row in rows.values())
         look = f", {marked} to review" if marked else ""
         sys.stdout.write(f"{done} done, {failed} failed{look}{left}: {output}\n")
+    reporter.info(NOTICE)
     if interrupted:
         reporter.warn("interrupted: the same command with --skip-existing goes on.")
         raise typer.Exit(130)

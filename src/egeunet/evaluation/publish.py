@@ -38,6 +38,11 @@ seeds. Runs of different budgets or settings are never averaged. The paper had 2
 numbers are means of five runs for EGE-UNet. GMACs and params are counted here at 256×256.
 """
 
+_FIGURE4 = (
+    "Not here: it shows photos, and data never enter this folder by themselves. "
+    "`egeunet report --runs RUNS --photo ID` draws it."
+)
+
 
 def write_report(
     results: str | Path,
@@ -105,17 +110,18 @@ def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
     parts = [_HEAD]
     for table in tables:
         files = f"[CSV]({table.name}.csv), [LaTeX]({table.name}.tex)"
-        parts.append(f"## {table.title}\n\n{table.markdown()}\n{files}\n")
+        note = f"{table.note}\n\n" if table.note else ""
+        parts.append(f"## {table.title}\n\n{note}{table.markdown()}\n{files}\n")
     if not compared:
         parts.append(f"## Significance\n\n{NOT_RUN}: it takes two systems of one budget.\n")
-    for title, pattern in (
-        ("Figure 1: parameters against mIoU on ISIC 2018", "figure1"),
-        ("Figure 4: image, truth and each system's mask", "figure4-*"),
-        ("Training curves, means over seeds", "curves-*"),
+    for title, pattern, missing in (
+        ("Figure 1: parameters against mIoU on ISIC 2018", "figure1", NOT_RUN),
+        ("Figure 4: image, truth and each system's mask", "figure4-*", _FIGURE4),
+        ("Training curves, means over seeds", "curves-*", NOT_RUN),
     ):
         names = sorted(path.name for path in out.glob(f"{pattern}.png"))
         shown = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in names)
-        parts.append(f"## {title}\n\n{shown or NOT_RUN}\n")
+        parts.append(f"## {title}\n\n{shown or missing}\n")
     return "\n".join(parts)
 
 

@@ -22,12 +22,14 @@ class Table:
         title: What it shows, one sentence.
         columns: Their names.
         rows: A cell per column each.
+        note: How it is to be read.
     """
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
     def markdown(self) -> str:
         """Return it with all columns but the first aligned to the right."""

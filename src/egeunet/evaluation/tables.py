@@ -176,8 +176,19 @@ def significance(series: Sequence[Series], folder: Path) -> list[Table]:
             f"{terms.epochs} epochs"
         )
         columns = ("", *(one.label for one in compared))
-        tables.append(Table(terms.name("significance"), title, columns, rows))
+        seeds = max(len(one.rows) for one in compared)
+        tables.append(Table(terms.name("significance"), title, columns, rows, _warning(seeds)))
     return tables
+
+
+def _warning(seeds: int) -> str:
+    alone = " With one seed each, these are compared and not the systems." if seeds == 1 else ""
+    return (
+        "The interval is of the difference of pooled IoU, bootstrapped over images; p is of the "
+        "Wilcoxon test on the Jaccard index per image, another quantity: they may disagree. "
+        "Neither is corrected for the number of pairs, and both know these trained weights alone."
+        f"{alone} Few epochs rank what learns fast, not what ends best."
+    )
 
 
 def _compare(

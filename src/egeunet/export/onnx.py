@@ -24,9 +24,8 @@ from egeunet.export.fold import can_fold, fold
 from egeunet.export.graph import IR_VERSION, OPSET, Graph, shorten
 from egeunet.inference import preprocess
 from egeunet.models.egeunet import MULTIPLE, EGEUNet
+from egeunet.notice import NOTICE
 from egeunet.training.run import Run
-
-NOTICE = "Research only; not a medical device, its masks are not a diagnosis."
 
 
 def core_graph(run: Run) -> onnx.ModelProto:

@@ -11,7 +11,8 @@ from egeunet.errors import EgeunetError
 from egeunet.evaluation.quality import fit_quality
 from egeunet.inference.preprocess import scale
 from egeunet.inference.quality import QualityModel, evidence
-from egeunet.inference.segmenter import average_mirrors, sigmoid
+from egeunet.inference.segmenter import Segmenter, average_mirrors, sigmoid
+from egeunet.inference.weights import find_shipped
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, open_split
 
@@ -22,21 +23,25 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
     """Fit how the quality of masks is told to the validation part of a run.
 
     Returns:
-        None for several classes, where the validation part is the test part itself (protocol
-        paper), has fewer than 50 photos, is not there, or cannot be read, which is warned of.
+        Of weights that come with the package, what was fitted for them. None for several classes,
+        where the validation part is the test part itself (protocol paper), has fewer than 50
+        photos, is not there, or cannot be read; the latter two are warned of.
     """
+    reporter = reporter or Reporter()
     data = run.recipe.data
     if data.num_classes > 1:
         return None
+    if shipped := find_shipped(run.folder):
+        return Segmenter(shipped).metadata.quality
     try:
         _, split = open_split(data)
-    except EgeunetError:  # the data are on another machine
+    except EgeunetError as error:  # the data are on another machine
+        reporter.warn(f"the quality of masks cannot be told: {error}")
         return None
     parts = run.parts
     unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
     if "val" not in split.parts() or len(unseen) < FEWEST:
         return None
-    reporter = reporter or Reporter()
     try:
         arrays = load_arrays(unseen, data.shape, reporter=reporter)
     except EgeunetError as error:

@@ -19,8 +19,8 @@ from egeunet.files import atomic_write, check_folder, escape_name
 from egeunet.inference.find import locate_photos
 from egeunet.inference.result import Result, save_image
 from egeunet.inference.segmenter import Segmenter
+from egeunet.notice import NOTICE
 
-NOTICE = "Research use only; not a medical device or a diagnosis."
 TABLE = "predictions.json"
 _MASK, _OVERLAY = "_mask.png", "_overlay.jpg"
 _CORNERS = ("x0", "y0", "x1", "y1")

@@ -31,6 +31,7 @@ from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
+from egeunet.notice import NOTICE
 from egeunet.reporting import Reporter
 from egeunet.scale import SHARD_SIZE
 from egeunet.scale.parts import Count, Work, count_parts, part_name, write_part
@@ -140,7 +141,8 @@ def segment_archive(
         weights=work.weights,
     )
     with work.output.writing(SUMMARY) as file:
-        file.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps({"notice": NOTICE, **asdict(summary)}, indent=2)
+        file.write_text(text + "\n", encoding="utf-8")
     return summary
 
 

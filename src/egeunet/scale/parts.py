@@ -15,6 +15,7 @@ from egeunet.errors import EgeunetError
 from egeunet.files import escape_name
 from egeunet.inference import rle
 from egeunet.inference.segmenter import Segmenter
+from egeunet.notice import NOTICE
 from egeunet.scale.photos import read_photos
 from egeunet.scale.plan import PARTS, Shard
 from egeunet.scale.storage import Folder, Stored
@@ -32,7 +33,8 @@ SCHEMA = pa.schema(
         "mask": pa.string(),
         "weights": pa.string(),
         "error": pa.string(),
-    }
+    },
+    metadata={"notice": NOTICE},
 )
 """The columns of a part.
 

@@ -16,6 +16,7 @@ from egeunet.inference.result import Result
 from egeunet.inference.rle import encode
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.sources import photo_header
+from egeunet.notice import NOTICE
 from egeunet.serve.body import Upload
 from egeunet.serve.limits import Limits
 
@@ -49,9 +50,10 @@ class RunLengths(BaseModel):
 
 
 class Segmentation(BaseModel):
-    """The segmentation of one photo; research only, not a diagnosis.
+    """The segmentation of one photo.
 
     Args:
+        notice: What it must not be used for.
         source: What the client calls the file.
         width: Of the photo, in pixels.
         height: Of the photo, in pixels.
@@ -68,6 +70,7 @@ class Segmentation(BaseModel):
             background.
     """
 
+    notice: str
     source: str | None
     width: int
     height: int
@@ -164,4 +167,4 @@ def _result(segmenter: Segmenter, limits: Limits, upload: Upload) -> Result:
 
 def _to_dict(result: Result, upload: Upload) -> dict[str, Any]:
     mask = encode(result.mask.astype(bool, copy=False))
-    return result.to_dict() | {"source": upload.name, "mask": mask}
+    return {"notice": NOTICE, **result.to_dict(), "source": upload.name, "mask": mask}
