@@ -59,6 +59,11 @@ def test_nothing_found_is_wrong_usage(tree: Path, wrong: str) -> None:
         find_photos([tree / wrong])
 
 
+def test_a_url_is_said_to_be_none_of_them() -> None:
+    with pytest.raises(UsageError, match="is a URL: fetch it first"):
+        find_photos(["https://example.org/a.jpg"])
+
+
 def test_an_empty_list_is_wrong_usage() -> None:
     with pytest.raises(UsageError):
         find_photos([])

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from egeunet.errors import UsageError
+from egeunet.inference.fetch import is_url
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 """The files that count as photos in a folder."""
@@ -86,6 +87,8 @@ def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
                 yield from ((photo, root) for photo, _ in _expand(match, recursive))
             elif is_photo(match.name):
                 yield match, root
+    elif is_url(one):
+        raise UsageError(f"{one} is a URL: fetch it first, or give it to `egeunet.Segmenter()`.")
     elif not path.exists():
         raise UsageError(f"There is no file or folder {path}.")
     else:
