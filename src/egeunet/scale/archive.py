@@ -107,8 +107,7 @@ def segment_archive(
     work = Work(Folder(output), segmenter.weights, masks)
     header = {
         "version": __version__,
-        "inputs": [absolute(one) for one in inputs],
-        "inputs_as_typed": list(inputs),  # ids of photos begin with these
+        "inputs": {one: absolute(one) for one in inputs},  # ids begin with what was typed
         "weights": work.weights,
         "shard_size": shard_size,
         "masks": masks,
