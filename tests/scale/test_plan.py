@@ -48,7 +48,8 @@ def test_a_glob_names_files(photos):
 
 def test_what_two_globs_find_is_taken_once_and_the_output_left_out(photos):
     root, folder = photos[0].parents[1], photos[0].parent
-    inputs = [f"{root}/**/*.jpg", f"{root}/*/00*.jpg"]
+    others = photos[-1].parent  # a folder that the first one looks into, and a photo of it
+    inputs = [f"{root}/**/*.jpg", f"{root}/*/00*.jpg", str(others), str(photos[-1])]
     (shard,) = plan_shards(inputs, 100, str(folder))
     assert shard["photos"] == sorted(str(path) for path in photos if path.parent != folder)
 

@@ -135,3 +135,14 @@ def test_a_training_starts_from_the_weights_of_another(words, tmp_path, teacher)
 def test_weights_that_do_not_fit_are_named(words, tmp_path, teacher, setting, answer):
     with pytest.raises(UsageError, match=answer):
         train(load_recipe(words[0], [*words[1:], f"start.run={tmp_path / 'teacher'}", setting]))
+
+
+def test_a_folder_of_ones_own_goes_on_from_shipped_weights_and_selects_on_its_own_photos(tmp_path):
+    root = write_dataset(tmp_path / "my", 20, size=(32, 32))
+    words = (f"data.root={root}", f"out={tmp_path / 'run'}", "data.size=32", "trainer.epochs=1")
+    folder = train(load_recipe("own-folder", words))
+    assert load_recipe(folder).start.sha256 is not None
+    assert set(read_parts(folder).values()) == {"train", "val", "test"}
+    theirs, ours = (load_model(one).state_dict() for one in ("isic2018", folder))
+    moved = max(float((ours[key] - theirs[key]).abs().max()) for key in theirs)
+    assert 0 < moved < 0.01

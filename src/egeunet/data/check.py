@@ -104,8 +104,7 @@ def check_dataset(
     ]
     parts = {sample.id: sample.part for sample in dataset.samples}
     try:
-        split = split_dataset(dataset, protocol)
-        parts = {s.id: part for part, samples in split.parts().items() for s in samples}
+        parts.update(split_dataset(dataset, protocol).part_of())
     except EgeunetError as error:
         findings.append(Finding("error", "no split", (), str(error)))
 

@@ -57,6 +57,10 @@ class Split:
             del parts["val"]
         return parts
 
+    def part_of(self) -> dict[str, str]:
+        """Return the part of each sample by its id."""
+        return {one.id: part for part, samples in self.parts().items() for one in samples}
+
 
 def split_dataset(dataset: Dataset, protocol: Protocol = "holdout", seed: int = 0) -> Split:
     """Split a dataset by a protocol, from the shipped list if there is one, else by `cut`.

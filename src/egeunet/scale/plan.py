@@ -2,7 +2,7 @@
 
 A plan is a file of JSON lines. The first says what the work is (weights, options), each further one
 is a shard: `{"photos": [path, …]}`, `{"tar": path}`, or `{"parquet": path, "groups": [first, stop],
-"row": of the first}`. Nothing holds the whole of it in memory.
+"row": of the first}`. Nothing holds the whole of it in memory, but for what glob patterns find.
 """
 
 from __future__ import annotations
@@ -44,12 +44,11 @@ def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard
         EgeunetError: An input cannot be read.
     """
     found: set[str] = set()
+    overlap = any(map(glob.has_magic, inputs))  # those of other inputs are told from their names
     for one in inputs:
         photos: list[str] = []
         paths = _expand(one)
-        if glob.has_magic(one):
-            paths = _new(paths, found, absolute(output))
-        for path in paths:
+        for path in _new(paths, found, absolute(output)) if overlap else paths:
             if path.lower().endswith(TARS):
                 yield {"tar": path}
             elif path.lower().endswith(TABLES):
@@ -153,7 +152,7 @@ def _compare_headers(output: Folder, wanted: Shard, line: bytes) -> None:
 
 
 def _new(paths: Iterable[str], found: set[str], output: str) -> Iterator[str]:
-    """Leave out what an earlier pattern found, and what lies in the output."""
+    """Leave out what an earlier input gave, and what lies in the output."""
     for path in paths:
         place = absolute(path)
         if place not in found and not place.startswith(f"{output}/"):

@@ -267,8 +267,7 @@ def check_split(folder: Path, split: Split) -> None:
     """
     if not (folder / SPLIT).is_file():
         return
-    before = read_parts(folder)
-    now = {sample.id: part for part, samples in split.parts().items() for sample in samples}
+    before, now = read_parts(folder), split.part_of()
     changed = sorted(id for id in before.keys() | now.keys() if before.get(id) != now.get(id))
     if changed:
         raise UsageError(
