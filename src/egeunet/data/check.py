@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -102,9 +102,9 @@ def check_dataset(
         Finding("error", "mask without image", (path.stem,), f"{path} fits no image.")
         for path in dataset.orphans
     ]
-    parts = {sample.id: sample.part for sample in dataset.samples}
+    parts: Mapping[str, str | None] = {sample.id: sample.part for sample in dataset.samples}
     try:
-        parts.update(split_dataset(dataset, protocol).part_of())
+        parts = split_dataset(dataset, protocol).part_of()
     except EgeunetError as error:
         findings.append(Finding("error", "no split", (), str(error)))
 
