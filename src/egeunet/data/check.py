@@ -206,7 +206,7 @@ def _judge(
         yield "warning", "full mask", "marks everything."
 
 
-def _copies(prints: dict[str, Print], parts: dict[str, str | None]) -> Iterator[Finding]:
+def _copies(prints: dict[str, Print], parts: Mapping[str, str | None]) -> Iterator[Finding]:
     """Yield exact and near copies; `parts` may lack samples that the split leaves out."""
     ids, taken = list(prints), list(prints.values())
     for group in find_same(taken):
@@ -224,7 +224,7 @@ def _copies(prints: dict[str, Print], parts: dict[str, str | None]) -> Iterator[
         yield Finding("warning", kind, pair, f"{' and '.join(crossing or pair)} look the same.")
 
 
-def _crossing(ids: Sequence[str], parts: dict[str, str | None]) -> tuple[str, ...] | None:
+def _crossing(ids: Sequence[str], parts: Mapping[str, str | None]) -> tuple[str, ...] | None:
     """Return two samples, each with its part, if they lie in different parts."""
     for one, other in combinations(ids, 2):
         here, there = parts.get(one), parts.get(other)
