@@ -22,6 +22,7 @@ from egeunet.data.cache import Arrays
 from egeunet.data.synthetic import draw
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
 from egeunet.evaluation.figures import save_figure
+from egeunet.evaluation.publish import goal_table
 from egeunet.evaluation.quality import QualityScores
 from egeunet.evaluation.report import quality_rows
 from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS, Robustness
@@ -48,6 +49,7 @@ def regions() -> dict[str, str]:
     systems = [name.strip("`") for name, *_ in lines]
     return {
         "models": f"\n{models}",
+        "goals": f"\n{goal_table(RESULTS).markdown()}",
         "steps": f"\n{steps(systems)}",
         "training": f"\n{training()}",
         "seeds": f"\n{seeds()}",

@@ -30,8 +30,9 @@ def environment() -> dict[str, Any]:
     Returns:
         What JSON can hold: `python`, `os`, `cpu`, `cores` (those this process may use), `ram_gb`,
         `gpu` (None without one, or where torch is not loaded), `versions` (None: not installed),
-        `git_commit` of the checkout this package runs from (`-dirty` when files were changed, None
-        outside a checkout) and the `command` line, absolute paths by their last name.
+        `git_commit` of the checkout this package runs from (`-dirty` when the package's own files
+        were changed, None outside a checkout) and the `command` line, absolute paths by their last
+        name.
     """
     return {
         "python": platform.python_version(),
@@ -89,8 +90,10 @@ def _git_commit() -> str | None:
     # Installed into an environment inside some other checkout, that one's commit says nothing.
     if _output("git", "-C", str(here.parent), "ls-files", here.name) != here.name:
         return None
-    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    return _output("git", "-C", str(here.parent), *describe)
+    commit = _output("git", "-C", str(here.parent), "rev-parse", "HEAD")
+    # Of the package alone: results and pages are written by what is described here.
+    changed = _output("git", "-C", str(here.parent), "diff", "--name-only", "HEAD", "--", ".")
+    return f"{commit}-dirty" if changed else commit
 
 
 def _command() -> str:

@@ -7,6 +7,7 @@ from scipy import stats
 
 from egeunet.evaluation.statistics import (
     bootstrap_interval,
+    holm,
     image_means,
     paired_difference,
     pooled_scores,
@@ -114,3 +115,9 @@ def test_other_images_are_refused():
         paired_difference(counts_of([0.5, 0.6]), counts_of([0.5, 0.6], truth=900))
     with pytest.raises(ValueError, match="2 and 1"):
         paired_difference(counts_of([0.5, 0.6]), counts_of([0.5]))
+
+
+def test_holm_corrects_for_the_number_of_tests():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 × .01, 2 × .03, as it
+    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([]) == []

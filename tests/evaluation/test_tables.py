@@ -14,13 +14,20 @@ from egeunet.cli.main import app
 from egeunet.errors import EgeunetError
 from egeunet.evaluation import tables
 from egeunet.evaluation.counts_file import read_counts, write_counts
+from egeunet.evaluation.effects import protocol_effects
+from egeunet.evaluation.goals import goals
+from egeunet.evaluation.holdout import holdout
 from egeunet.evaluation.paper import TABLE_2
 from egeunet.evaluation.publish import write_report
 from egeunet.evaluation.report import append_result
-from egeunet.evaluation.series import collect
+from egeunet.evaluation.series import collect, label_of
+from egeunet.evaluation.significance import significance
+from egeunet.evaluation.statistics import paired_difference
 from egeunet.evaluation.table import Table
-from egeunet.evaluation.tables import protocol_effects, significance, table1, table2, trials
+from egeunet.evaluation.tables import table1, table2
+from egeunet.evaluation.trials import trials
 from egeunet.metrics.counts import count_pixels
+from egeunet.training.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +36,14 @@ def _cheap(monkeypatch):
 
 
 def row(system="egeunet", seed=0, iou=0.8, dice=0.9, epochs=300, recipe=None, **changes):
+    """A run's row, scored on what it was trained for unless its recipe names other data."""
+    scored = {"dataset": "isic2018", "protocol": "paper", "part": "test"} | changes
+    data = {"name": scored["dataset"], "protocol": scored["protocol"]}
+    recipe = {**(recipe or {}), "data": {**data, **(recipe or {}).get("data", {})}}
     return {
-        **{"system": system, "recipe": recipe or {}, "seed": seed, "epochs": epochs},
-        **{"dataset": "isic2018", "protocol": "paper", "part": "test"},
+        **{"system": system, "recipe": recipe, "seed": seed, "epochs": epochs},
         **{"weights_epoch": "selected", "pooled": {"iou": iou, "dice": dice}},
-        **changes,
+        **scored,
     }
 
 
@@ -83,12 +93,35 @@ def test_other_recipes_protocols_and_data_do_not_enter_table_1(change):
     assert [cells["mIoU"] for cells in rows_of(table, "EGE-UNet")] == ["not run"]
 
 
-def test_what_was_not_run_says_so():
+@pytest.mark.parametrize("home", [{"name": "ph2"}, {"protocol": "holdout"}])
+def test_a_run_that_was_trained_elsewhere_replaces_none_of_the_papers(home):
+    rows = [row(iou=0.81), row(iou=0.55, recipe={"data": home})]
+    (ours,) = rows_of(table1(collect(rows), "isic2018"), "EGE-UNet")
+    assert ours["mIoU"] == "81.00"
+
+
+def test_a_run_is_called_by_the_recipe_that_comes_with_the_package():
+    recipe = load_recipe("egeunet-isic2018-best")
+    pinned = {"distill": {"sha256": "ab" * 32}, "start": {"sha256": "cd" * 32}}
+    content = {key: value for key, value in recipe.model_dump(mode="json").items() if key != "out"}
+    (series,) = collect([row(protocol="holdout", recipe={**content, **pinned}, epochs=64)])
+    assert series.label == "EGE-UNet, recipe egeunet-isic2018-best"
+    plain = {key: value for key, value in series.changes.items() if "sha256" not in key}
+    assert "recipe" not in label_of("egeunet", plain)  # without a teacher it is another one
+    assert label_of("egeunet", {"scheduler.t_max": None}) == "EGE-UNet, scheduler.t_max=null"
+
+
+def test_what_was_not_run_says_so(tmp_path):
     for table in (table1([], "isic2018"), table1([], "isic2017")):
         assert len(table.rows) == 11
         assert {cells[5:8] for cells in table.rows} == {("not run",) * 3}
     assert len(table2([]).rows) == len(TABLE_2) == 8
-    assert {cells[2:] for cells in protocol_effects([]).rows} == {("not run",) * 4}
+    for cells in protocol_effects([], tmp_path).rows:
+        assert set(cells[2:]) <= {"not run", ""}
+    assert {cells[-1] for cells in goals([], [], None, tmp_path).rows} == {"not run"}
+    (only,) = holdout([], "isic2018", None, tmp_path).rows
+    assert only[0] == "EGE-UNet"
+    assert set(only[3:]) == {"not run"}
     assert rows_of(table1([], "isic2017"), "SANet")[0]["paper: mIoU"] == "–"
 
 
@@ -97,59 +130,148 @@ def test_dice_and_iou_of_table_2_belong_together(score):
     assert score.dice == pytest.approx(200 * score.iou / (100 + score.iou), abs=0.011)
 
 
-def test_what_the_protocol_buys():
+@pytest.fixture
+def counted(tmp_path):
+    """Make a row whose predictions have so many wrong pixels; the photos are the same for all."""
+
+    def make(error, seed=0, **words):
+        truths, predictions = masks(error)
+        counts = count_pixels(torch.from_numpy(predictions), torch.from_numpy(truths))
+        iou = (truths & predictions).sum() / (truths | predictions).sum()
+        file = f"{len(list(tmp_path.glob('*.csv')))}.csv"
+        write_counts(tmp_path / file, tuple(f"photo_{i}" for i in range(30)), counts)
+        return row(seed=seed, iou=iou, per_image=file, **words)
+
+    return make
+
+
+def test_what_the_protocol_buys(counted, tmp_path):
     once = {"augmentation": {"angle": "once"}}
     rows = [
-        row(iou=0.81),
-        row(iou=0.80, weights_epoch="last"),
-        row(iou=0.78, protocol="holdout"),
-        row(iou=0.60, recipe=once),
+        counted(0.02),
+        counted(0.04, weights_epoch="last"),
+        counted(0.01, seed=1),  # whose last epoch was not scored: no part of the difference
+        counted(0.03, protocol="holdout"),
+        counted(0.08, recipe=once, weights_epoch="last"),
     ]
-    found = {cells[0]: cells[1:] for cells in protocol_effects(collect(rows)).rows}
-    per_sample = found["published scheduler, rotation per sample"]
-    assert per_sample == ("300", "81.00", "80.00", "78.00", "+1.00")
-    assert found["published scheduler, rotation once per run"][1:3] == ("60.00", "not run")
+    table = protocol_effects(collect(rows), tmp_path)
+    first, _, _ = found = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+    assert first["EGE-UNet trained with"] == "published scheduler, rotation per sample"
+    difference = 100 * (rows[0]["pooled"]["iou"] - rows[1]["pooled"]["iou"])
+    assert first["selected minus last"].startswith(f"{difference:+.2f} (+")
+    assert first["holdout"] == f"{100 * rows[3]['pooled']['iou']:.2f}"
+    loss = 100 * (rows[4]["pooled"]["iou"] - rows[1]["pooled"]["iou"])
+    assert found[1]["last epoch, minus the first way"].startswith(f"{loss:+.2f} (-")
+    assert found[1]["holdout, minus the first way"] == "not run"
 
 
-def test_trials_are_compared_with_the_one_that_changes_nothing():
-    warm = {"scheduler": {"warmup": 1.0}}
+def test_our_recipe_is_held_against_the_papers_whatever_their_epochs(counted, tmp_path):
+    decay = {"scheduler": {"t_max": None}}
     rows = [
-        row(part="val", protocol="holdout", epochs=24, iou=iou, recipe={**warm, **recipe})
-        for iou, recipe in (
-            (0.80, {}),
-            (0.81, {"optimizer": {"lr": 0.003}}),
-            (0.79, {"loss": {"name": "bce_jaccard"}, "optimizer": {"lr": 0.003}}),
-        )
+        counted(0.05, protocol="holdout"),
+        counted(0.09, protocol="holdout", epochs=15),
+        counted(0.02, protocol="holdout", epochs=64, recipe=decay),
     ]
-    (table,) = trials(collect([*rows, row(iou=0.9)]), {"optimizer.lr": 0.003})
-    assert table.title.endswith(
-        "24 epochs each, scored on the validation part; all with scheduler.warmup=1.0"
+    kept = {"scheduler.t_max": None}
+    series = collect(rows)
+    table = holdout(series, "isic2018", kept, tmp_path)
+    assert [cells[:2] for cells in table.rows] == [
+        ("EGE-UNet, scheduler.t_max=null", "64"),
+        ("EGE-UNet", "300"),
+    ]
+    difference = 100 * (rows[2]["pooled"]["iou"] - rows[0]["pooled"]["iou"])
+    assert table.rows[1][-1].startswith(f"{difference:+.2f} (+")
+    better = goals(series, [], kept, tmp_path).rows[2]
+    assert (better[2], better[4]) == (f"{difference:+.2f}", "yes")
+    worse = goals(
+        collect([rows[0], counted(0.05, protocol="holdout", recipe=decay)]), [], kept, tmp_path
     )
+    assert worse.rows[2][4] == "no"
+
+
+def test_goals_are_read_from_the_last_row_of_the_shipped_files(tmp_path):
+    def shipped(iou, auroc, rest, tta=False):
+        intervals = {"auroc": [0.8, 0.95], "rest_ratio": [0.4, 0.6]}
+        return {
+            **{"dataset": "isic2018", "tta": tta, "pooled": {"iou": iou}},
+            **{"intervals": {"pooled": {"iou": [0.7, 0.9]}}},
+            **{"quality": {"auroc": auroc, "rest_ratio": rest, "intervals": intervals}},
+        }
+
+    rows = [shipped(0.79, 0.95, 0.4), shipped(0.83, 0.89, 0.6), shipped(0.81, 1.0, 0.0, tta=True)]
+    found = {
+        cells[0].rpartition(": ")[0] or cells[0]: cells[1:]
+        for cells in goals([], rows, None, tmp_path).rows
+    }
+    assert found["ISIC 2018, `holdout`, the shipped weights"] == (
+        "≥ 82.4",
+        "83.00",
+        "70.00 … 90.00",
+        "yes",
+    )
+    assert found["ISIC 2018, `holdout`, the same, mean of four mirror views"][-1] == "no"
+    assert found["Finding failures (Jaccard under 0.65)"][1:] == ("0.890", "0.800 … 0.950", "no")
+    assert found["Failures left, of all, where the worst 10 % are reviewed"][-1] == "no"
+
+
+def test_trials_are_compared_with_the_trial_recipe():
+    trial = load_recipe("trial-isic2018").model_dump(mode="json", exclude={"out"})
+
+    def tried(iou, **changes):
+        recipe = {
+            key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
+            for key, value in trial.items()
+        }
+        return row(part="val", protocol="holdout", epochs=24, iou=iou, recipe=recipe)
+
+    rows = [
+        tried(0.80),
+        tried(0.81, augmentation={"gain": 0.1}),
+        tried(0.79, optimizer={"lr": 0.001}, scheduler={"warmup": 0}),
+        tried(0.78, augmentation={"gain": 0.1}, loss={"name": "bce_jaccard"}),
+    ]
+    kept = {"augmentation.gain": 0.1, "optimizer.lr": 0.002, "scheduler.warmup": 1.0}
+    (table,) = trials(collect([*rows, row(iou=0.9)]), kept)
     columns = ("changed", "points of mIoU", "in our recipe")
     found = [tuple(cells[table.columns.index(name)] for name in columns) for cells in table.rows]
     assert found == [
-        ("optimizer.lr=0.003", "+1.00", "kept"),
+        ("augmentation.gain=0.1", "+1.00", "kept"),
         ("nothing", "+0.00", ""),
-        ("optimizer.lr=0.003, loss.name=bce_jaccard", "-1.00", "dropped"),
+        ("optimizer.lr=0.001, scheduler.warmup=0.0", "-1.00", "dropped"),
+        ("augmentation.gain=0.1, loss.name=bce_jaccard", "-2.00", "dropped"),
+    ]
+
+
+def test_trainings_with_budgets_of_their_own_are_listed_with_what_they_learned_from():
+    recipe = {"start": {"sha256": "ab" * 32}}
+    rows = [
+        row(part="val", protocol="holdout", epochs=64, recipe=recipe, weights_sha256="cd" * 32),
+        row("unet", part="val", protocol="holdout", epochs=8, iou=0.9),
+    ]
+    (table,) = trials(collect(rows), None)
+    assert [cells[1:6] for cells in table.rows] == [
+        ("UNet", "8", "", "", ""),
+        ("EGE-UNet, start.sha256=abababab", "64", "cdcdcdcd", "abababab", ""),
     ]
 
 
 def test_a_trial_is_kept_if_the_weights_shipped_last_were_trained_so(tmp_path):
-    tried = {"optimizer": {"lr": 0.003}}
+    trial = load_recipe("trial-isic2018").model_dump(mode="json", exclude={"out"})
+    tried = {**trial, "optimizer": {"lr": 0.004}}
     rows = [
-        row(part="val", protocol="holdout", epochs=24),
+        row(part="val", protocol="holdout", epochs=24, recipe=trial),
         row(part="val", protocol="holdout", epochs=24, recipe=tried),
         row(weights="isic2018", recipe={}),
         row(weights="isic2018", recipe=tried),
-        row(weights="kvasir", recipe={}),
+        row(weights="kvasir", dataset="kvasir_seg", recipe={}),
     ]
     results = tmp_path / "results"
     for one in rows:
         append_result(results / "a.jsonl", one)
     write_report(results, tmp_path / "report")
-    with (tmp_path / "report" / "trials-isic2018-egeunet-24.csv").open() as file:
+    with (tmp_path / "report" / "trials-isic2018-egeunet-24-128.csv").open() as file:
         verdicts = {line["changed"]: line["in our recipe"] for line in csv.DictReader(file)}
-    assert verdicts == {"nothing": "", "optimizer.lr=0.003": "kept"}
+    assert verdicts == {"nothing": "", "optimizer.lr=0.004": "kept"}
 
 
 def masks(error, n=30):
@@ -161,23 +283,18 @@ def masks(error, n=30):
     return truths, np.where(wrong, 1 - truths, truths)
 
 
-def test_systems_are_compared_on_the_same_images(tmp_path):
-    ious, rows = [], []
-    for index, (system, error) in enumerate((("egeunet", 0.02), ("malunet", 0.1))):
-        truths, predictions = masks(error)
-        ious.append((truths & predictions).sum() / (truths | predictions).sum())
-        counts = count_pixels(torch.from_numpy(predictions), torch.from_numpy(truths))
-        file = f"per_image/{index}.csv"
-        write_counts(tmp_path / file, tuple(f"photo_{i}" for i in range(30)), counts)
-        rows.append(row(system, per_image=file))
-    rows.append(row("unet", epochs=5, per_image=file))  # another budget: not compared
+def test_systems_are_compared_on_the_same_images(counted, tmp_path):
+    rows = [counted(error, system=name) for name, error in (("egeunet", 0.02), ("malunet", 0.1))]
+    rows.append(counted(0.1, system="unet", epochs=5))  # another budget: not compared
     (table,) = significance(collect(rows), tmp_path)
-    assert table.columns == ("", "EGE-UNet", "MALUNet")
-    (_, same, ours), (_, theirs, _) = table.rows
-    assert same == ""
-    assert ours.startswith(f"{100 * (ious[0] - ious[1]):+.2f} (+")
-    assert theirs.startswith(f"{100 * (ious[1] - ious[0]):+.2f} (−".replace("−", "-"))
-    assert float(ours.rpartition("p ")[2]) < 0.001
+    assert table.columns == ("", "1", "2")
+    (first, same, pooled), (second, per_image, _) = table.rows
+    assert (first, same, second) == ("1 EGE-UNet", "", "2 MALUNet")
+    ious = [one["pooled"]["iou"] for one in rows]
+    assert pooled.startswith(f"{100 * (ious[0] - ious[1]):+.2f} (+")
+    a, b = (read_counts(tmp_path / one["per_image"])[1] for one in rows[:2])
+    assert per_image.startswith(f"{100 * paired_difference(b, a).jaccard:+.2f}, p ")
+    assert float(per_image.rpartition("p ")[2]) < 0.001
 
 
 def test_systems_at_other_sizes_are_not_compared(tmp_path):
@@ -199,7 +316,7 @@ def test_equal_systems_are_no_different(tmp_path):
     write_counts(tmp_path / "a.csv", tuple(map(str, range(30))), counts)
     series = collect([row(system, per_image="a.csv") for system in ("egeunet", "unet")])
     (table,) = significance(series, tmp_path)
-    assert table.rows[0][2].startswith("no difference: +0.00")
+    assert table.rows[0][2].startswith("+0.00 (+0.00")
     write_counts(tmp_path / "b.csv", tuple(map(str, range(1, 31))), counts)
     series = collect([row(per_image="a.csv"), row("unet", per_image="b.csv")])
     assert significance(series, tmp_path)[0].rows[0][2] == "not the same seeds or images"

@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 from egeunet.errors import MissingExtraError
 from egeunet.evaluation.paper import TABLE_1, TITLES
 from egeunet.evaluation.report import read_results
-from egeunet.evaluation.series import Series, collect, recipe_of
+from egeunet.evaluation.series import collect, recipe_of
 from egeunet.models.cost import count_cost
 from egeunet.models.registry import create_model, get_system
 from egeunet.training.run import network_options
@@ -66,30 +66,27 @@ def paper_points() -> list[Point]:
     return points
 
 
-def result_points(folder: str | Path) -> list[Point]:
+def result_points(folder: str | Path) -> dict[int, list[Point]]:
     """Return what was trained and scored here in the paper's way, with our own counts of cost.
 
     Of all rows in the `*.jsonl` files of a folder these are compared with the paper: ISIC 2018,
     protocol `paper`, the test part, the selected weights of a run with the paper's recipe. Seeds
-    are averaged; of runs of several lengths the longest are taken, and the label tells how long
-    they are.
-
-    Systems whose extra is not installed are left out.
+    are averaged. Systems whose extra is not installed are left out.
 
     Args:
         folder: Where `egeunet evaluate --record` wrote to; a missing one has no rows.
 
+    Returns:
+        The points of each number of epochs: short trainings do not rank as long ones do.
+
     Raises:
         EgeunetError: If a line is not JSON.
     """
-    longest: dict[str, Series] = {}
+    points: dict[int, list[Point]] = {}
     for series in collect(read_results(folder)):
         compared = all(getattr(series, key) == value for key, value in _COMPARED.items())
-        if compared and all(key.startswith("options.") for key in series.changes):
-            before = longest.setdefault(series.label, series)
-            longest[series.label] = max(before, series, key=lambda one: one.epochs)
-    points = []
-    for series in longest.values():
+        if not compared or any(not key.startswith("options.") for key in series.changes):
+            continue
         recipe = recipe_of(next(iter(series.rows.values())))
         assert recipe is not None
         try:
@@ -97,16 +94,20 @@ def result_points(folder: str | Path) -> list[Point]:
         except MissingExtraError:  # what it takes to count them is not installed
             continue
         score = series.score("iou")
-        label = f"{TITLES.get(series.system, series.system)}, {series.epochs} epochs"
-        if score.n > 1:
-            label += f", {score.n} seeds"
+        label = series.label + (f", {score.n} seeds" if score.n > 1 else "")
         params, macs = cost.params / 1e6, cost.macs / 1e9
-        points.append(Point(label, params, macs, score.mean, score.std or 0.0, True))
+        point = Point(label, params, macs, score.mean, score.std or 0.0, True)
+        points.setdefault(series.epochs, []).append(point)
     return points
 
 
-def figure1(points: Sequence[Point]) -> Figure:
-    """Draw parameters (logarithmic) against IoU, coloured by MACs; circles are the paper's."""
+def figure1(points: Sequence[Point], epochs: int) -> Figure:
+    """Draw parameters (logarithmic) against IoU, coloured by MACs; circles are the paper's.
+
+    Args:
+        points: Of `paper_points`, or those of one budget of `result_points`, or both.
+        epochs: That budget.
+    """
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -134,8 +135,10 @@ def figure1(points: Sequence[Point]) -> Figure:
     bar = figure.colorbar(
         ScalarMappable(norm, COLOURS), ax=axes, label="GMACs at 256×256", pad=0.02
     )
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    kinds = {False: "Table 1 of the paper", True: "run here, protocol “paper”"}
+    for set_formatter in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
+        set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ours = f"run here, {epochs} epochs, protocol “paper”"
+    kinds = {False: "Table 1 of the paper", True: ours}
     present = [kind for kind in kinds if kind in {point.measured for point in points}]
     handles = [
         Line2D([], [], ls="", marker="D" if kind else "o", mfc="white", mec="black", label=text)

@@ -7,11 +7,13 @@ Truth is green and prediction magenta, a pair that every kind of colour vision t
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -167,24 +169,29 @@ def training_curves(history: str | Path) -> Figure:
     return figure
 
 
-def compare_curves(histories: Mapping[str, Sequence[str | Path]]) -> Figure:
-    """Draw training loss and validation mIoU of several systems over the epochs.
+def compare_curves(histories: Mapping[str, Sequence[str | Path]], part: str) -> Figure:
+    """Draw training loss and mIoU of several systems over the epochs.
 
     Args:
         histories: For each line its label and the `history.csv` of its runs, which are averaged.
+        part: What the epoch was selected on: "test" or "validation".
 
     Raises:
         EgeunetError: As `training_curves`.
     """
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for label, paths in histories.items():
+    # Ten colours tell lines apart, twenty do not: what comes after the tenth is dashed.
+    styles = itertools.product(("-", "--", ":"), colormaps["tab10"].colors)  # type: ignore[attr-defined]
+    for (label, paths), (dashes, colour) in zip(histories.items(), styles, strict=False):
         runs = [_read_history(Path(path)) for path in paths]
         epochs = runs[0][0]
+        marker = "o" if len(epochs) < 25 else ""
         for axis, name in zip(axes, ("train_loss", "val_iou"), strict=True):
             mean = np.mean([curves[name] for _, curves in runs], axis=0)
-            axis.plot(epochs, mean, label=label, marker="o" if len(epochs) < 25 else "", ms=3)
-    for axis, title in zip(axes, ("training loss", "validation mIoU"), strict=True):
+            axis.plot(epochs, mean, label=label, ls=dashes, color=colour, marker=marker, ms=3)
+    titles = ("training loss, of all outputs that a system trains", f"mIoU, {part} part")
+    for axis, title in zip(axes, titles, strict=True):
         axis.set(xlabel="epoch", title=title)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(alpha=0.3)

@@ -41,6 +41,9 @@ TITLES = {
 }
 """System: what the paper calls it."""
 
+DATASETS = {"isic2017": "ISIC 2017", "isic2018": "ISIC 2018", "kvasir_seg": "Kvasir-SEG"}
+"""Dataset: what papers call it."""
+
 TABLE_1 = {
     "isic2017": {
         "unet": Score(76.98, 86.99),

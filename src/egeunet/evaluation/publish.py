@@ -8,26 +8,32 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from egeunet.evaluation import figure1
+from egeunet.evaluation.effects import protocol_effects
+from egeunet.evaluation.figure1 import figure1, paper_points, result_points
 from egeunet.evaluation.figure4 import figures4
 from egeunet.evaluation.figures import compare_curves, save_figure
+from egeunet.evaluation.goals import goals
+from egeunet.evaluation.holdout import holdout
+from egeunet.evaluation.paper import TABLE_1
 from egeunet.evaluation.report import read_results
-from egeunet.evaluation.series import Series, changes_of, collect, comparable, recipe_of
-from egeunet.evaluation.table import Table
-from egeunet.evaluation.tables import (
-    DATASETS,
-    NOT_RUN,
-    protocol_effects,
-    significance,
-    table1,
-    table2,
-    trials,
+from egeunet.evaluation.series import (
+    PAPER_EPOCHS,
+    Series,
+    changes_of,
+    collect,
+    comparable,
+    recipe_of,
 )
+from egeunet.evaluation.significance import significance
+from egeunet.evaluation.table import NOT_RUN, Table
+from egeunet.evaluation.tables import table1, table2
+from egeunet.evaluation.trials import trials
 from egeunet.files import atomic_write
-from egeunet.inference.weights import DEFAULT
 from egeunet.reporting import Reporter
+from egeunet.training.run import selected_on
 
 PAGE = "README.md"
+SHIPPED = ("isic2018", "kvasir_seg")  # datasets of the shipped weights, the default's first
 _HEAD = """# Results
 
 Made by `egeunet report` from rows of results; what was not run says so.
@@ -72,7 +78,7 @@ def write_report(
     rows = read_results(results)
     series = collect(rows)
     drawn = dict(_curves(series, results))
-    drawn["figure1"] = figure1.figure1([*figure1.paper_points(), *figure1.result_points(results)])
+    drawn.update(_figures1(results))
     if runs is not None:
         drawn.update(figures4(Path(runs), photos, reporter))
     written = []
@@ -81,10 +87,12 @@ def write_report(
         save_figure(figure, written[-1])
     compared = significance(series, results)
     tables = [
-        *(table1(series, dataset) for dataset in DATASETS),
+        goal_table(results),
+        *(holdout(series, name, shipped_changes(rows, name), results) for name in SHIPPED),
+        *(table1(series, dataset) for dataset in TABLE_1),
         table2(series),
-        protocol_effects(series),
-        *trials(series, _shipped_changes(rows)),
+        protocol_effects(series, results),
+        *trials(series, shipped_changes(rows, SHIPPED[0])),
         *compared,
     ]
     texts = {f"{table.name}.csv": table.csv() for table in tables}
@@ -97,12 +105,18 @@ def write_report(
     return written
 
 
-def _shipped_changes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return what the recipe of the shipped weights changes in the paper's, by their last row.
+def goal_table(results: str | Path) -> Table:
+    """Return what this project set out to show and what is reached, from a folder of results."""
+    rows = read_results(results)
+    return goals(collect(rows), rows, shipped_changes(rows, SHIPPED[0]), Path(results))
 
-    By the row and not by the recipe file: the row says which earlier runs were learned from.
+
+def shipped_changes(rows: Sequence[Mapping[str, Any]], dataset: str) -> dict[str, Any] | None:
+    """Return what the recipe of the weights shipped for a dataset changes in the paper's.
+
+    By their last row and not by the recipe file: the row says which earlier runs were learned from.
     """
-    recipes = [recipe_of(row) for row in rows if row.get("weights") == DEFAULT]
+    recipes = [recipe_of(row) for row in rows if "weights" in row and row["dataset"] == dataset]
     return changes_of(recipes[-1]) if recipes and recipes[-1] else None
 
 
@@ -115,7 +129,7 @@ def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
     if not compared:
         parts.append(f"## Significance\n\n{NOT_RUN}: it takes two systems of one budget.\n")
     for title, pattern, missing in (
-        ("Figure 1: parameters against mIoU on ISIC 2018", "figure1", NOT_RUN),
+        ("Figure 1: parameters against mIoU on ISIC 2018", "figure1*", NOT_RUN),
         ("Figure 4: image, truth and each system's mask", "figure4-*", _FIGURE4),
         ("Training curves, means over seeds", "curves-*", NOT_RUN),
     ):
@@ -125,10 +139,19 @@ def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
     return "\n".join(parts)
 
 
+def _figures1(results: Path) -> Iterator[tuple[str, Figure]]:
+    """Yield Figure 1 with the runs of the paper's budget, then one for each other budget."""
+    found = result_points(results)
+    yield "figure1", figure1([*paper_points(), *found.pop(PAPER_EPOCHS, [])], PAPER_EPOCHS)
+    for epochs, points in found.items():
+        if len(points) > 1:
+            yield f"figure1-{epochs}", figure1(points, epochs)
+
+
 def _curves(series: Sequence[Series], results: Path) -> Iterator[tuple[str, Figure]]:
     """Yield the training curves of runs that may be compared, where rows name them."""
     for terms, group in comparable(series, "history"):
         histories = {
             one.label: [results / row["history"] for row in one.rows.values()] for one in group
         }
-        yield terms.name("curves"), compare_curves(histories)
+        yield terms.name("curves"), compare_curves(histories, selected_on(terms.protocol))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections.abc import Iterable, Mapping
@@ -11,15 +12,18 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from egeunet.evaluation.paper import TITLES
-from egeunet.training.recipe import flatten
+from egeunet.training.recipe import flatten, load_recipe, recipe_folder
 from egeunet.training.settings import WHERE, Recipe
 
 PAPER_EPOCHS = Recipe().trainer.epochs
+_FEW = 2  # changes that stand in a label as they are
 _FREE = {
     *("system", "seed", "data.name", "data.root", "data.protocol", "trainer.epochs"),
     *("trainer.preview_every", "distill.teacher", "start.run", *WHERE),
 }
 """Settings that are a key of their own, or that do not decide the result."""
+_EARLIER = {"distill.teacher": "distill.sha256", "start.run": "start.sha256"}
+"""Settings that name an earlier run, and those that say which weights it had."""
 
 
 class Terms(NamedTuple):
@@ -112,25 +116,56 @@ def changes_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def label_of(system: str, changes: Mapping[str, Any]) -> str:
-    """Return what the paper calls a system, with the settings that are not the paper's."""
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in changes.items()
-    }
+    """Return what the paper calls a system, and the recipe that comes with the package.
+
+    Where there is none for it, or little differs from the paper's, the settings that do.
+    """
     title = TITLES.get(system, system)
-    return ", ".join([title, *(f"{key}={text}" for key, text in texts.items())])
+    if len(changes) > _FEW and (name := _shipped_names().get(_shape(system, changes))):
+        return f"{title}, recipe {name}"
+    return ", ".join([title, *texts_of(changes)])
+
+
+def texts_of(changes: Mapping[str, Any]) -> list[str]:
+    """Return settings as they are written; of a checksum the beginning."""
+    found = []
+    for key, value in changes.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        found.append(f"{key}={text[:8] if key in _EARLIER.values() else text}")
+    return found
+
+
+@functools.cache
+def _shipped_names() -> dict[str, str]:
+    names = {}
+    for file in sorted(recipe_folder().glob("*.yaml")):
+        recipe = load_recipe(file)
+        content = flatten(recipe)
+        earlier = {to: True for key, to in _EARLIER.items() if content[key] is not None}
+        names[_shape(recipe.system, {**changes_of(recipe), **earlier})] = file.stem
+    return names
+
+
+def _shape(system: str, changes: Mapping[str, Any]) -> str:
+    """Changes without the checksums: a recipe names earlier runs, and everyone trains their own."""
+    known = {key: key in _EARLIER.values() or value for key, value in changes.items()}
+    return json.dumps([system, known], sort_keys=True)
 
 
 def collect(rows: Iterable[Mapping[str, Any]]) -> list[Series]:
     """Put rows together that differ in nothing but the seed.
 
-    Of one seed a later row replaces an earlier one. Rows that are not of a run, or do not say of
-    which epoch the weights were, belong to no series.
+    Of one seed a later row replaces an earlier one. Rows that are not of a run, do not say of which
+    epoch the weights were, or are of other data or another protocol than the run was trained for,
+    belong to no series.
     """
     found: dict[str, Series] = {}
     for row in rows:
         recipe = recipe_of(row)
         if recipe is None or "weights_epoch" not in row:
+            continue
+        home = recipe.data.name or row["dataset"]  # a folder of one's own has no name
+        if (home, recipe.data.protocol) != (row["dataset"], row["protocol"]):
             continue
         series = Series(
             system=recipe.system,

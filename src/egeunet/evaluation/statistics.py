@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,12 +82,14 @@ class PairedDifference:
     Attributes:
         difference: Pooled IoU of a minus that of b.
         interval: Its bootstrap interval over images.
+        jaccard: Mean Jaccard index per image of a minus that of b.
         p_value: Wilcoxon signed-rank test, two-sided, on the Jaccard indices per image.
         n: Number of images.
     """
 
     difference: float
     interval: Interval
+    jaccard: float
     p_value: float
     n: int
 
@@ -140,9 +143,19 @@ def paired_difference(
     return PairedDifference(
         difference=float(differences[0]),
         interval=bootstrap_interval(differences[1:], level),
+        jaccard=float((jaccard_a - jaccard_b).mean()),
         p_value=_wilcoxon(jaccard_a - jaccard_b),
         n=n,
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number (Holm. Scandinavian Journal of Statistics 6, 1979)."""
+    order = np.argsort(p_values)
+    steps = np.arange(len(p_values), 0, -1) * np.asarray(p_values)[order]
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return corrected.tolist()
 
 
 def _wilcoxon(differences: NDArray[np.float64]) -> float:

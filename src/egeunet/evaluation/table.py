@@ -6,6 +6,8 @@ import csv
 import io
 from dataclasses import dataclass
 
+NOT_RUN = "not run"
+_WIDE = 9  # columns from which a table is shrunk to the text's width
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -44,13 +46,17 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        """Return it as a floating table; it wants the package booktabs."""
+        """Return it as a floating table; it wants booktabs, and graphicx where it is wide."""
         head, *body = (" & ".join(map(_escape, row)) + r" \\" for row in (self.columns, *self.rows))
+        wide = len(self.columns) >= _WIDE
         lines = [
             *(r"\begin{table}", r"\centering", rf"\caption{{{_escape(self.title)}}}"),
+            *([r"\resizebox{\textwidth}{!}{%"] if wide else []),
             rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
             *(r"\toprule", head, r"\midrule", *body, r"\bottomrule"),
-            *(r"\end{tabular}", r"\end{table}"),
+            r"\end{tabular}" + ("}" if wide else ""),
+            *([rf"\par\smallskip\footnotesize {_escape(self.note)}"] if self.note else []),
+            r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
 
