@@ -15,6 +15,7 @@ from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.earlier_runs import draw_soft_masks
 from egeunet.training.recipe import load_recipe
 from egeunet.training.run import SPLIT, load_model, load_run, read_parts
+from egeunet.training.seen import EARLIER, seen_in
 from egeunet.training.trainer import train
 
 
@@ -97,6 +98,28 @@ def test_a_teacher_that_knows_the_answers_is_refused(words, tmp_path, teacher):
     split.write_text(split.read_text().replace(f"{test[0]} test", f"{test[0]} train"))
     with pytest.raises(UsageError, match=rf"on 1 of the \d+ images .* such as {test[0]}"):
         train(load_recipe(words[0], [*words[1:], teacher]))
+
+
+def test_what_an_earlier_run_knows_is_handed_on(words, tmp_path, teacher):
+    """A run on other photos learns from the teacher; a third may not be scored on his."""
+    theirs = read_parts(tmp_path / "teacher")
+    write_dataset(tmp_path / "other", 20, size=(32, 32))
+    for file in sorted((tmp_path / "other").glob("*/*.*")):
+        file.rename(file.with_stem(f"other_{file.stem}"))
+    more = [f"data.root={tmp_path / 'other'}", "trainer.epochs=1", teacher]
+    second = train(load_recipe(words[0], [*words[1:], *more, f"out={tmp_path / 'second'}"]))
+    home = load_run(tmp_path / "teacher").dataset
+    known = seen_in(load_run(second).seen, home)
+    assert {id for id, kind in known.items() if kind == "trained"} == {
+        id for id, part in theirs.items() if part == "train"
+    }
+    third = [*words, "trainer.epochs=1", f"start.run={second}", f"out={tmp_path / 'third'}"]
+    train(load_recipe(third[0], third[1:]))  # split as the teacher's
+    test = next(id for id, part in theirs.items() if part == "test")
+    with (second / EARLIER).open("a") as file:
+        file.write(f"{home},{test},trained\n")
+    with pytest.raises(UsageError, match=rf"on 1 of the \d+ images .* such as {test}"):
+        train(load_recipe(third[0], third[1:]), resume=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, run_folder
 from egeunet.training.checkpoint import LAST, WEIGHTS
 from egeunet.training.ranks import find_device
-from egeunet.training.run import Run, load_run, open_split, selected_on, shared_parts
+from egeunet.training.run import Run, load_run, open_split, selected_on
+from egeunet.training.seen import SELECTED, TRAINED, Seen, seen_in, seen_of
 
 PROTOCOLS = (*SPLIT_PROTOCOLS, "external")
 PARTS = ("train", "val", "test")
@@ -34,8 +35,8 @@ class Subject:
         num_classes: As `egeunet.evaluation.evaluator.evaluate_arrays` takes it.
         row: What a row of results says of it.
         dataset: What it was trained on.
-        parts: id → part of that, as far as is known.
-        protocol: How that was split.
+        seen: The photos that it was trained or selected on, as far as is known.
+        protocol: How the dataset was split.
         run: The run folder it is from, if it is.
         segmenter: The ONNX file it is, if it is.
     """
@@ -45,7 +46,7 @@ class Subject:
     num_classes: int
     row: dict[str, object]
     dataset: str
-    parts: dict[str, str]
+    seen: Seen
     protocol: str
     run: Run | None = None
     segmenter: Segmenter | None = None
@@ -82,7 +83,7 @@ def open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> Sub
             recipe.data.num_classes,
             row,
             run.dataset,
-            run.parts,
+            run.seen,
             recipe.data.protocol,
             run=run,
         )
@@ -100,7 +101,7 @@ def open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> Sub
         len(metadata.classes),
         dict(row),
         metadata.dataset,
-        shipped_list(metadata.dataset, metadata.protocol),
+        seen_of(metadata.dataset, shipped_list(metadata.dataset, metadata.protocol)),
         metadata.protocol or "holdout",
         segmenter=segmenter,
     )
@@ -117,7 +118,7 @@ def choose_samples(
         UsageError: If the words do not fit together, or images to be scored were trained on.
         EgeunetError: If the data are unusable, or nothing is left.
     """
-    run, parts = subject.run, subject.parts
+    run = subject.run
     if run is None and data is None:
         raise UsageError("An ONNX file has no data with it: give a dataset or a folder as data.")
     if data is None and protocol == "external":
@@ -126,12 +127,9 @@ def choose_samples(
     if protocol is None:
         at_home = run is not None or dataset is None or dataset.name == subject.dataset
         protocol = subject.protocol if at_home else "external"
-    selected = "val" if "val" in parts.values() else "test"  # under `paper`
     if dataset is not None and protocol == "external":
-        known = shared_parts(parts, subject.dataset, dataset.name)
-        samples = tuple(
-            sample for sample in dataset.samples if known.get(sample.id) not in ("train", selected)
-        )
+        known = seen_in(subject.seen, dataset.name)
+        samples = tuple(sample for sample in dataset.samples if sample.id not in known)
         if not samples:
             raise EgeunetError(f"Every image of {dataset.name} was trained or selected on.")
         return protocol, dataset, samples
@@ -142,10 +140,11 @@ def choose_samples(
     else:
         split = split_dataset(dataset, kept)
     samples = {"train": split.train, "val": split.val, "test": split.test}[part]
-    # By ids alone, whatever the folder is called: a copy under another name is no other dataset.
-    # Under its own protocol a run is scored on what it was selected on, too, and says so.
-    refused = {"train"} if protocol == subject.protocol else {"train", selected}
-    seen = [sample.id for sample in samples if parts.get(sample.id) in refused]
+    # Its own photos by ids alone, whatever the folder is called: a copy under another name is no
+    # other dataset. Under its own protocol a run is scored on what it was selected on, and says so.
+    known = seen_in(subject.seen, dataset.name) | seen_in(subject.seen, subject.dataset)
+    refused = {TRAINED} if protocol == subject.protocol else {TRAINED, SELECTED}
+    seen = [sample.id for sample in samples if known.get(sample.id) in refused]
     if part != "train" and seen:
         raise UsageError(
             f"{len(seen)} of these {len(samples)} images, such as {seen[0]}, were trained or "

@@ -16,7 +16,8 @@ from egeunet.data.splits import Split
 from egeunet.errors import UsageError
 from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
-from egeunet.training.run import Run, load_run, network_options, shared_parts, weights_file
+from egeunet.training.run import Run, load_run, network_options, weights_file
+from egeunet.training.seen import SELECTED, TRAINED, merge, seen_in, write_earlier
 from egeunet.training.settings import Recipe
 
 
@@ -110,18 +111,24 @@ def open_teacher(recipe: Recipe, dataset: str, split: Split) -> nn.Module | None
     return run.model
 
 
+def describe_earlier(recipe: Recipe) -> None:
+    """Write into the run folder which photos the runs that its recipe names know."""
+    earlier = [run for run in (recipe.start.run, recipe.distill.teacher) if run]
+    if earlier:
+        write_earlier(recipe.out, merge(*(load_run(run).seen for run in earlier)))
+
+
 def _check_innocence(run: Run, recipe: Recipe, dataset: str, split: Split) -> None:
     """Refuse an earlier run that knows what the new one is scored on."""
-    learned_from = {"train"}
-    if run.recipe.data.protocol == "paper" and recipe.data.protocol != "paper":
-        learned_from.add("test")  # its checkpoint was selected there
-    known = shared_parts(run.parts, run.dataset, dataset)
-    held = {sample.id for sample in (*split.val, *split.test)}
-    told = sorted(id for id in held if known.get(id) in learned_from)
+    known = seen_in(run.seen, dataset)
+    val, test = ({sample.id for sample in part} for part in (split.val, split.test))
+    told = {id for id in val | test if known.get(id) == TRAINED}
+    if recipe.data.protocol != "paper":  # which selects on its test part itself
+        told |= {id for id in test if known.get(id) == SELECTED}
     if told:
         raise UsageError(
-            f"{run.folder} was trained or selected on {len(told)} of the {len(held)} images that "
-            f"this run is scored on, such as {told[0]}: take one of the same protocol."
+            f"{run.folder} was trained or selected on {len(told)} of the {len(val | test)} images "
+            f"that this run is scored on, such as {min(told)}: take one of the same protocol."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from egeunet.inference.weights import DEFAULT, find_shipped
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.recipe import flatten, load_recipe
+from egeunet.training.seen import Seen, merge, read_earlier, seen_of
 from egeunet.training.settings import DataSettings, Recipe
 
 SPLIT, HISTORY = "split.txt", "history.csv"
@@ -55,6 +56,11 @@ class Run:
         if (self.folder / SPLIT).is_file():
             return read_parts(self.folder)
         return shipped_list(self.dataset, self.recipe.data.protocol)
+
+    @property
+    def seen(self) -> Seen:
+        """The photos that it and the runs it learned from were trained or selected on."""
+        return merge(seen_of(self.dataset, self.parts), read_earlier(self.folder))
 
 
 def load_model(weights: str | Path = DEFAULT, *, last: bool = False) -> nn.Module:
@@ -214,19 +220,6 @@ def open_split(data: DataSettings) -> tuple[Dataset, Split]:
 def read_parts(folder: Path) -> dict[str, str]:
     """Return id → part of the samples a run was trained and selected on, as it recorded them."""
     return parse_list((folder / SPLIT).read_text(encoding="utf-8"))
-
-
-def shared_parts(parts: Mapping[str, str], home: str, dataset: str) -> dict[str, str]:
-    """Return those parts whose ids mean the same photos in another dataset.
-
-    Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
-
-    Args:
-        parts: id → part, as `read_parts` gives them.
-        home: The dataset they are of.
-        dataset: The other one.
-    """
-    return {id: part for id, part in parts.items() if home == dataset or id.startswith("ISIC_")}
 
 
 def write_json(path: Path, value: Any) -> None:

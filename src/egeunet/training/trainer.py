@@ -23,7 +23,7 @@ from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
 from egeunet.training.average import Average
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
-from egeunet.training.earlier_runs import pin_runs, start_from
+from egeunet.training.earlier_runs import describe_earlier, pin_runs, start_from
 from egeunet.training.loaders import make_loaders
 from egeunet.training.objective import Objective, make_loss
 from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
@@ -114,6 +114,7 @@ class _Training:
         )
         if ranks.first:
             describe_run(recipe, self.dataset, split)
+            describe_earlier(recipe)
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps of the one under way
         self.loss_sum = 0.0

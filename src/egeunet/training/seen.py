@@ -1,0 +1,68 @@
+"""The photos that weights know: what they, and the runs they learned from, were trained on."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from egeunet.files import atomic_write
+
+EARLIER = "learned_from.csv"
+TRAINED, SELECTED = "trained", "selected"
+
+Seen = dict[tuple[str, str], str]
+"""(dataset, id): whether the photo was trained or only selected on."""
+
+
+def seen_of(dataset: str, parts: Mapping[str, str]) -> Seen:
+    """Return what a training of its own has seen.
+
+    Args:
+        dataset: The one that was split.
+        parts: id → part; without a part "val" the epoch was selected on the part "test".
+    """
+    selected = "val" if "val" in parts.values() else "test"
+    kinds = {"train": TRAINED, selected: SELECTED}
+    return {(dataset, id): kinds[part] for id, part in parts.items() if part in kinds}
+
+
+def merge(*several: Seen) -> Seen:
+    """Return what any of them has seen; what was trained on by one of them was trained on."""
+    found: Seen = {}
+    for seen in several:
+        found |= {key: kind for key, kind in seen.items() if found.get(key) != TRAINED}
+    return found
+
+
+def seen_in(seen: Seen, dataset: str) -> dict[str, str]:
+    """Return id → kind of the photos of a dataset.
+
+    Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
+    """
+    found: dict[str, str] = {}
+    for (home, id), kind in seen.items():
+        same = home == dataset or id.startswith("ISIC_")
+        if same and found.get(id) != TRAINED:
+            found[id] = kind
+    return found
+
+
+def read_earlier(folder: Path) -> Seen:
+    """Return what the runs that a run learned from have seen, as it recorded that."""
+    try:
+        with (folder / EARLIER).open(newline="", encoding="utf-8") as file:
+            return {(row["dataset"], row["id"]): row["kind"] for row in csv.DictReader(file)}
+    except FileNotFoundError:
+        return {}
+
+
+def write_earlier(folder: Path, seen: Seen) -> None:
+    """Write what `read_earlier` reads."""
+    with (
+        atomic_write(folder / EARLIER) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("dataset", "id", "kind"))
+        writer.writerows((*key, kind) for key, kind in sorted(seen.items()))
