@@ -23,7 +23,8 @@ from egeunet.data.registry import REGISTRY
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.evaluator import Evaluation, evaluate_segmenter
-from egeunet.evaluation.report import COLUMNS, append_result, table_rows
+from egeunet.evaluation.report import COLUMNS, append_result, read_results, table_rows
+from egeunet.evaluation.series import changes_of, label_of, recipe_of
 from egeunet.evaluation.subject import PLACES
 from egeunet.export.formats import export_run
 from egeunet.files import atomic_write, sha256_file
@@ -62,8 +63,10 @@ CARD = """\
 | in torch | `egeunet.load_model("{name}")`, from `{name}.safetensors` |
 | SHA-256 | `{sha256}` |
 | data | {data} |
-| terms of the data | {licence}: use the weights as these allow; the code is under Apache-2.0 |
+| terms of the data | {licence}, and those that start and teacher name: use the weights as these allow; the code is under Apache-2.0 |
 | split | protocol holdout: {train} photos to train, {val} to select, {test} to test |
+| start | {start} |
+| teacher | {teacher} |
 | training | {trained} epochs of {planned}, batch {batch}, seed {seed}, recipe {recipe_hash} |
 | selected | epoch {epoch}, by the validation part |
 | trained with | `{training_command}` |
@@ -168,7 +171,10 @@ def write_torch_weights(run: Run, file: Path) -> None:
 def card(row: dict[str, Any], evaluation: Evaluation) -> str:
     """Write the card of weights from their row of results."""
     info = REGISTRY.get(row["dataset"])
+    earlier = {key: row["recipe"][key]["sha256"] for key in ("start", "distill")}
     return CARD.format(
+        start=name_weights(earlier["start"]) or "random weights",
+        teacher=name_weights(earlier["distill"]) or "none",
         **SUBJECTS.get(row["dataset"], OTHER),
         **row["images"],
         name=row["weights"],
@@ -186,6 +192,21 @@ def card(row: dict[str, Any], evaluation: Evaluation) -> str:
         **{key: row[key] for key in ("system", "params", "seed", "recipe_hash", "epoch", "n")},
         **{key: row[key] for key in ("training_command", "command", "git_commit")},
     )
+
+
+def name_weights(sha256: str | None) -> str:
+    """Say what weights are that a run learned from, by the row of results that has them."""
+    if sha256 is None:
+        return ""
+    rows = [row for row in read_results(ROOT / "results") if row.get("weights_sha256") == sha256]
+    recipe = recipe_of(rows[-1]) if rows else None
+    if recipe is None:
+        return f"weights {sha256[:12]}"
+    info = REGISTRY.get(rows[-1]["dataset"])
+    data = f"{info.title} ({info.licence})" if info else rows[-1]["dataset"]
+    pretrained = ", from ImageNet weights" if recipe.options.get("pretrained") else ""
+    label = label_of(recipe.system, changes_of(recipe))
+    return f"{label}: {recipe.trainer.epochs} epochs on {data}{pretrained}; weights {sha256[:12]}"
 
 
 def markdown(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
