@@ -63,7 +63,7 @@ CARD = """\
 | in torch | `egeunet.load_model("{name}")`, from `{name}.safetensors` |
 | SHA-256 | `{sha256}` |
 | data | {data} |
-| terms of the data | {licence}, and those that start and teacher name: use the weights as these allow; the code is under Apache-2.0 |
+| terms of the data | {licence}, and those that start and teacher name; the code: Apache-2.0 |
 | split | protocol holdout: {train} photos to train, {val} to select, {test} to test |
 | start | {start} |
 | teacher | {teacher} |

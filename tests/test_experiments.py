@@ -112,6 +112,11 @@ def test_a_run_waits_for_the_earlier_run_that_it_starts_from(place, listener):
     sweep([job], record=record)
     (job,) = planned(place, f"start.run={first}")
     assert job.state == "done"
+    first.rename(place / "elsewhere")  # as on another machine: one that learned from any will do
+    (job,) = planned(place, f"start.run={first}")
+    assert job.state == "done"
+    (job,) = planned(place, f"distill.teacher={first}")
+    assert job.state == "waits for an earlier run"
 
 
 def test_one_training_may_be_scored_on_two_parts(place):

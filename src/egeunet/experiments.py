@@ -86,7 +86,8 @@ def plan(
     """Return every run that experiment files name, each once, with what is left of it.
 
     A run is done when the `.jsonl` files beside `record` have its rows: the same recipe, dataset,
-    protocol, part and weights.
+    protocol, part and weights. Where the earlier runs that it learns from are not here, rows that
+    learned from any will do.
 
     Args:
         files: YAML files, each a list of `Experiment`.
@@ -99,15 +100,16 @@ def plan(
         UsageError: If a file, name or setting is wrong.
     """
     rows = read_results(Path(record).parent)
-    done, paces = {_row_key(row) for row in rows}, _paces(rows)
+    done, paces = {key for row in rows for key in _row_keys(row)}, _paces(rows)
     jobs: dict[str, Job] = {}
     for recipe, part, lacks in _recipes(files, settings, Path(out)):
         dataset = recipe.data.name or open_split(recipe.data)[0].name
         protocol = recipe.data.protocol
+        wanted = (_of_any(recipe) if lacks else recipe).hash()
         missing = tuple(
             weights
             for weights in EPOCHS_SCORED[protocol]
-            if (recipe.hash(), dataset, protocol, part, weights) not in done
+            if (wanted, dataset, protocol, part, weights) not in done
         )
         epochs = len(read_history(recipe.out))
         pace = paces.get((recipe.system, dataset))
@@ -240,10 +242,24 @@ def _name(recipe: Recipe) -> str:
     )
 
 
-def _row_key(row: Mapping[str, Any]) -> tuple[object, ...]:
+def _row_keys(row: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    scored = [row.get(key) for key in ("dataset", "protocol", "part", "weights_epoch")]
     recipe = recipe_of(row)  # hashed anew: a later version may know more settings
-    scored = (row.get(key) for key in ("dataset", "protocol", "part", "weights_epoch"))
-    return (recipe.hash() if recipe else row.get("recipe_hash"), *scored)
+    if recipe is None:
+        yield (row.get("recipe_hash"), *scored)
+    else:
+        yield (recipe.hash(), *scored)
+        yield (_of_any(recipe).hash(), *scored)
+
+
+def _of_any(recipe: Recipe) -> Recipe:
+    """Return a recipe that learns from the same kinds of earlier runs, whichever they were."""
+    distill, start = recipe.distill, recipe.start
+    if distill.teacher or distill.sha256:
+        distill = distill.model_copy(update={"sha256": "any"})
+    if start.run or start.sha256:
+        start = start.model_copy(update={"sha256": "any"})
+    return recipe.model_copy(update={"distill": distill, "start": start})
 
 
 def _paces(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:

@@ -13,7 +13,7 @@ import egeunet
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.training.checkpoint import load_checkpoint
 from egeunet.training.recipe import load_recipe
-from egeunet.training.side_by_side import train_side_by_side
+from egeunet.training.side_by_side import _least_used_gpu, train_side_by_side
 from egeunet.training.trainer import train
 
 
@@ -100,3 +100,17 @@ def test_runs_that_are_there_are_not_overwritten(words, tmp_path):
     train(load_recipe(words[0], [*words[1:], *alone]))
     with pytest.raises(UsageError, match="--resume"):
         egeunet.train(*words, "trainer.epochs=1", "seeds=0")
+
+
+def test_trainings_share_the_gpus_that_are_visible(monkeypatch):
+    """Without GPUs here: which one each would get."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    recipe, used = load_recipe("egeunet-synthetic"), []
+    for _ in range(4):
+        used.append(_least_used_gpu(recipe, used))
+    assert used == ["4", "6", "7", "4"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert _least_used_gpu(recipe, ["0", "2"]) == "1"
+    for alone in ("device=cpu", "devices=2"):
+        assert _least_used_gpu(load_recipe("egeunet-synthetic", [alone]), []) is None

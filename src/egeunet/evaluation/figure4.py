@@ -27,8 +27,7 @@ def figures4(
 ) -> Iterator[tuple[str, Figure]]:
     """Draw the figure for each dataset and protocol of the finished runs in a folder.
 
-    Of one system a run with the paper's recipe is shown rather than another, then the longest,
-    then the one of the lowest seed.
+    Of one system and recipe the longest run is shown, then the one of the lowest seed.
 
     Args:
         folder: Holds run folders.
@@ -47,18 +46,23 @@ def figures4(
     groups: dict[tuple[str, str], dict[str, Run]] = {}
     for run in sorted(map(load_run, folders), key=_worst_first):
         key = (run.dataset, run.recipe.data.protocol)
-        groups.setdefault(key, {})[run.recipe.system] = run  # a better one replaces it
+        groups.setdefault(key, {})[_label(run)] = run  # a better one replaces it
     for (dataset, protocol), runs in groups.items():
         yield f"figure4-{dataset}-{protocol}", _draw(runs, photos, reporter)
 
 
-def _worst_first(run: Run) -> tuple[bool, int, int]:
-    return not changes_of(run.recipe), run.recipe.trainer.epochs, -run.recipe.seed
+def _worst_first(run: Run) -> tuple[int, int]:
+    return run.recipe.trainer.epochs, -run.recipe.seed
 
 
-def _title(run: Run) -> str:
-    label = label_of(run.recipe.system, changes_of(run.recipe))
-    return f"{label}, {run.recipe.trainer.epochs} epochs".replace(", ", "\n")
+def _label(run: Run) -> str:
+    return label_of(run.recipe.system, changes_of(run.recipe))
+
+
+def _place(run: Run) -> tuple[int, int]:
+    """As in the paper; of one system the paper's recipe first."""
+    system, places = run.recipe.system, list(TITLES)
+    return places.index(system) if system in TITLES else -1, len(changes_of(run.recipe))
 
 
 def _draw(runs: dict[str, Run], photos: Sequence[str], reporter: Reporter | None) -> Figure:
@@ -71,9 +75,9 @@ def _draw(runs: dict[str, Run], photos: Sequence[str], reporter: Reporter | None
     arrays = load_arrays(
         [test[name] for name in chosen], data.shape, data.num_classes, reporter=reporter
     )
-    ordered = sorted(runs, key=lambda name: list(TITLES).index(name) if name in TITLES else -1)
     masks: dict[str, list[NDArray[np.uint8]]] = {}
-    for name in ordered:
-        logits = torch_predictor(runs[name].model)(arrays.images)
-        masks[_title(runs[name])] = list(predict_classes(logits).numpy().astype(np.uint8))
+    for label, run in sorted(runs.items(), key=lambda item: _place(item[1])):
+        logits = torch_predictor(run.model)(arrays.images)
+        title = f"{label}, {run.recipe.trainer.epochs} epochs".replace(", ", "\n")
+        masks[title] = list(predict_classes(logits).numpy().astype(np.uint8))
     return compare_masks(list(arrays.images), list(arrays.masks), masks)

@@ -32,6 +32,7 @@ from egeunet.training.settings import Recipe
 from egeunet.training.stop import StopRequest
 
 LOG = "train.log"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _INTERVAL = 0.3  # seconds between looks at the processes
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent ends
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -55,7 +56,7 @@ def train_side_by_side(
         recipes: Each with a run folder of its own.
         resume: Go on from the checkpoints in the run folders.
         at_once: How many at a time. None: on the CPU one process per core, the cores shared
-            evenly; on CUDA all of them, on the same devices.
+            evenly; on CUDA all of them, shared evenly by the GPUs.
         finished: Called with the folder of each run as soon as it is trained; when it raises an
             EgeunetError or OSError, that training counts as failed.
         reporter: Hears of every finished epoch.
@@ -98,7 +99,8 @@ def train_side_by_side(
                 while waiting and len(running) < at_once and not stop.signal_number:
                     recipe = waiting.pop(0)
                     try:
-                        running.append(_Training(recipe, threads, bar))
+                        gpu = _least_used_gpu(recipe, [one.gpu for one in running])
+                        running.append(_Training(recipe, threads, bar, gpu))
                     except EgeunetError as error:
                         fail(recipe.out, error)
                 time.sleep(_INTERVAL)
@@ -150,10 +152,21 @@ def _decode(recipes: Sequence[Recipe], reporter: Reporter) -> None:
             load_arrays(samples, data.shape, data.num_classes, reporter=reporter)
 
 
+def _least_used_gpu(recipe: Recipe, used: Sequence[str | None]) -> str | None:
+    """Return the GPU for a training on one of several, as `CUDA_VISIBLE_DEVICES` names it."""
+    count = torch.cuda.device_count()
+    if recipe.device == "cpu" or recipe.devices > 1 or count < 2:
+        return None
+    mine = os.environ.get(_VISIBLE)
+    names = mine.split(",")[:count] if mine else [str(index) for index in range(count)]
+    return min(names, key=list(used).count)
+
+
 class _Training:
     """A training under way."""
 
-    def __init__(self, recipe: Recipe, threads: int, bar: Bar) -> None:
+    def __init__(self, recipe: Recipe, threads: int, bar: Bar, gpu: str | None) -> None:
+        self.gpu = gpu
         self.folder, self.epochs, self.bar = recipe.out, recipe.trainer.epochs, bar
         self.told_to_stop = False
         self.processes: list[Popen[bytes]] = []
@@ -163,7 +176,9 @@ class _Training:
             bar.advance(self.seen)
             recipe.write(path)
             with (self.folder / LOG).open("a", encoding="utf-8") as log:
+                visible = {} if gpu is None else {_VISIBLE: gpu}
                 for variables in rank_variables(recipe.devices):
+                    variables = {**variables, **visible}
                     self.processes.append(_start(path, log, threads, variables))
         except OSError as error:
             self.kill()
