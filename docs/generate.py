@@ -56,6 +56,7 @@ def regions() -> dict[str, str]:
         "ddp": f"\n{ddp()}",
         "settings": f"\n{settings()}",
         "page": f"\n{page()}",
+        "classes": f"\n{classes()}",
         **{
             name: f"\n{text}"
             for name, text in (runtime() | quality() | robustness() | serve() | scale()).items()
@@ -165,6 +166,21 @@ def settings() -> str:
     rule = "--- | --- | --- | ---"
     columns = "setting | what | default | meaning"
     return "".join(f"| {line} |\n" for line in (columns, rule, *lines))
+
+
+def classes() -> str:
+    """Return the scores of each class of the drawn task, from its last row."""
+    rows = results("classes")
+    if not rows:
+        return "not run\n"
+    row = rows[-1]
+    lines = [
+        (name, *(f"{score['pooled'][key]:.2%}" for key in ("iou", "dice")))
+        for name, score in row["per_class"].items()
+    ]
+    lines.append(("mean", *(f"{row['pooled'][key]:.2%}" for key in ("iou", "dice"))))
+    where = f"Of {row['n']} photos of the test part, {row['epochs']} epochs, seed {row['seed']}"
+    return f"{table('pooled | IoU | DSC', lines)}\n{where}; commit {row['git_commit'][:12]}.\n"
 
 
 def table(columns: str, rows: Iterable[Sequence[str]]) -> str:
