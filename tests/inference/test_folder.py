@@ -65,6 +65,16 @@ def test_masks_written_beside_the_photos_are_not_photos(tmp_path: Path) -> None:
         plan([out], out)
 
 
+@pytest.mark.parametrize("table", ["predictions.json", "predictions.jsonl"])
+def test_masks_of_an_earlier_run_are_not_photos(tmp_path: Path, table: str, listener) -> None:
+    put(tmp_path, "a.jpg", f"run1/{table}", "run1/a_mask.png", "run1/s/b_overlay.jpg", "run1/c.jpg")
+    put(tmp_path, "mine/d_mask.png")
+    jobs = plan([tmp_path], tmp_path / "run2", recursive=True, reporter=listener)
+    assert [job.name for job in jobs] == ["a.jpg", "mine/d_mask.png", "run1/c.jpg"]
+    (line,) = listener.lines
+    assert line.startswith("2 masks and overlays were left out, such as ")
+
+
 def test_an_output_that_is_a_file(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "out")
     with pytest.raises(UsageError, match="is a file"):

@@ -116,7 +116,7 @@ def predict(
     from egeunet.inference.table import TABLE, check_options, open_table, read_rows
 
     reporter = console_reporter()
-    jobs = plan(photos, output, recursive, overlay)
+    jobs = plan(photos, output, recursive, overlay, reporter)
     others = [path for path in other_files(photos, recursive) if path.stem != Path(TABLE).stem]
     if others:
         reporter.info(f"{len(others)} other files were left out, such as {others[0]}")

@@ -19,7 +19,8 @@ from egeunet.files import check_folder, escape_name, sha256_file
 from egeunet.inference.find import locate_photos
 from egeunet.inference.result import Result, save_image
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.table import Row
+from egeunet.inference.table import JOURNAL, TABLE, Row
+from egeunet.reporting import Reporter
 
 _MASK, _OVERLAY = "_mask.png", "_overlay.jpg"
 _WRITERS = 2  # photos whose files are written at a time: they wait for the disk
@@ -55,19 +56,24 @@ class Job:
 
 
 def plan(
-    inputs: Sequence[str | Path], output: Path, recursive: bool = False, overlay: bool = False
+    inputs: Sequence[str | Path],
+    output: Path,
+    recursive: bool = False,
+    overlay: bool = False,
+    reporter: Reporter | None = None,
 ) -> list[Job]:
     """Find the photos and decide what is written where.
 
     A mask is called after its photo, `a_mask.png`; where photos of one folder share the name but
-    not the suffix, `a.jpg_mask.png`. Subfolders are kept. Masks and overlays that already lie in
-    the output folder are not taken for photos.
+    not the suffix, `a.jpg_mask.png`. Subfolders are kept. Masks and overlays that lie in the output
+    folder, or in one with the table of an earlier run, are not taken for photos.
 
     Args:
         inputs: Files, folders and glob patterns, as for `find_photos`.
         output: The folder to write to.
         recursive: Also look into the inputs' subfolders.
         overlay: Also plan overlays.
+        reporter: Hears of masks and overlays that were found and left out.
 
     Returns:
         One job per photo, sorted by path.
@@ -78,11 +84,16 @@ def plan(
     """
     check_folder(output)
     home = output.resolve()
-    found = {
-        photo: relative
-        for photo, relative in locate_photos(inputs, recursive).items()
-        if not (photo.name.endswith((_MASK, _OVERLAY)) and home in photo.resolve().parents)
-    }
+    found = locate_photos(inputs, recursive)
+    written = [photo for photo in found if _is_written(photo, home)]
+    for photo in written:
+        del found[photo]
+    if not found:
+        raise UsageError(f"There are only masks and overlays, such as {written[0]}, and no photo.")
+    if written:
+        (reporter or Reporter()).info(
+            f"{len(written)} masks and overlays were left out, such as {written[0]}"
+        )
     # As lower case, because some file systems do not tell A from a.
     shared = Counter(str(relative.with_suffix("")).lower() for relative in found.values())
     jobs: dict[str, Job] = {}
@@ -101,9 +112,15 @@ def plan(
                 f"The masks of {other.photo} and {photo} would both be {job.mask}: "
                 "segment them into different folders."
             )
-    if not jobs:
-        raise UsageError(f"There are only masks and overlays in {output}, and no photo.")
     return list(jobs.values())
+
+
+def _is_written(photo: Path, home: Path) -> bool:
+    """Tell whether a file is a mask or overlay of this folder, or of one that has a table."""
+    return photo.name.endswith((_MASK, _OVERLAY)) and any(
+        folder == home or (folder / TABLE).is_file() or (folder / JOURNAL).is_file()
+        for folder in photo.resolve().parents
+    )
 
 
 def run_jobs(
