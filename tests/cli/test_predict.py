@@ -386,6 +386,28 @@ def test_a_name_that_is_no_unicode_stands_escaped_in_the_table(
     assert {row["name"] for row in rows} == {"\\udcff.jpg", "b.png"}
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_console_that_lacks_characters_loses_no_result(
+    weights: Path, photos: Path, tmp_path: Path, encoding: str
+) -> None:
+    (photos / "a.jpg").rename(photos / "皮膚 é 😀.jpg")
+    (photos / "b.png").write_bytes(b"")
+    out = tmp_path / "出力"
+    for words in ((), ("--json", "--overwrite")):
+        done = subprocess.run(
+            command(photos, "-o", out, "-w", weights, *words),
+            env={**environment(), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+        )
+        assert done.returncode == 1
+        assert b"Traceback" not in done.stderr
+        assert b"b.png" in done.stderr
+    rows = json.loads(done.stdout.decode(encoding))
+    assert [row["name"] for row in rows] == ["b.png", "皮膚 é 😀.jpg"]
+    table = json.loads((out / "predictions.json").read_text("utf-8"))
+    assert [row["name"] for row in table["photos"]] == ["b.png", "皮膚 é 😀.jpg"]
+
+
 def test_masks_can_be_tidied(weights: Path, tmp_path: Path) -> None:
     """A dark ring with a light hole, and a dark square beside it."""
     image = Image.new("RGB", (160, 120), (220, 200, 190))
