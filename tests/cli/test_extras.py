@@ -49,3 +49,9 @@ def test_the_network_is_timed_without_an_extra(run_folder: Path) -> None:
     done = egeunet_alone("benchmark", run_folder / "model.onnx", "--rounds", 10)
     assert done.returncode == 0, done.stderr
     assert "p95 ms" in done.stdout
+
+
+def test_the_weights_are_told_of_without_an_extra() -> None:
+    done = egeunet_alone("weights")
+    assert done.returncode == 0, done.stderr
+    assert "isic2018" in done.stdout

@@ -21,6 +21,7 @@ from egeunet.cli.report import report
 from egeunet.cli.serve import serve
 from egeunet.cli.sweep import sweep
 from egeunet.cli.train import train
+from egeunet.cli.weights import weights
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError, needs_extra
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ for command in (
     export,
     benchmark,
     models,
+    weights,
     demo,
 ):
     app.command()(command)
