@@ -38,7 +38,7 @@ def run_contenders(run: Run, folder: Path, reporter: Reporter) -> list[Contender
     compiled = _compile(run.model, run.recipe.data.shape, reporter)
     if compiled is not None:
         found.append(Contender("torch compiled", partial(_torch, compiled), file))
-    reference = make_reference(run)
+    reference = make_reference(run, reporter)
     for form in FORMATS:
         if not form.file.startswith("model"):  # the others take another input
             continue
