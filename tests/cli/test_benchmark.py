@@ -33,6 +33,9 @@ def test_an_onnx_file_is_one_row_of_a_table_and_of_two_files(
     assert report["environment"]["cpu"]
     assert report["scored_on"] is None
     assert (tmp_path / "out" / "benchmark.png").stat().st_size > 5000
+    again = egeunet("benchmark", file, "-o", tmp_path / "out")
+    assert again.returncode == 2
+    assert "benchmark.json exists; give --overwrite" in again.stderr
 
 
 def test_without_words_it_is_the_shipped_network(

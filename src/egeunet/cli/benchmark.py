@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.options import Overwrite, check_absent
 
 
 def benchmark(
@@ -31,6 +32,7 @@ def benchmark(
         Path | None,
         typer.Option("--output", "-o", help="Folder for benchmark.json and benchmark.png."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure how fast, how large and how good the ways to run a network are, side by side.
@@ -55,6 +57,8 @@ def benchmark(
     reporter = console_reporter()
     if output:
         check_folder(output)
+        if not overwrite:
+            check_absent([output / "benchmark.json", output / "benchmark.png"])
     report = measure(weights, data=data, official=official, rounds=rounds, reporter=reporter)
     if output:
         from egeunet.evaluation.figures import save_figure  # which takes matplotlib
