@@ -37,8 +37,8 @@ def benchmark(
 ) -> None:
     """Measure how fast, how large and how good the ways to run a network are, side by side.
 
-    Of a run folder: torch, torch compiled and every ONNX format; of other weights: their ONNX file,
-    which takes no torch unless it is to be scored or drawn (the extra `train`).
+    Of a run folder or shipped weights: torch, torch compiled and every ONNX format, which takes the
+    extra `train`; of another ONNX file, or without the extra: the file alone.
     Start-up and peak memory are those of a fresh process. In each round every one is run once, so
     that what else the machine does meets all alike.
 
