@@ -25,6 +25,18 @@ def test_the_run_folder_is_the_default_and_a_table_names_each_file(run_folder: P
     assert "model-fp16.onnx" in done.stdout
 
 
+def test_files_that_exist_are_replaced_only_if_told(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.onnx").write_bytes(b"of another run")
+    words = ["export", str(run_folder), "-o", str(tmp_path)]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, UsageError)
+    assert "photo.onnx exists; give --overwrite" in str(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.onnx"]
+    assert (tmp_path / "photo.onnx").read_bytes() == b"of another run"
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 0
+    assert (tmp_path / "photo.onnx").stat().st_size > 1000
+
+
 def test_wrong_words_are_named(run_folder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", str(run_folder), "-f", "tflight"])
     assert isinstance(done.exception, UsageError)

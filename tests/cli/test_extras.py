@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,18 @@ def test_the_network_is_timed_without_an_extra(run_folder: Path) -> None:
     done = egeunet_alone("benchmark", run_folder / "model.onnx", "--rounds", 10)
     assert done.returncode == 0, done.stderr
     assert "p95 ms" in done.stdout
+
+
+def test_without_words_the_shipped_network_is_timed_and_missing_rows_are_told() -> None:
+    done = egeunet_alone("benchmark", "--rounds", 10, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["weights"] == "isic2018"
+    assert [row["name"] for row in report["rows"]] == ["ONNX"]
+    assert "other formats are left out: This needs torch" in done.stderr
+
+
+def test_the_weights_are_told_of_without_an_extra() -> None:
+    done = egeunet_alone("weights")
+    assert done.returncode == 0, done.stderr
+    assert "isic2018" in done.stdout

@@ -83,7 +83,7 @@ def test_the_exported_file_scores_as_the_run(egeunet, run):
 
 def test_corruptions_are_scored_on_request(egeunet, run):
     words = ("evaluate", "exported/model.onnx", "--data", "skin", "--corruptions", "-o", "rough")
-    assert egeunet("export", "runs/x", "-o", "exported")[0] == 0
+    assert egeunet("export", "runs/x", "-o", "exported", "--overwrite")[0] == 0
     code, out, errors = egeunet(*words, "--record", "rough.jsonl")
     assert code == 0, errors
     assert "corrupted, by severity" in out

@@ -244,19 +244,22 @@ def test_help_states_the_intended_use_and_an_example() -> None:
     assert "egeunet predict photos/ -o masks/" in text
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
-def test_an_interrupt_leaves_whole_files_and_a_table(
-    weights: Path, photos: Path, tmp_path: Path
-) -> None:
-    many = tmp_path / "many"
-    many.mkdir()
+@pytest.fixture
+def many(photos: Path, tmp_path: Path) -> Path:
+    """Photos that take seconds, so that a signal comes in time."""
+    folder = tmp_path / "many"
+    folder.mkdir()
     with Image.open(photos / "a.jpg") as image:
-        image.resize((1600, 1200)).save(many / "000.jpg")
-    for index in range(1, 300):  # seconds of work, so that the signal comes in time
-        os.link(many / "000.jpg", many / f"{index:03}.jpg")
-    out = tmp_path / "out"
+        image.resize((1600, 1200)).save(folder / "000.jpg")
+    for index in range(1, 100):
+        os.link(folder / "000.jpg", folder / f"{index:03}.jpg")
+    return folder
+
+
+def stop(number: int, out: Path, *arguments: object) -> tuple[int, str, str]:
+    """Send a signal once there are some masks; returns exit code, stdout and stderr."""
     process = subprocess.Popen(
-        command(many, "-o", out, "-w", weights),
+        command(*arguments, "-o", out),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -265,24 +268,50 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     limit = time.monotonic() + 30
-    while not (out / "002_mask.png").exists() and time.monotonic() < limit:
+    while not (out / "006_mask.png").exists() and time.monotonic() < limit:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130, stderr
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_whole_files_and_a_table(
+    weights: Path, many: Path, tmp_path: Path, number: int
+) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = stop(number, out, many, "-w", weights)
+    assert code == 130, stderr
     assert "Traceback" not in stderr
     assert "--skip-existing" in stderr
     rows = json.loads((out / "predictions.json").read_text())["photos"]
-    assert 2 <= len(rows) < 300
+    assert 2 <= len(rows) < 100
     assert stdout.startswith(f"{len(rows)} done")
+    assert not (out / "predictions.jsonl").exists()
     written = [name for name in files(out) if name.endswith(".png")]
-    assert len(written) - len(rows) in (0, 1), "a mask may be written and its row not yet"
+    assert 0 <= len(written) - len(rows) <= 3, "masks may be written and their rows not yet"
     for name in written:
         assert read_mask(out / name).shape == (1200, 1600)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+def test_what_was_done_before_a_kill_is_not_done_again(
+    weights: Path, many: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert stop(signal.SIGKILL, out, many, "-w", weights)[0] == -signal.SIGKILL
+    masks = list(out.glob("*_mask.png"))
+    assert not (out / "predictions.json").exists()
     done = predict(many, "-o", out, "-w", weights, "--skip-existing", text=True)
-    assert done.returncode == 0
-    assert len(list(out.glob("*_mask.png"))) == 300
-    assert len(json.loads((out / "predictions.json").read_text())["photos"]) == 300
+    assert done.returncode == 0, done.stderr
+    there = int(done.stdout.split(" already there")[0].rsplit(" ", 1)[1])
+    assert 2 <= there < 100
+    assert len(masks) - there <= 3, "masks may be written and their rows not yet"
+    assert done.stdout.startswith(f"{100 - there} done, 0 failed")
+    rows = json.loads((out / "predictions.json").read_text())["photos"]
+    assert len(rows) == len(list(out.glob("*_mask.png"))) == 100
+    assert not (out / "predictions.jsonl").exists()
 
 
 def test_a_run_that_was_killed_goes_on(weights: Path, photos: Path, tmp_path: Path) -> None:
@@ -314,13 +343,35 @@ def test_no_row_describes_another_mask_than_its_file(
 def test_the_mask_of_another_photo_of_that_name_is_not_taken_for_its_own(
     weights: Path, photos: Path, tmp_path: Path
 ) -> None:
-    out, other = tmp_path / "out", tmp_path / "other"
-    assert predict(photos, "-o", out, "-w", weights).returncode == 0
-    other.mkdir()
-    Image.new("RGB", (50, 40)).save(other / "a.jpg")
-    done = predict(other, "-o", out, "-w", weights, "--skip-existing", text=True)
+    photo, out = tmp_path / "c.bmp", tmp_path / "out"
+    Image.new("RGB", (50, 40)).save(photo)
+    size = photo.stat().st_size
+    words = (photo, "-o", out, "-w", weights, "--skip-existing")
+    assert predict(*words).returncode == 0
+    assert predict(*words, text=True).stdout == f"0 done, 0 failed, 1 already there: {out}\n"
+    Image.new("RGB", (50, 40), "red").save(photo)
+    assert photo.stat().st_size == size
+    done = predict(*words, text=True)
     assert done.returncode == 2
     assert "is of another photo than" in done.stderr
+
+
+def test_masks_of_other_options_are_not_mixed_in_one_folder(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert predict(photos / "a.jpg", "-o", out, "-w", weights).returncode == 0
+    other = (photos, "-o", out, "-w", weights, "--tta", "--threshold", 0.9)
+    for words in (other, (*other, "--skip-existing")):
+        done = predict(*words, text=True)
+        assert done.returncode == 2
+        assert "(threshold, tta differ)" in done.stderr
+        assert "--overwrite" in done.stderr
+    assert predict(*other, "--overwrite").returncode == 0
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["tta"], row["threshold"]) for row in rows] == [("True", "0.9")] * 2
+    assert rows[0]["photo_sha256"] == sha256_file(photos / "a.jpg")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode here")
@@ -333,6 +384,28 @@ def test_a_name_that_is_no_unicode_stands_escaped_in_the_table(
     rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["photos"]
     assert sorted(row["name"] for row in json.loads(done.stdout)) == [row["name"] for row in rows]
     assert {row["name"] for row in rows} == {"\\udcff.jpg", "b.png"}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_console_that_lacks_characters_loses_no_result(
+    weights: Path, photos: Path, tmp_path: Path, encoding: str
+) -> None:
+    (photos / "a.jpg").rename(photos / "皮膚 é 😀.jpg")
+    (photos / "b.png").write_bytes(b"")
+    out = tmp_path / "出力"
+    for words in ((), ("--json", "--overwrite")):
+        done = subprocess.run(
+            command(photos, "-o", out, "-w", weights, *words),
+            env={**environment(), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+        )
+        assert done.returncode == 1
+        assert b"Traceback" not in done.stderr
+        assert b"b.png" in done.stderr
+    rows = json.loads(done.stdout.decode(encoding))
+    assert [row["name"] for row in rows] == ["b.png", "皮膚 é 😀.jpg"]
+    table = json.loads((out / "predictions.json").read_text("utf-8"))
+    assert [row["name"] for row in table["photos"]] == ["b.png", "皮膚 é 😀.jpg"]
 
 
 def test_masks_can_be_tidied(weights: Path, tmp_path: Path) -> None:

@@ -30,6 +30,20 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_shipped_weights_are_measured_in_torch_and_every_format(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listener
+) -> None:
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))  # which takes time
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
+    report = benchmark(rounds=10, reporter=listener)
+    names = [row["name"] for row in report["rows"]]
+    assert names == ["torch eager", "ONNX float32", "ONNX fp16", "ONNX int8"]
+    assert all(row["peak_mb"] > 10 for row in report["rows"])
+    for missing in ("torch.compile does not work here", "onnx-int8-static is calibrated"):
+        assert any(missing in line for line in listener.lines)
+
+
 @pytest.mark.slow
 def test_a_run_without_a_compiler(
     trained: Path, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listener
@@ -54,16 +68,17 @@ def test_a_run_without_a_compiler(
 
 
 def test_the_published_network_beside_an_onnx_file(
-    make_run, published: Path, capfd: pytest.CaptureFixture[str]
+    make_run, published: Path, capfd: pytest.CaptureFixture[str], listener
 ) -> None:
     from egeunet.export.formats import export_run
 
     run = make_run(size=256)
     export_run(run)
-    report = benchmark(run.folder / "model.onnx", official=published, rounds=10)
+    report = benchmark(run.folder / "model.onnx", official=published, rounds=10, reporter=listener)
     names = [row["name"] for row in report["rows"]]
     assert names == ["published, torch eager", "published, ONNX", "ONNX"]
     assert all(row["dice"] is None for row in report["rows"])
+    assert "of an ONNX file there is one row" in listener.lines[0]
     assert "was built" not in capfd.readouterr().out
 
 

@@ -14,7 +14,6 @@ import egeunet
 from egeunet.data.datasets import open_dataset
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.export.formats import FORMATS, export_run
-from egeunet.export.parity import pick_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.sources import read_photo
 from egeunet.training.run import load_run, open_split
@@ -60,7 +59,10 @@ def test_static_int8_is_calibrated_on_photos_of_training_alone(
     )
     run = dataclasses.replace(run, recipe=recipe)
     (form,) = (one for one in FORMATS if one.name == "onnx-int8-static")
-    before = form.build(run).SerializeToString()
+    graph = form.build(run)
+    (entry,) = graph.metadata_props
+    assert (entry.key, entry.value[:2]) == ("calibrated_on", "16")
+    before = graph.SerializeToString()
     _, split = open_split(recipe.data)
     for samples, same in ((split.test + split.val, True), (split.train, False)):
         for sample in samples:
@@ -68,11 +70,20 @@ def test_static_int8_is_calibrated_on_photos_of_training_alone(
         assert (form.build(run).SerializeToString() == before) is same
 
 
-def test_without_the_data_no_photo_is_drawn_for_both_parts(make_run) -> None:
-    name, test = pick_photos(make_run(), "test", 16)
-    _, train = pick_photos(make_run(), "train", 32)
-    assert name == "synthetic"
-    assert not {photo.tobytes() for photo in test} & {photo.tobytes() for photo in train}
+def test_without_the_data_it_is_said_and_nothing_is_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
+    (one, _) = egeunet.export("isic2018", tmp_path / "out", reporter=listener)
+    assert one.parity.of == "synthetic"
+    assert any("on drawn photos alone: " in line for line in listener.lines)
+    told, shipped = egeunet.Segmenter(one.path).metadata, egeunet.Segmenter("isic2018").metadata
+    assert told.scores == shipped.scores != {}
+    assert told.scores_on == shipped.scores_on == "validation"
+    with pytest.raises(EgeunetError, match="onnx-int8-static is calibrated on training photos, "):
+        egeunet.export("isic2018", tmp_path / "out", formats=["onnx-int8-static"])
+    assert not (tmp_path / "out" / "model-int8-static.onnx").exists()
 
 
 def test_an_unknown_format_names_the_known(trained: Path) -> None:

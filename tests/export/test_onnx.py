@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from egeunet.data.synthetic import draw
+from egeunet.errors import EgeunetError
+from egeunet.export.formats import export_run
 from egeunet.export.onnx import (
     around_photo,
     core_graph,
@@ -43,6 +45,12 @@ def test_dynamic_takes_any_size_in_steps_of_32(make_run) -> None:
         with torch.no_grad():
             expected = run.model(torch.from_numpy(image)).numpy()
         np.testing.assert_allclose(given, expected, atol=2e-4 * max(1, np.abs(expected).max()))
+
+
+def test_a_segmenter_names_the_file_to_take_in_the_place_of_a_dynamic_one(make_run) -> None:
+    (dynamic,) = export_run(make_run(), formats=["onnx-dynamic"])
+    with pytest.raises(EgeunetError, match=r"dynamic\.onnx does not take.*expected model\.onnx of"):
+        Segmenter(dynamic.path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.folder import plan, read_rows, run_jobs, write_rows
+from egeunet.errors import UsageError
+from egeunet.files import sha256_file
+from egeunet.inference.folder import is_done, plan, run_jobs
 from egeunet.inference.segmenter import Segmenter
 
 
@@ -66,6 +65,16 @@ def test_masks_written_beside_the_photos_are_not_photos(tmp_path: Path) -> None:
         plan([out], out)
 
 
+@pytest.mark.parametrize("table", ["predictions.json", "predictions.jsonl"])
+def test_masks_of_an_earlier_run_are_not_photos(tmp_path: Path, table: str, listener) -> None:
+    put(tmp_path, "a.jpg", f"run1/{table}", "run1/a_mask.png", "run1/s/b_overlay.jpg", "run1/c.jpg")
+    put(tmp_path, "mine/d_mask.png")
+    jobs = plan([tmp_path], tmp_path / "run2", recursive=True, reporter=listener)
+    assert [job.name for job in jobs] == ["a.jpg", "mine/d_mask.png", "run1/c.jpg"]
+    (line,) = listener.lines
+    assert line.startswith("2 masks and overlays were left out, such as ")
+
+
 def test_an_output_that_is_a_file(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "out")
     with pytest.raises(UsageError, match="is a file"):
@@ -93,20 +102,52 @@ def test_rows_say_what_was_measured_or_what_was_wrong(
     with Image.open(out / "a_overlay.jpg") as image:
         assert image.size == (160, 120)
 
-    rows = {row["name"]: row for row in (bad, good)}
-    write_rows(out, rows)
-    assert read_rows(out) == rows
-    assert "not a medical device" in json.loads((out / "predictions.json").read_text())["notice"]
-    with (out / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        first, second = csv.DictReader(file)
-    assert [int(first[key]) for key in ("x0", "y0", "x1", "y1")] == good["box"]
-    assert float(first["confidence"]) == good["confidence"]
-    assert "empty" in second["error"]
+
+def test_rows_say_how_masks_were_made(
+    write_graph, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    Image.fromarray(lesion).save(tmp_path / "a.png")
+    segmenter = Segmenter(write_graph(), threshold=0.3, tta=True, fill_holes=True)
+    jobs = plan([tmp_path / "a.png"], tmp_path / "out")
+    (row,) = run_jobs(segmenter, jobs, tmp_path / "out")
+    assert row["photo_sha256"] == sha256_file(tmp_path / "a.png")
+    assert row["weights"] == segmenter.weights
+    assert (row["threshold"], row["tta"]) == (0.3, True)
+    assert (row["largest_component"], row["fill_holes"]) == (False, True)
 
 
-def test_a_table_of_another_origin_is_not_replaced(tmp_path: Path) -> None:
-    assert read_rows(tmp_path) == {}
-    for text in ("", "[]", '{"photos": [1]}', '{"photos": [{}]}', "\xff"):
-        (tmp_path / "predictions.json").write_text(text, encoding="latin-1")
-        with pytest.raises(EgeunetError, match="move it away"):
-            read_rows(tmp_path)
+def test_a_file_that_cannot_be_written_is_the_error_of_its_photo(
+    write_graph, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    longest = "x" * (255 - len("_mask.png"))
+    for name in (longest, f"{longest}y", "z"):
+        Image.fromarray(lesion).save(photos / f"{name}.png")
+    Image.new("RGB", (66_000, 4)).save(photos / "wide.png")  # wider than a JPEG can be
+    segmenter = Segmenter(write_graph())
+    rows = list(run_jobs(segmenter, plan([photos], out), out))
+    assert [row["mask"] for row in rows] == [
+        "wide_mask.png",
+        f"{longest}_mask.png",
+        None,
+        "z_mask.png",
+    ]
+    assert "cannot be written: File name too long" in rows[2]["error"]
+    wide, *_, last = run_jobs(segmenter, plan([photos], out, overlay=True), out)
+    assert "wide_overlay.jpg cannot be written" in wide["error"]
+    assert (wide["mask"], wide["width"]) == ("wide_mask.png", 66_000)
+    assert last["error"] is None
+
+
+def test_what_vanished_is_not_done(write_graph, lesion: NDArray[np.uint8], tmp_path: Path) -> None:
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(lesion).save(photo)
+    (job,) = plan([photo], out)
+    (row,) = run_jobs(Segmenter(write_graph()), [job], out)
+    assert is_done(job, {"a.png": row})
+    photo.unlink()
+    photo.symlink_to(tmp_path / "nowhere.png")
+    assert not is_done(job, {"a.png": row})
+    (row,) = run_jobs(Segmenter(write_graph()), [job], out, keep_existing=True)
+    assert "cannot be read" in row["error"]

@@ -180,6 +180,11 @@ def test_metadata() -> None:
     assert found.threshold == 0.4
     assert found.classes == ("lesion",)
     assert (found.system, found.dataset) == ("egeunet", "isic2018")
+    assert (found.data_licence, found.scores) == ("", {})
+    told = {"data_licence": "CC0", "intended_use": "Research.", "scores_on": "validation"}
+    found = parse_metadata({**GOOD, **told, "scores": '{"val_dice": 0.5}'}, "x")
+    assert (found.data_licence, found.intended_use) == ("CC0", "Research.")
+    assert (found.scores, found.scores_on) == ({"val_dice": 0.5}, "validation")
 
 
 @pytest.mark.parametrize("key", GOOD)
@@ -204,6 +209,10 @@ def test_a_missing_entry_is_named(key: str) -> None:
         ("threshold", "0"),
         ("threshold", "nan"),
         ("threshold", "high"),
+        ("scores", "good"),
+        ("scores", "[1]"),
+        ("scores", '{"val_dice": "good"}'),
+        ("scores", '{"val_dice": null}'),
     ],
 )
 def test_entries_that_make_no_sense(key: str, value: str) -> None:

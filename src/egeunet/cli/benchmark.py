@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.options import Overwrite, check_absent
 
 
 def benchmark(
@@ -31,12 +32,13 @@ def benchmark(
         Path | None,
         typer.Option("--output", "-o", help="Folder for benchmark.json and benchmark.png."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure how fast, how large and how good the ways to run a network are, side by side.
 
-    Of a run folder: torch, torch compiled and every ONNX format; of other weights: their ONNX file,
-    which takes no torch unless it is to be scored or drawn (the extra `train`).
+    Of a run folder or shipped weights: torch, torch compiled and every ONNX format, which takes the
+    extra `train`; of another ONNX file, or without the extra: the file alone.
     Start-up and peak memory are those of a fresh process. In each round every one is run once, so
     that what else the machine does meets all alike.
 
@@ -55,6 +57,8 @@ def benchmark(
     reporter = console_reporter()
     if output:
         check_folder(output)
+        if not overwrite:
+            check_absent([output / "benchmark.json", output / "benchmark.png"])
     report = measure(weights, data=data, official=official, rounds=rounds, reporter=reporter)
     if output:
         from egeunet.evaluation.figures import save_figure  # which takes matplotlib

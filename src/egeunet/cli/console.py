@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -34,9 +35,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
+def escape_unknown() -> None:
+    """Have stdout and stderr escape the characters that their encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON to stdout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    """Print a value as indented JSON to stdout; its own escapes stand where that is not UTF-8."""
+    ascii_alone = (sys.stdout.encoding or "utf-8").lower() not in ("utf-8", "utf8")
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_alone, allow_nan=False)
     sys.stdout.write(escape_name(text) + "\n")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import console_reporter, print_json, print_table
-from egeunet.errors import UsageError
+from egeunet.cli.options import Overwrite, check_absent
 
 app = typer.Typer(
     name="data",
@@ -114,7 +114,7 @@ def split(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the list here, not to stdout.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compute a split list, `<id> <part>` per line: the same on every machine.
 
@@ -128,8 +128,8 @@ def split(
     from egeunet.data.splits import cut, format_list
     from egeunet.files import atomic_write
 
-    if output and output.exists() and not overwrite:
-        raise UsageError(f"{output} exists; give --overwrite to replace it.")
+    if output and not overwrite:
+        check_absent([output])
     opened = open_data(dataset)
     text = format_list(opened, protocol.value, seed, cut(opened, protocol.value, seed))
     if output is None:

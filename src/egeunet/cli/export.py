@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.options import Overwrite, check_absent
 
 
 def export(
@@ -27,22 +28,26 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="The folder to write to; the run folder otherwise."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
     """Write a trained system in other formats, each checked against torch on photos.
 
     onnx, the default, is two files: model.onnx, the network alone, and photo.onnx, from a photo of
-    any size to its probability. A file that does not compute what torch computes is not kept.
+    any size to its probability; a training leaves both in its run folder. A file that does not
+    compute what torch computes is not kept.
 
     For example:
 
         egeunet export runs/x -f onnx -f onnx-int8 -o exported/
     """
     import egeunet
+    from egeunet.export.formats import FORMATS
 
-    files = egeunet.export(
-        run, output, formats=tuple(formats or ("onnx",)), reporter=console_reporter()
-    )
+    names = formats or ["onnx"]
+    if not overwrite:
+        check_absent((output or run) / form.file for form in FORMATS if form.name in names)
+    files = egeunet.export(run, output, formats=names, reporter=console_reporter())
     if as_json:
         rows = [
             {"path": str(one.path), "bytes": one.path.stat().st_size, **one.parity.to_dict()}

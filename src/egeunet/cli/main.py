@@ -11,6 +11,7 @@ from egeunet import __version__
 from egeunet.cli import data
 from egeunet.cli.batch import batch
 from egeunet.cli.benchmark import benchmark
+from egeunet.cli.console import escape_unknown
 from egeunet.cli.demo import demo
 from egeunet.cli.evaluate import evaluate
 from egeunet.cli.export import export
@@ -20,6 +21,7 @@ from egeunet.cli.report import report
 from egeunet.cli.serve import serve
 from egeunet.cli.sweep import sweep
 from egeunet.cli.train import train
+from egeunet.cli.weights import weights
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError, needs_extra
 
 app = typer.Typer(
@@ -44,6 +46,7 @@ for command in (
     export,
     benchmark,
     models,
+    weights,
     demo,
 ):
     app.command()(command)
@@ -67,6 +70,7 @@ def _options(
 
 def main() -> None:
     """Run the program: exit code 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    escape_unknown()
     try:
         with needs_extra("train"):  # commands that take another say so themselves
             app()

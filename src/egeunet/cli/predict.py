@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import closing
 from functools import partial
@@ -111,45 +112,50 @@ def predict(
     if "-" in photos:
         raise UsageError("A photo from a pipe has no name to write to: use `predict - -o -`.")
 
-    from egeunet.inference.folder import TABLE, is_done, plan, read_rows, run_jobs, write_rows
+    from egeunet.inference.folder import is_done, mask_options, plan, run_jobs
+    from egeunet.inference.table import TABLE, check_options, open_table, read_rows
 
     reporter = console_reporter()
-    jobs = plan(photos, output, recursive, overlay)
+    jobs = plan(photos, output, recursive, overlay, reporter)
     others = [path for path in other_files(photos, recursive) if path.stem != Path(TABLE).stem]
     if others:
         reporter.info(f"{len(others)} other files were left out, such as {others[0]}")
     before = read_rows(output)
+    segmenter = open_segmenter()
+    if not overwrite:
+        check_options(output, before, mask_options(segmenter))
     skipped = 0
     if skip_existing:
         wanted = [job for job in jobs if not is_done(job, before)]
         skipped = len(jobs) - len(wanted)
         jobs = wanted
     elif not overwrite:
-        existing = [path for job in jobs for path in job.outputs if path.exists()]
+        existing = [path for job in jobs for path in job.existing]
         if existing:
             raise UsageError(
                 f"{existing[0]} exists ({len(existing)} such files): replace them with "
                 "--overwrite, or leave out what is done with --skip-existing."
             )
-    segmenter = open_segmenter()
 
     rows = {}
     interrupted = False
+    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # in good order, as Ctrl-C
     try:
         with (
+            open_table(output, before) as add,
             reporter.bar("segmenting", len(jobs)) as bar,
             closing(run_jobs(segmenter, jobs, output, keep_existing=skip_existing)) as stream,
         ):
             for row in stream:
+                add(row)
                 rows[row["name"]] = row
                 if row["error"]:
-                    reporter.warn(f"skipped: {row['error']}")
+                    reporter.warn(f"{'' if row['mask'] else 'skipped: '}{row['error']}")
                 bar.advance()
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        # The table of a folder keeps what earlier runs wrote into it.
-        write_rows(output, before | rows)
+        signal.signal(signal.SIGTERM, ended)
 
     failed = sum(row["error"] is not None for row in rows.values())
     if as_json:

@@ -17,11 +17,11 @@ import numpy as np
 from egeunet.data.cache import Arrays, load_arrays
 from egeunet.data.datasets import Sample
 from egeunet.environment import count_cores, environment
-from egeunet.errors import UsageError
+from egeunet.errors import MissingExtraError, UsageError, needs_extra
 from egeunet.export.contenders import Contender, Runner, onnx_contender
 from egeunet.inference.preprocess import scale
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import DEFAULT, find_weights, run_folder
+from egeunet.inference.weights import DEFAULT, find_shipped, find_weights, run_folder
 from egeunet.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ def benchmark(
     """Measure the ways to run a network, one after the other in each round.
 
     Args:
-        weights: A run folder (torch, torch compiled, and every ONNX format), or an ONNX file as
-            `Segmenter` takes it, the shipped "isic2018" by default.
+        weights: A run folder or the name of shipped weights, "isic2018" by default: torch, torch
+            compiled, and every ONNX format; or another ONNX file as `Segmenter` takes it.
         data: A dataset or folder, scored as `egeunet.evaluate` would; not scored without.
         official: A checkout of the published code, to be timed in the same run.
         rounds: How often each is run; the first tenth is warm-up.
-        reporter: Hears of the progress.
+        reporter: Hears of the progress, and of rows that are missing.
 
     Returns:
         What JSON can hold: `rows`, one per way to run it, `scored_on`, and the `environment`. A row
@@ -91,11 +91,7 @@ def benchmark(
         raise UsageError(f"rounds is {rounds}: expected 10 or more.")
     reporter = reporter or Reporter()
     weights = weights or DEFAULT
-    run = None
-    if run_folder(weights):
-        from egeunet.training.run import load_run
-
-        run = load_run(weights)
+    run = _open_run(weights, reporter)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if run or official:  # the others are measured without torch
@@ -118,7 +114,7 @@ def benchmark(
         scores: Mapping[str, float] = {}
         scored_on = None
         if data:
-            scored_on, samples = _test_part(data, weights, run)
+            scored_on, samples = _test_part(data, weights)
             arrays = load_arrays(samples, size, classes, reporter=reporter)
             scores = _score(contenders, arrays, classes, reporter)
         rows = []
@@ -140,6 +136,23 @@ def benchmark(
         "rows": rows,
         "environment": environment(),
     }
+
+
+def _open_run(weights: str | Path, reporter: Reporter) -> Run | None:
+    """Open what torch can run; of other weights say that their file alone is measured."""
+    shipped = find_shipped(weights)
+    if not shipped and not run_folder(weights):
+        reporter.info("of an ONNX file there is one row: name a run folder for torch and formats")
+        return None
+    try:
+        with needs_extra("train"):
+            from egeunet.training.run import load_run
+    except MissingExtraError as error:
+        if not shipped:
+            raise
+        reporter.warn(f"torch and the other formats are left out: {error}")
+        return None
+    return load_run(weights)
 
 
 def _time(
@@ -203,14 +216,12 @@ def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, f
     return startup, peak
 
 
-def _test_part(
-    data: str | Path, weights: str | Path, run: Run | None
-) -> tuple[str, tuple[Sample, ...]]:
+def _test_part(data: str | Path, weights: str | Path) -> tuple[str, tuple[Sample, ...]]:
     """What is scored, in words, and the photos: what `egeunet evaluate` would score."""
     from egeunet.evaluation.subject import choose_samples, open_subject
 
-    own = run is not None and str(data) == run.recipe.data.name
     subject = open_subject(weights, last=False, tta=False, device="cpu")
+    own = subject.run is not None and str(data) == subject.run.recipe.data.name
     protocol, dataset, samples = choose_samples(subject, None if own else data, None, "test")
     part = "all" if protocol == "external" else "test"
     return f"{len(samples)} images of {dataset.name}, protocol {protocol}, part {part}", samples

@@ -54,6 +54,19 @@ class Format:
     iou: float = 0.995
 
 
+def _static_graph(run: Run) -> onnx.ModelProto:
+    try:
+        name, photos = pick_photos(run, "train", CALIBRATION)
+    except EgeunetError as error:
+        raise EgeunetError(
+            f"onnx-int8-static is calibrated on training photos, and they are not there: {error}"
+        ) from error
+    graph = quantize_static(core_graph(run), photos)
+    of = f"{len(photos)} photos of {name}, part train"
+    onnx.helper.set_model_props(graph, {"calibrated_on": of})
+    return graph
+
+
 FORMATS = (
     Format(
         "onnx",
@@ -95,7 +108,7 @@ FORMATS = (
         "onnx-int8-static",
         "model-int8-static.onnx",
         "as model.onnx with convolutions computed in int8 (QDQ), calibrated on training photos",
-        lambda run: quantize_static(core_graph(run), pick_photos(run, "train", CALIBRATION)[1]),
+        _static_graph,
         difference=math.inf,
         iou=0.9,
     ),
@@ -157,14 +170,15 @@ def export_run(
 
     Raises:
         UsageError: There is no format of a name, or `folder` is a file.
-        EgeunetError: A file differs from torch by more than its format allows; it is not kept.
+        EgeunetError: A file differs from torch by more than its format allows; it is not kept. Or
+            it is calibrated on photos that are not there.
     """
     reporter = reporter or Reporter()
     for name in formats:
         if name not in NAMES:
             raise UsageError(f"There is no format {name!r}: expected one of {', '.join(NAMES)}.")
     check_folder(folder or run.folder)
-    reference = make_reference(run)
+    reference = make_reference(run, reporter)
     wanted = [form for form in FORMATS if form.name in formats]
     quality = fit_run(run, reporter)
     return [
@@ -190,7 +204,8 @@ def write_format(
                 f"{form.file} of {run.folder} differs from torch by {parity.difference:.1e} and "
                 f"its masks have IoU {parity.iou:.4f}, less than {form.iou}: it was not kept."
             )
-        entries = describe(run, format=form.name, parity=json.dumps(parity.to_dict()))
+        entries = {one.key: one.value for one in model.metadata_props}
+        entries |= describe(run, format=form.name, parity=json.dumps(parity.to_dict()))
         if quality:
             entries["quality"] = quality.to_json()
         onnx.helper.set_model_props(model, entries)

@@ -23,6 +23,8 @@ from egeunet.data.registry import REGISTRY
 from egeunet.export.fold import can_fold, fold
 from egeunet.export.graph import IR_VERSION, OPSET, Graph, shorten
 from egeunet.inference import preprocess
+from egeunet.inference.segmenter import Segmenter
+from egeunet.inference.weights import find_shipped
 from egeunet.models.egeunet import MULTIPLE, EGEUNet
 from egeunet.notice import NOTICE
 from egeunet.training.run import Run
@@ -110,17 +112,15 @@ def describe(run: Run, **entries: str) -> dict[str, str]:
     data = run.recipe.data
     names = ["lesion"] if data.num_classes == 1 else [f"class {k}" for k in range(data.num_classes)]
     info = REGISTRY.get(run.dataset)
-    metrics = run.folder / "metrics.json"
-    scores: dict[str, Any] = json.loads(metrics.read_bytes()) if metrics.is_file() else {}
-    chosen = {k: v for k, v in scores.get("selected", {}).items() if k.startswith("val_")}
+    scores, scores_on = _selected_scores(run)
     return {
         "egeunet_version": __version__,
         "system": run.recipe.system,
         "dataset": run.dataset,
         "data_licence": info.licence if info else "unknown",
         "protocol": data.protocol,
-        "scores": json.dumps(chosen),
-        "scores_on": scores.get("selected_on", "unknown"),
+        "scores": json.dumps(scores),
+        "scores_on": scores_on,
         "num_classes": str(data.num_classes),
         "classes": json.dumps(names),
         "input_size": "{},{}".format(*data.shape),
@@ -132,6 +132,18 @@ def describe(run: Run, **entries: str) -> dict[str, str]:
         "intended_use": NOTICE,
         **entries,
     }
+
+
+def _selected_scores(run: Run) -> tuple[dict[str, float], str]:
+    """Return the scores that the epoch was selected by, and the part they are of."""
+    if shipped := find_shipped(run.folder):
+        metadata = Segmenter(shipped).metadata
+        return dict(metadata.scores), metadata.scores_on
+    file = run.folder / "metrics.json"
+    summary: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+    selected = summary.get("selected", {})
+    scores = {key: value for key, value in selected.items() if key.startswith("val_")}
+    return scores, summary.get("selected_on", "unknown")
 
 
 def _convert(model: nn.Module, size: tuple[int, int], dynamic: bool) -> onnx.ModelProto:

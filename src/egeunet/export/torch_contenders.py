@@ -21,8 +21,7 @@ from egeunet.export.contenders import Batch, Contender, Runner, onnx_contender
 from egeunet.export.formats import FORMATS, write_format
 from egeunet.export.parity import make_reference
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import WEIGHTS
-from egeunet.training.run import Run
+from egeunet.training.run import Run, weights_file
 
 
 def run_contenders(run: Run, folder: Path, reporter: Reporter) -> list[Contender]:
@@ -33,12 +32,12 @@ def run_contenders(run: Run, folder: Path, reporter: Reporter) -> list[Contender
         folder: Where exported files may be written.
         reporter: Hears of what had to be left out.
     """
-    file = run.folder / WEIGHTS
+    file = weights_file(run.folder)
     found = [Contender("torch eager", partial(_torch, run.model), file, ("torch", run.folder))]
     compiled = _compile(run.model, run.recipe.data.shape, reporter)
     if compiled is not None:
         found.append(Contender("torch compiled", partial(_torch, compiled), file))
-    reference = make_reference(run)
+    reference = make_reference(run, reporter)
     for form in FORMATS:
         if not form.file.startswith("model"):  # the others take another input
             continue

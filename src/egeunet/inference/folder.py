@@ -1,33 +1,30 @@
-"""Many photos into one folder of masks: what is written where, and the table that describes it."""
+"""Many photos into one folder of masks: what is written where, and what is done already."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import Counter
+import errno
+import os
+from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write, check_folder, escape_name
+from egeunet.files import check_folder, escape_name, sha256_file
 from egeunet.inference.find import locate_photos
 from egeunet.inference.result import Result, save_image
 from egeunet.inference.segmenter import Segmenter
-from egeunet.notice import NOTICE
+from egeunet.inference.table import JOURNAL, TABLE, Row
+from egeunet.reporting import Reporter
 
-TABLE = "predictions.json"
 _MASK, _OVERLAY = "_mask.png", "_overlay.jpg"
-_CORNERS = ("x0", "y0", "x1", "y1")
-_COLUMNS: tuple[str, ...] = ("name", "mask", "width", "height", "area", "area_pixels", *_CORNERS)
-_COLUMNS += ("confidence", "quality", "review", "weights", "threshold", "error")
-
-Row = dict[str, Any]
+_WRITERS = 2  # photos whose files are written at a time: they wait for the disk
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # no photo could be written
 
 
 @dataclass(frozen=True)
@@ -51,21 +48,32 @@ class Job:
         """The files that shall be written."""
         return (self.mask,) if self.overlay is None else (self.mask, self.overlay)
 
+    @property
+    def existing(self) -> list[Path]:
+        """Those of `outputs` that exist."""
+        # Not by Path.exists: of a name that is too long it raises.
+        return [path for path in self.outputs if os.path.exists(path)]  # noqa: PTH110
+
 
 def plan(
-    inputs: Sequence[str | Path], output: Path, recursive: bool = False, overlay: bool = False
+    inputs: Sequence[str | Path],
+    output: Path,
+    recursive: bool = False,
+    overlay: bool = False,
+    reporter: Reporter | None = None,
 ) -> list[Job]:
     """Find the photos and decide what is written where.
 
     A mask is called after its photo, `a_mask.png`; where photos of one folder share the name but
-    not the suffix, `a.jpg_mask.png`. Subfolders are kept. Masks and overlays that already lie in
-    the output folder are not taken for photos.
+    not the suffix, `a.jpg_mask.png`. Subfolders are kept. Masks and overlays that lie in the output
+    folder, or in one with the table of an earlier run, are not taken for photos.
 
     Args:
         inputs: Files, folders and glob patterns, as for `find_photos`.
         output: The folder to write to.
         recursive: Also look into the inputs' subfolders.
         overlay: Also plan overlays.
+        reporter: Hears of masks and overlays that were found and left out.
 
     Returns:
         One job per photo, sorted by path.
@@ -76,11 +84,16 @@ def plan(
     """
     check_folder(output)
     home = output.resolve()
-    found = {
-        photo: relative
-        for photo, relative in locate_photos(inputs, recursive).items()
-        if not (photo.name.endswith((_MASK, _OVERLAY)) and home in photo.resolve().parents)
-    }
+    found = locate_photos(inputs, recursive)
+    written = [photo for photo in found if _is_written(photo, home)]
+    for photo in written:
+        del found[photo]
+    if not found:
+        raise UsageError(f"There are only masks and overlays, such as {written[0]}, and no photo.")
+    if written:
+        (reporter or Reporter()).info(
+            f"{len(written)} masks and overlays were left out, such as {written[0]}"
+        )
     # As lower case, because some file systems do not tell A from a.
     shared = Counter(str(relative.with_suffix("")).lower() for relative in found.values())
     jobs: dict[str, Job] = {}
@@ -99,9 +112,15 @@ def plan(
                 f"The masks of {other.photo} and {photo} would both be {job.mask}: "
                 "segment them into different folders."
             )
-    if not jobs:
-        raise UsageError(f"There are only masks and overlays in {output}, and no photo.")
     return list(jobs.values())
+
+
+def _is_written(photo: Path, home: Path) -> bool:
+    """Tell whether a file is a mask or overlay of this folder, or of one that has a table."""
+    return photo.name.endswith((_MASK, _OVERLAY)) and any(
+        folder == home or (folder / TABLE).is_file() or (folder / JOURNAL).is_file()
+        for folder in photo.resolve().parents
+    )
 
 
 def run_jobs(
@@ -118,62 +137,82 @@ def run_jobs(
 
     Yields:
         The row of the table for each photo; its `error` says what was wrong with a photo that had
-        to be skipped and is None otherwise.
+        to be skipped, or with its files, and is None otherwise.
 
     Raises:
-        EgeunetError: A file cannot be written.
+        EgeunetError: The folder is full or cannot be written to.
     """
-    with closing(segmenter.outcomes(job.photo for job in jobs)) as outcomes:
+    made_with = mask_options(segmenter)
+    waiting: deque[Future[Row]] = deque()
+    with (
+        closing(segmenter.outcomes(job.photo for job in jobs)) as outcomes,
+        ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool,
+    ):
         for job, (_, outcome) in zip(jobs, outcomes, strict=True):
-            if not isinstance(outcome, EgeunetError) and keep_existing and job.mask.exists():
-                outcome = _compare(outcome, job.mask)
-            if isinstance(outcome, EgeunetError):
-                yield {"name": job.name, "mask": None, "error": escape_name(str(outcome))}
-                continue
-            if not job.mask.exists() or not keep_existing:
-                outcome.save(job.mask)
-            if job.overlay and not (keep_existing and job.overlay.exists()):
-                save_image(outcome.overlay(), job.overlay)
-            measured = outcome.to_dict(contours=False)
-            del measured["source"]
-            own = {
-                "name": job.name,
-                "bytes": job.photo.stat().st_size,
-                "mask": escape_name(job.mask.relative_to(output).as_posix()),
-                "weights": segmenter.weights,
-            }
-            yield {**own, **measured, "error": None}
+            waiting.append(pool.submit(_write, job, outcome, output, keep_existing, made_with))
+            if len(waiting) > _WRITERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _compare(result: Result, path: Path) -> Result | EgeunetError:
-    """Return the result if a mask file shows it, else an error."""
+def mask_options(segmenter: Segmenter) -> Row:
+    """Return what decides the masks of a segmenter, as a row of the table says it."""
+    one_class = len(segmenter.metadata.classes) == 1
+    return {
+        "weights": segmenter.weights,
+        "threshold": segmenter.threshold if one_class else None,
+        "tta": segmenter.tta,
+        "largest_component": segmenter.largest_component,
+        "fill_holes": segmenter.fill_holes,
+    }
+
+
+def _write(
+    job: Job, outcome: Result | EgeunetError, output: Path, keep_existing: bool, made_with: Row
+) -> Row:
+    """Write the files of one photo and return its row."""
+    row: Row = {"name": job.name, "mask": None}
+    if isinstance(outcome, EgeunetError):
+        return {**row, "error": escape_name(str(outcome))}
+    kept = job.existing if keep_existing else []
+    try:
+        digest = _digest(job.photo)
+        if job.mask in kept:
+            _compare(outcome, job.mask)
+        else:
+            outcome.save(job.mask)
+        measured = outcome.to_dict(contours=False)
+        del measured["source"]
+        row |= {"mask": escape_name(job.mask.relative_to(output).as_posix())}
+        row |= {**measured, **made_with, "photo_sha256": digest}
+        if job.overlay and job.overlay not in kept:
+            save_image(outcome.overlay(), job.overlay)
+    except EgeunetError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+            raise
+        return {**row, "error": escape_name(str(error))}
+    return {**row, "error": None}
+
+
+def _compare(result: Result, path: Path) -> None:
+    """Hold a mask file to a result."""
     try:
         same = np.array_equal(np.asarray(Image.open(path)), np.asarray(result.mask_image()))
     except OSError:
         same = False
-    if same:
-        return result
-    return EgeunetError(
-        f"{path} exists and shows another mask than these weights and options draw: replace it "
-        "with --overwrite, or move it away."
-    )
-
-
-def read_rows(output: Path) -> dict[str, Row]:
-    """Return the rows that earlier runs left in a folder, by photo; none if there is no table.
-
-    Raises:
-        EgeunetError: The table is damaged or of another origin.
-    """
-    path = output / TABLE
-    if not path.exists():
-        return {}
-    try:
-        return {str(row["name"]): dict(row) for row in json.loads(path.read_bytes())["photos"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if not same:
         raise EgeunetError(
-            f"{path} is damaged or was not written by `egeunet predict`: move it away first."
-        ) from error
+            f"{path} exists and shows another mask than these weights and options draw: replace it "
+            "with --overwrite, or move it away."
+        )
+
+
+def _digest(photo: Path) -> str:
+    try:
+        return sha256_file(photo)
+    except OSError as error:
+        raise EgeunetError(f"{photo} cannot be read: {error.strerror or error}.") from error
 
 
 def is_done(job: Job, rows: Mapping[str, Row]) -> bool:
@@ -183,41 +222,15 @@ def is_done(job: Job, rows: Mapping[str, Row]) -> bool:
         UsageError: They are of another photo of the same name.
     """
     row = rows.get(job.name, {})
-    if row.get("mask") is None or not job.mask.exists():
+    if row.get("mask") is None or row.get("error") or job.mask not in job.existing:
         return False
-    if row.get("bytes") not in (None, job.photo.stat().st_size):
+    try:
+        digest = _digest(job.photo)
+    except EgeunetError:
+        return False  # what is wrong with it is told when it is read
+    if row.get("photo_sha256") != digest:
         raise UsageError(
             f"{job.mask} is of another photo than {job.photo}: name another folder, or replace it "
             "with --overwrite."
         )
-    return all(path.exists() for path in job.outputs)
-
-
-def write_rows(output: Path, rows: Mapping[str, Row]) -> None:
-    """Write the table as `predictions.json` and `predictions.csv`, sorted by photo.
-
-    Args:
-        output: The folder the table describes.
-        rows: What `run_jobs` and `read_rows` gave, by photo.
-
-    Raises:
-        EgeunetError: The files cannot be written.
-    """
-    table = [rows[name] for name in sorted(rows)]
-    try:
-        with atomic_write(output / TABLE) as path:
-            text = json.dumps({"notice": NOTICE, "photos": table}, indent=2, ensure_ascii=False)
-            path.write_text(text + "\n", encoding="utf-8")
-        with (
-            atomic_write((output / TABLE).with_suffix(".csv")) as path,
-            path.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            for row in table:
-                corners = zip(_CORNERS, row.get("box") or (), strict=False)
-                writer.writerow({**row, **dict(corners)})
-    except OSError as error:
-        raise EgeunetError(
-            f"The table in {output} cannot be written: {error.strerror or error}."
-        ) from error
+    return len(job.existing) == len(job.outputs)

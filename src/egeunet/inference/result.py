@@ -225,7 +225,7 @@ def save_image(image: Image.Image, path: Path) -> Path:
     """
     try:
         with atomic_write(path) as temporary:
-            image.save(temporary)
+            image.save(temporary, compress_level=1)  # of PNG: fast, a little larger
     except OSError as error:
         raise EgeunetError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path

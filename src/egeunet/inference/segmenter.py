@@ -287,8 +287,8 @@ def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
     if given != expected:
         raise EgeunetError(
             f"{path} does not take `image` (B, 3, {size[0]}, {size[1]}) and give `logits` "
-            f"(B, {len(metadata.classes)}, {size[0]}, {size[1]}): expected a file that "
-            "`egeunet export` wrote."
+            f"(B, {len(metadata.classes)}, {size[0]}, {size[1]}): expected model.onnx of "
+            "`egeunet export`, or another format of that one size."
         )
     return metadata
 

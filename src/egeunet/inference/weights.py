@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from egeunet.errors import EgeunetError, UsageError
@@ -55,11 +55,20 @@ def find_weights(weights: str | Path | None = None) -> Path:
         return file
     if path.is_file():
         return path
-    names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.onnx"))) or "none"
+    names = ", ".join(list_shipped()) or "none"
     raise EgeunetError(
         f"There are no weights {str(weights)!r}: expected a run folder, an .onnx file, or the name "
         f"of weights that come with the package ({names})."
     )
+
+
+def list_shipped() -> dict[str, Path]:
+    """Return the ONNX files that come with the package by name, each held to SHA256SUMS.
+
+    Raises:
+        EgeunetError: A file is not what was shipped.
+    """
+    return {path.stem: _verify(path) for path in sorted(SHIPPED.glob("*.onnx"))}
 
 
 def find_shipped(name: str | Path, suffix: str = ".onnx") -> Path | None:
@@ -126,6 +135,10 @@ class Metadata:
         classes: One name, or one per class with the background first.
         quality: How the quality of a mask is told; None if the file does not say.
         protocol: How that was split; empty if the file does not say.
+        data_licence: The terms of that, which bind the weights; empty if the file does not say.
+        scores: Of the epoch that was selected, by name (`val_dice`, …), 0…1 but for the loss.
+        scores_on: The part they are of.
+        intended_use: What the weights are for.
     """
 
     system: str
@@ -135,6 +148,10 @@ class Metadata:
     classes: tuple[str, ...]
     quality: QualityModel | None = None
     protocol: str = ""
+    data_licence: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    scores_on: str = ""
+    intended_use: str = ""
 
 
 def weights_name(path: Path) -> str:
@@ -155,6 +172,7 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
     try:
         height, width = (int(side) for side in entries["input_size"].split(","))
         names = json.loads(entries["classes"])
+        scores = dict(json.loads(entries.get("scores", "{}"))).items()
         metadata = Metadata(
             system=entries["system"],
             dataset=entries["dataset"],
@@ -163,6 +181,10 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             classes=tuple(names) if isinstance(names, list) else (),
             quality=QualityModel.from_json(entries["quality"]) if "quality" in entries else None,
             protocol=entries.get("protocol", ""),
+            data_licence=entries.get("data_licence", ""),
+            scores={key: float(value) for key, value in scores},
+            scores_on=entries.get("scores_on", ""),
+            intended_use=entries.get("intended_use", ""),
         )
         preprocessing = entries["preprocessing"]
         count = int(entries["num_classes"])
@@ -171,7 +193,7 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             f"{name} does not say its {error.args[0]} in its metadata: "
             "expected a file that `egeunet export` wrote."
         ) from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise EgeunetError(_NONSENSE.format(name)) from error
     if (
         min(metadata.size) < 1
