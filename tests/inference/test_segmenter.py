@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime import get_available_providers
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import egeunet
 from egeunet.errors import EgeunetError, UsageError
@@ -126,25 +127,62 @@ def test_a_stream_reads_only_a_few_photos_ahead(
     stream.close()
 
 
-def test_a_photo_is_decoded_while_another_is_waited_for(
-    segmenter: Segmenter, lesion: NDArray[np.uint8]
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_photo_is_read_while_another_is_waited_for(
+    segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     file = io.BytesIO()
     Image.fromarray(lesion).save(file, "PNG")
-    other_is_read = threading.Event()
+    pipes = [tmp_path / "first.png", tmp_path / "second.png"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
 
-    class First(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            assert other_is_read.wait(timeout=20), "the second photo waits for the first"
-            return super().read(size)
+    def fill_the_second_first() -> None:
+        for pipe in reversed(pipes):
+            pipe.write_bytes(file.getvalue())  # which waits until somebody reads
 
-    class Second(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            other_is_read.set()
-            return super().read(size)
+    threading.Thread(target=fill_the_second_first, daemon=True).start()
+    rescue = threading.Timer(20, pipes[0].write_bytes, [b""])  # if the second waits for the first
+    rescue.start()
+    assert [result.source for result in segmenter.stream(pipes)] == list(map(str, pipes))
+    rescue.cancel()
 
-    photos = [First(file.getvalue()), Second(file.getvalue())]
-    assert len(list(segmenter.stream(photos))) == 2
+
+def test_a_stream_keeps_photos_that_their_owner_changes(
+    write_graph, lesion: NDArray[np.uint8]
+) -> None:
+    segmenter = Segmenter(write_graph(), threads=2)
+    frames = [np.roll(lesion, 5 * k, axis=1) for k in range(9)]
+    boxes = [segmenter(frame).box for frame in frames]
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        buffer = np.empty_like(lesion)
+        for frame in frames:
+            buffer[...] = frame
+            yield buffer
+
+    assert [result.box for result in segmenter.stream(camera())] == boxes
+
+    tiff = io.BytesIO()
+    first, *others = map(Image.fromarray, frames)
+    first.save(tiff, "TIFF", save_all=True, append_images=others)
+    with Image.open(tiff) as image:
+        found = [result.box for result in segmenter.stream(ImageSequence.Iterator(image))]
+    assert found == boxes
+
+
+def test_a_stream_of_files_that_are_closed_after_their_turn(
+    segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(lesion).save(path)
+
+    def files() -> Iterator[IO[bytes]]:
+        for _ in range(5):
+            with path.open("rb") as file:
+                yield file
+
+    assert [result.source for result in segmenter.stream(files())] == [str(path)] * 5
 
 
 def test_memory_stays_bounded(segmenter: Segmenter) -> None:
@@ -172,15 +210,16 @@ def test_a_stream_takes_a_folder_or_a_glob(
 def test_a_broken_photo_ends_a_stream_but_not_outcomes(
     segmenter: Segmenter, lesion: NDArray[np.uint8]
 ) -> None:
-    photos = [lesion, b"no photo", lesion]
+    closed = io.BytesIO()
+    closed.close()
+    photos = [lesion, b"no photo", lesion, closed, 7, lesion]
     stream = segmenter.stream(photos)
     next(stream)
     with pytest.raises(EgeunetError, match="not an image"):
         next(stream)
     outcomes = [outcome for _, outcome in segmenter.outcomes(photos)]
-    assert isinstance(outcomes[0], Result)
-    assert isinstance(outcomes[1], EgeunetError)
-    assert isinstance(outcomes[2], Result)
+    expected = [Result, EgeunetError, Result, EgeunetError, EgeunetError, Result]
+    assert list(map(type, outcomes)) == expected
     with pytest.raises(EgeunetError):
         segmenter(photos)
 

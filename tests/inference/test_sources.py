@@ -1,3 +1,4 @@
+import gzip
 import io
 import struct
 import zlib
@@ -330,6 +331,20 @@ def test_damage_gives_a_photo_or_our_error(suffix: str, damage: list[tuple[float
         return
     assert found.dtype == np.uint8
     assert found.ndim == 3
+
+
+def test_an_open_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.png.gz"
+    path.write_bytes(gzip.compress(encode(Image.linear_gradient("L"), "PNG"))[:-20])
+    with (
+        gzip.open(path) as file,
+        pytest.raises(EgeunetError, match=r"a\.png.* cannot be read: Comp"),
+    ):
+        read_photo(file)
+    with path.open("rb") as file:
+        pass
+    with pytest.raises(EgeunetError, match=r"a\.png\.gz cannot be read: .*closed file"):
+        read_photo(file)
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

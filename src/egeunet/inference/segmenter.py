@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, overload
@@ -22,7 +23,14 @@ from egeunet.inference.fetch import is_url
 from egeunet.inference.find import find_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
-from egeunet.inference.sources import ReducedPhoto, Source, read_reduced, source_name
+from egeunet.inference.sources import (
+    ReducedPhoto,
+    Source,
+    Taken,
+    read_reduced,
+    source_name,
+    take_photo,
+)
 from egeunet.inference.weights import Metadata, find_weights, parse_metadata, weights_name
 from egeunet.memory import keep_freed_memory
 
@@ -117,14 +125,16 @@ class Segmenter:
         """
         if isinstance(photo, (list, tuple)):
             return list(self.stream(photo))
-        return self._segment(photo, nullcontext())
+        return self._segment(take_photo(photo), source_name(photo), nullcontext())
 
     def stream(self, photos: str | Path | Iterable[Source]) -> Iterator[Result]:
         """Segment photos, several at a time, and give the results in order.
 
         Args:
             photos: A folder, a glob pattern, a URL, or any iterable of photos; it is read only a
-                few photos ahead, so that memory stays bounded however many there are.
+                few photos ahead, so that memory stays bounded however many there are. Arrays,
+                images and open files are read when they are given: the next may be the same
+                object, changed.
 
         Yields:
             One result per photo, in order.
@@ -156,7 +166,9 @@ class Segmenter:
         pool = ThreadPoolExecutor(self._threads + 1, thread_name_prefix="segment")
         try:
             for photo in photos:
-                waiting.append((photo, pool.submit(self._segment, photo, network)))
+                # What is read here, its owner may change as soon as the next one is asked for.
+                job = partial(self._segment, _take(photo), source_name(photo), network)
+                waiting.append((photo, pool.submit(job)))
                 if len(waiting) > 2 * self._threads + 1:  # a slow photo shall not stop the others
                     yield _outcome(*waiting.popleft())
             while waiting:
@@ -179,9 +191,13 @@ class Segmenter:
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._session.run(["logits"], {"image": images})[0]
 
-    def _segment(self, source: Source, network: AbstractContextManager[Any]) -> Result:
+    def _segment(
+        self, taken: Taken | EgeunetError, name: str | None, network: AbstractContextManager[Any]
+    ) -> Result:
+        if isinstance(taken, EgeunetError):
+            raise taken
         size = self.metadata.size
-        photo = read_reduced(source, least=_ENOUGH * max(size))
+        photo = read_reduced(taken, _ENOUGH * max(size), name)
         image = to_input(photo.pixels if isinstance(photo, ReducedPhoto) else photo, size)
         with network:
             logits = self.logits(image[None])[0]
@@ -200,7 +216,7 @@ class Segmenter:
             scores=scores,
             threshold=self.threshold,
             classes=self.metadata.classes,
-            source=source_name(source),
+            source=name,
             quality=quality,
         )
 
@@ -222,6 +238,13 @@ def average_mirrors(
         mirrored = np.ascontiguousarray(np.flip(images, axes))
         total = total + np.flip(run(mirrored), axes)
     return total / np.float32(4)
+
+
+def _take(photo: Source) -> Taken | EgeunetError:
+    try:
+        return take_photo(photo)
+    except EgeunetError as error:
+        return error
 
 
 def _outcome(photo: Source, future: Future[Result]) -> tuple[Source, Result | EgeunetError]:

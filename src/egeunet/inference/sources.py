@@ -17,6 +17,8 @@ from egeunet.errors import EgeunetError
 from egeunet.inference.fetch import fetch_bytes, is_url
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]
+Taken: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+"""What `take_photo` gives."""
 
 MAX_PIXELS = 200_000_000
 """The largest photo that is decoded: what the largest phone cameras give, 0.6 GB as RGB."""
@@ -50,12 +52,39 @@ def read_photo(source: Source) -> NDArray[np.uint8]:
         EgeunetError: The source is missing, empty, no image, damaged, larger than `MAX_PIXELS`, or
             an array of another shape, type or range.
     """
-    name = source_name(source) or "The photo"
+    photo = take_photo(source)
+    if isinstance(photo, np.ndarray):
+        return photo
+    name = _called(source_name(source))
+    return _decode_bytes(_read_bytes(photo, name), name)
+
+
+def take_photo(source: Source) -> Taken:
+    """Read what its owner may change, move on or close before the photo is decoded.
+
+    Args:
+        source: As for `read_photo`.
+
+    Returns:
+        What `read_photo` gives of an array or a Pillow image, the bytes of an open file, and paths,
+        URLs and bytes as they are.
+
+    Raises:
+        EgeunetError: As for `read_photo`.
+    """
+    name = _called(source_name(source))
     if isinstance(source, np.ndarray):
         return _from_array(source, name)
     if isinstance(source, Image.Image):
         return _decode(source, name)
-    return _decode_bytes(_read_bytes(source, name), name)
+    if isinstance(source, (str, os.PathLike, bytes)):
+        return source
+    if hasattr(source, "read"):
+        return _read_file(source, name)
+    raise EgeunetError(
+        f"A photo cannot be read from {type(source).__name__}: "
+        "give a path, bytes, an open file, a Pillow image or a numpy array."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +108,26 @@ class ReducedPhoto:
         return _decode_bytes(self.data, self.name)
 
 
-def read_reduced(source: Source, least: int) -> NDArray[np.uint8] | ReducedPhoto:
+def read_reduced(
+    photo: Taken, least: int, name: str | None = None
+) -> NDArray[np.uint8] | ReducedPhoto:
     """Decode a photo as `read_photo` does; of a large JPEG only the coarse part.
 
     JPEG keeps blocks of 8×8 pixels as frequencies, the lowest of which give the photo at 1/2, 1/4
     or 1/8 of its size in a fraction of the time.
 
     Args:
-        source: As for `read_photo`.
+        photo: What `take_photo` gave.
         least: What both sides have at least, if the photo has it.
+        name: What it is called in errors.
 
     Raises:
         EgeunetError: As for `read_photo`.
     """
-    if isinstance(source, (np.ndarray, Image.Image)):
-        return read_photo(source)
-    name = source_name(source) or "The photo"
-    data = _read_bytes(source, name)
+    if isinstance(photo, np.ndarray):
+        return photo
+    name = _called(name)
+    data = _read_bytes(photo, name)
     with _open(io.BytesIO(data), name) as image:
         width, height = image.size
         _check_size(width, height, name)
@@ -121,7 +153,7 @@ def photo_header(data: bytes) -> tuple[str, int, int]:
     Raises:
         EgeunetError: It is empty or no image.
     """
-    name = "The photo"
+    name = _called(None)
     with _open(io.BytesIO(_read_bytes(data, name)), name) as image:
         return str(image.format), image.width, image.height
 
@@ -130,33 +162,43 @@ def source_name(source: Source) -> str | None:
     """Return what a source is called: its path where it has one, else None."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
-    name = getattr(source, "filename", None) or getattr(source, "name", None)
+    name = getattr(source, "name", None) or getattr(source, "filename", None)
     return name if isinstance(name, str) else None
 
 
-def _read_bytes(source: str | os.PathLike[str] | bytes | IO[bytes], name: str) -> bytes:
+def _called(name: str | None) -> str:
+    return name or "The photo"
+
+
+def _read_bytes(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
     if isinstance(source, bytes):
         data = source
     elif is_url(source):
         data = fetch_bytes(str(source))
-    elif isinstance(source, (str, os.PathLike)):
+    else:
         try:
             data = Path(source).read_bytes()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise EgeunetError(f"{name} cannot be read: {reason}.") from error
-    elif hasattr(source, "read"):
-        data = source.read()
-        if not isinstance(data, bytes):
-            raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.")
-    else:
-        raise EgeunetError(
-            f"A photo cannot be read from {type(source).__name__}: "
-            "give a path, bytes, an open file, a Pillow image or a numpy array."
-        )
+            raise _unreadable(name, error) from error
     if not data:
         raise EgeunetError(f"{name} is empty (0 bytes): expected an image.")
     return data
+
+
+def _read_file(file: IO[bytes], name: str) -> bytes:
+    try:
+        data = file.read()
+    except Exception as error:
+        # What an archive or a store has opened raises errors of its own kinds.
+        raise _unreadable(name, error) from error
+    if not isinstance(data, bytes):
+        raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.")
+    return data
+
+
+def _unreadable(name: str, error: Exception) -> EgeunetError:
+    reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+    return EgeunetError(f"{name} cannot be read: {reason}.")
 
 
 def _open(file: IO[bytes], name: str) -> Image.Image:
