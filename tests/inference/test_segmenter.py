@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,6 +196,36 @@ def test_memory_stays_bounded(segmenter: Segmenter) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 100e6, "60 photos of 3 MB and their probabilities of 4 MB would be 420 MB"
+
+
+def test_a_slow_source_has_each_result_when_the_next_photo_is_there(
+    segmenter: Segmenter, lesion: NDArray[np.uint8]
+) -> None:
+    read = 0
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        nonlocal read
+        for pause in (0, 0, 0, 0, 0.3, 0.3, 0.3, 0.3):
+            time.sleep(pause)
+            read += 1
+            yield lesion
+
+    ahead = [read - done for done, _ in enumerate(segmenter.stream(camera()), 1)]
+    assert ahead[-4:] == [1, 1, 1, 0]
+
+
+def test_results_come_before_the_error_of_what_gives_the_photos(
+    segmenter: Segmenter, lesion: NDArray[np.uint8]
+) -> None:
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        yield lesion
+        yield lesion
+        raise ConnectionError("the cable is out")
+
+    stream = segmenter.stream(camera())
+    assert next(stream).area == next(stream).area
+    with pytest.raises(ConnectionError, match="cable"):
+        next(stream)
 
 
 def test_a_stream_takes_a_folder_or_a_glob(

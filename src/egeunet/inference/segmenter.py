@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
+from egeunet.inference.ahead import work_ahead
 from egeunet.inference.components import tidy
 from egeunet.inference.fetch import is_url
 from egeunet.inference.find import find_photos
@@ -137,10 +136,11 @@ class Segmenter:
                 object, changed.
 
         Yields:
-            One result per photo, in order.
+            One result per photo, in order; where photos come slowly, when the next one is there.
 
         Raises:
-            EgeunetError: A photo cannot be read. See `outcomes` to go on after such a photo.
+            EgeunetError: A photo cannot be read. See `outcomes` to go on after such a photo. What
+                the iterable itself raises comes after the results of the photos before.
         """
         with closing(self.outcomes(photos)) as outcomes:
             for _, outcome in outcomes:
@@ -161,20 +161,14 @@ class Segmenter:
         """
         if isinstance(photos, (str, os.PathLike)):
             photos = [photos] if is_url(photos) else find_photos([photos])
-        waiting: deque[tuple[Source, Future[Result]]] = deque()
         network = BoundedSemaphore(self._threads)
-        pool = ThreadPoolExecutor(self._threads + 1, thread_name_prefix="segment")
-        try:
-            for photo in photos:
-                # What is read here, its owner may change as soon as the next one is asked for.
-                job = partial(self._segment, _take(photo), source_name(photo), network)
-                waiting.append((photo, pool.submit(job)))
-                if len(waiting) > 2 * self._threads + 1:  # a slow photo shall not stop the others
-                    yield _outcome(*waiting.popleft())
-            while waiting:
-                yield _outcome(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        # What is taken now, its owner may change as soon as the next one is asked for.
+        jobs = (
+            (photo, partial(self._segment, _take(photo), source_name(photo), network))
+            for photo in photos
+        )
+        limit = 2 * self._threads + 1  # a slow photo shall not stop the others
+        yield from work_ahead(jobs, self._threads + 1, limit)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network alone; with `tta` over the mirror images too.
@@ -245,13 +239,6 @@ def _take(photo: Source) -> Taken | EgeunetError:
         return take_photo(photo)
     except EgeunetError as error:
         return error
-
-
-def _outcome(photo: Source, future: Future[Result]) -> tuple[Source, Result | EgeunetError]:
-    try:
-        return photo, future.result()
-    except EgeunetError as error:
-        return photo, error
 
 
 def _open_session(path: Path, providers: Sequence[str]) -> onnxruntime.InferenceSession:
