@@ -20,6 +20,19 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | N
 Taken: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """What `take_photo` gives."""
 
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WebP": (".webp",),
+}
+"""The formats that are read, and their files' suffixes; some of Pillow's others start programs."""
+
+*_most, _last = FORMATS
+FORMAT_NAMES = f"{', '.join(_most)} or {_last}"
+"""The formats, as messages name them."""
+
 MAX_PIXELS = 200_000_000
 """The largest photo that is decoded: what the largest phone cameras give, 0.6 GB as RGB."""
 
@@ -141,21 +154,21 @@ def read_reduced(
     return ReducedPhoto(pixels, (width, height, 3) if turned else (height, width, 3), data, name)
 
 
-def photo_header(data: bytes) -> tuple[str, int, int]:
-    """Read what an image file says of itself, and decode nothing.
+def photo_size(data: bytes) -> tuple[int, int]:
+    """Read how large an image file says to be, and decode nothing.
 
     Args:
         data: The bytes of the file.
 
     Returns:
-        The format as Pillow calls it ("JPEG", "PNG", …), the width and the height in pixels.
+        The width and the height in pixels.
 
     Raises:
-        EgeunetError: It is empty or no image.
+        EgeunetError: It is empty or no image of one of the `FORMATS`.
     """
     name = _called(None)
     with _open(io.BytesIO(_read_bytes(data, name)), name) as image:
-        return str(image.format), image.width, image.height
+        return image.size
 
 
 def source_name(source: Source) -> str | None:
@@ -206,11 +219,11 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(file)
+            return Image.open(file, formats=tuple(FORMATS))
         except Exception as error:
             # The headers of damaged files make the decoders raise errors of a dozen kinds.
             raise EgeunetError(
-                f"{name} is not an image that can be read: expected JPEG, PNG, BMP, TIFF or WebP."
+                f"{name} is not an image that can be read: expected {FORMAT_NAMES}."
             ) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
