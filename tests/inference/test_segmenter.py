@@ -231,11 +231,31 @@ def test_results_come_before_the_error_of_what_gives_the_photos(
 def test_a_stream_takes_a_folder_or_a_glob(
     segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
 ) -> None:
+    folder = tmp_path / "sub"
+    folder.mkdir()
     for name in "ba":
-        Image.fromarray(lesion).save(tmp_path / f"{name}.png")
-    expected = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert [result.source for result in segmenter.stream(tmp_path)] == expected
-    assert [result.source for result in segmenter.stream(f"{tmp_path}/*.png")] == expected
+        Image.fromarray(lesion).save(folder / f"{name}.png")
+    expected = [str(folder / "a.png"), str(folder / "b.png")]
+    assert [result.source for result in segmenter.stream(folder)] == expected
+    assert [result.source for result in segmenter.stream(f"{folder}/*.png")] == expected
+    found = segmenter.stream(tmp_path, recursive=True)
+    assert [result.source for result in found] == expected
+    with pytest.raises(UsageError, match="recursive=True"):
+        next(segmenter.stream(tmp_path))
+
+
+def test_a_stream_takes_one_photo_or_an_array_of_many(
+    segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(lesion).save(path)
+    data = path.read_bytes()
+    expected = segmenter(lesion).mask
+    with path.open("rb") as file, Image.open(path) as image:
+        for photo in (lesion, data, bytearray(data), memoryview(data), file, image):
+            (result,) = segmenter.stream(photo)
+            np.testing.assert_array_equal(result.mask, expected)
+    assert len(list(segmenter.stream(np.stack([lesion] * 3)))) == 3
 
 
 def test_a_broken_photo_ends_a_stream_but_not_outcomes(

@@ -49,7 +49,7 @@ def locate_photos(inputs: Sequence[str | Path], recursive: bool = False) -> dict
             found.setdefault(os.path.abspath(path), (path, path.relative_to(root)))  # noqa: PTH100
     if not found:
         names = ", ".join(str(one) for one in inputs) or "an empty list"
-        hint = "" if recursive else "; subfolders are looked into with --recursive"
+        hint = "" if recursive else "; subfolders are looked into with --recursive (recursive=True)"
         raise UsageError(f"No photo ({FORMAT_NAMES}) was found in {names}{hint}.")
     return dict(sorted(found.values()))
 

@@ -26,6 +26,7 @@ from egeunet.inference.sources import (
     ReducedPhoto,
     Source,
     Taken,
+    list_photos,
     read_reduced,
     source_name,
     take_photo,
@@ -126,14 +127,17 @@ class Segmenter:
             return list(self.stream(photo))
         return self._segment(take_photo(photo), source_name(photo), nullcontext())
 
-    def stream(self, photos: str | Path | Iterable[Source]) -> Iterator[Result]:
+    def stream(
+        self, photos: Source | Iterable[Source], *, recursive: bool = False
+    ) -> Iterator[Result]:
         """Segment photos, several at a time, and give the results in order.
 
         Args:
-            photos: A folder, a glob pattern, a URL, or any iterable of photos; it is read only a
-                few photos ahead, so that memory stays bounded however many there are. Arrays,
-                images and open files are read when they are given: the next may be the same
-                object, changed.
+            photos: A folder, a glob pattern, one photo, or any iterable of photos, such as an array
+                (N, H, W, C); it is read only a few photos ahead, so that memory stays bounded
+                however many there are. Arrays, images and open files are read when they are
+                given: the next may be the same object, changed.
+            recursive: Also look into the folder's subfolders.
 
         Yields:
             One result per photo, in order; where photos come slowly, when the next one is there.
@@ -142,30 +146,31 @@ class Segmenter:
             EgeunetError: A photo cannot be read. See `outcomes` to go on after such a photo. What
                 the iterable itself raises comes after the results of the photos before.
         """
-        with closing(self.outcomes(photos)) as outcomes:
+        with closing(self.outcomes(photos, recursive=recursive)) as outcomes:
             for _, outcome in outcomes:
                 if isinstance(outcome, EgeunetError):
                     raise outcome
                 yield outcome
 
     def outcomes(
-        self, photos: str | Path | Iterable[Source]
+        self, photos: Source | Iterable[Source], *, recursive: bool = False
     ) -> Generator[tuple[Source, Result | EgeunetError], None, None]:
         """Segment photos as `stream` does, but hand over the error of a broken photo and go on.
 
         Args:
             photos: As for `stream`.
+            recursive: As for `stream`.
 
         Yields:
             Each photo as it was given, with its result or with the error that says what is wrong.
         """
-        if isinstance(photos, (str, os.PathLike)):
-            photos = [photos] if is_url(photos) else find_photos([photos])
+        if isinstance(photos, (str, os.PathLike)) and not is_url(photos):
+            photos = find_photos([os.fspath(photos)], recursive)
         network = BoundedSemaphore(self._threads)
         # What is taken now, its owner may change as soon as the next one is asked for.
         jobs = (
             (photo, partial(self._segment, _take(photo), source_name(photo), network))
-            for photo in photos
+            for photo in list_photos(photos)
         )
         limit = 2 * self._threads + 1  # a slow photo shall not stop the others
         yield from work_ahead(jobs, self._threads + 1, limit)

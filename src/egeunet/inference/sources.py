@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from PIL import Image
 from egeunet.errors import EgeunetError
 from egeunet.inference.fetch import fetch_bytes, is_url
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]
+Source: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
+)
 Taken: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """What `take_photo` gives."""
 
@@ -54,8 +57,8 @@ def read_photo(source: Source) -> NDArray[np.uint8]:
 
     Args:
         source: A path, a URL, the bytes of an image file, an open binary file, a Pillow image, or
-            an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): bool, uint8, uint16, or float in
-            0…1.
+            an array, grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4): bool, uint8,
+            uint16, or float in 0…1.
 
     Returns:
         RGB, uint8 (H, W, 3). The EXIF orientation is applied; transparent pixels are laid on white;
@@ -79,8 +82,8 @@ def take_photo(source: Source) -> Taken:
         source: As for `read_photo`.
 
     Returns:
-        What `read_photo` gives of an array or a Pillow image, the bytes of an open file, and paths,
-        URLs and bytes as they are.
+        What `read_photo` gives of an array or a Pillow image, the bytes of an open file or a
+        buffer, and paths, URLs and bytes as they are.
 
     Raises:
         EgeunetError: As for `read_photo`.
@@ -92,12 +95,24 @@ def take_photo(source: Source) -> Taken:
         return _decode(source, name)
     if isinstance(source, (str, os.PathLike, bytes)):
         return source
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
     if hasattr(source, "read"):
         return _read_file(source, name)
     raise EgeunetError(
         f"A photo cannot be read from {type(source).__name__}: "
         "give a path, bytes, an open file, a Pillow image or a numpy array."
     )
+
+
+def list_photos(photos: Source | Iterable[Source]) -> Iterable[Source]:
+    """Return an iterable as it is, and one photo in a list, though it may be iterable as well."""
+    if isinstance(photos, np.ndarray):
+        several = photos.ndim not in (2, 3)
+    else:
+        one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+        several = not (isinstance(photos, one) or hasattr(photos, "read"))
+    return cast("Iterable[Source]", photos) if several else [cast("Source", photos)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +206,10 @@ def _read_bytes(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
     else:
         try:
             data = Path(source).read_bytes()
+        except IsADirectoryError as error:
+            raise EgeunetError(
+                f"{name} is a folder and no photo: `Segmenter.stream` takes it by itself."
+            ) from error
         except (OSError, ValueError) as error:
             raise _unreadable(name, error) from error
     if not data:
