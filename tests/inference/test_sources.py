@@ -15,7 +15,7 @@ from PIL import Image
 
 from egeunet.errors import EgeunetError
 from egeunet.inference import sources
-from egeunet.inference.sources import ReducedPhoto, read_photo, read_reduced
+from egeunet.inference.sources import EncodedPhoto, read_photo, read_reduced
 
 
 def encode(image: Image.Image, suffix: str, **options: object) -> bytes:
@@ -394,21 +394,42 @@ def test_a_large_jpeg_is_decoded_in_part(large: Image.Image, mode: str, orientat
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(large.convert(mode), "JPEG", quality=95, exif=exif)
-    photo = read_reduced(data, least=200)
-    assert isinstance(photo, ReducedPhoto)
+    reduced, photo = read_reduced(data, least=200)
+    assert isinstance(photo, EncodedPhoto)
     whole = read_photo(data)
     assert photo.shape == whole.shape
-    assert photo.pixels.shape == (whole.shape[0] // 4, whole.shape[1] // 4, 3)
-    np.testing.assert_array_equal(photo.full(), whole)
-    shrunk = Image.fromarray(whole).resize(photo.pixels.shape[1::-1], Image.Resampling.BOX)
-    difference = np.asarray(shrunk).astype(int) - photo.pixels
+    pixels = np.asarray(reduced)
+    assert pixels.shape == (whole.shape[0] // 4, whole.shape[1] // 4, 3)
+    np.testing.assert_array_equal(photo.decode(), whole)
+    shrunk = Image.fromarray(whole).resize(pixels.shape[1::-1], Image.Resampling.BOX)
+    difference = np.asarray(shrunk).astype(int) - pixels
     assert np.abs(difference).max() <= 6
 
 
 @pytest.mark.parametrize(("suffix", "least"), [("JPEG", 500), ("JPEG", 2000), ("PNG", 100)])
 def test_other_photos_are_decoded_whole(large: Image.Image, suffix: str, least: int) -> None:
     data = encode(large, suffix)
-    np.testing.assert_array_equal(read_reduced(data, least), read_photo(data))
+    image, kept = read_reduced(data, least)
+    np.testing.assert_array_equal(image, read_photo(data))
+    np.testing.assert_array_equal(kept, read_photo(data))
+
+
+def test_a_jpeg_with_further_pictures_is_decoded_in_part_too(large: Image.Image) -> None:
+    data = encode(large, "MPO", save_all=True, append_images=[large])
+    reduced, photo = read_reduced(data, least=200)
+    assert reduced.size == (320, 240)
+    assert photo.shape == (960, 1280, 3)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_photo_is_kept_as_its_file(large: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(large.resize((2560, 1920)), "PNG", exif=exif)
+    image, photo = read_reduced(data, least=200)
+    assert isinstance(photo, EncodedPhoto)
+    assert photo.shape == np.asarray(image).shape
+    np.testing.assert_array_equal(photo.decode(), image)
 
 
 def test_a_large_jpeg_that_is_cut_short_is_an_error(large: Image.Image) -> None:

@@ -23,7 +23,6 @@ from egeunet.inference.find import find_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
 from egeunet.inference.sources import (
-    ReducedPhoto,
     Source,
     Taken,
     list_photos,
@@ -196,8 +195,9 @@ class Segmenter:
         if isinstance(taken, EgeunetError):
             raise taken
         size = self.metadata.size
-        photo = read_reduced(taken, _ENOUGH * max(size), name)
-        image = to_input(photo.pixels if isinstance(photo, ReducedPhoto) else photo, size)
+        whole, photo = read_reduced(taken, _ENOUGH * max(size), name)
+        image = to_input(whole, size)
+        del whole  # a large one shall not wait for the network
         with network:
             logits = self.logits(image[None])[0]
         if not np.isfinite(logits.sum()):  # which one value spoils

@@ -39,6 +39,7 @@ FORMAT_NAMES = f"{', '.join(_most)} or {_last}"
 MAX_PIXELS = 200_000_000
 """The largest photo that is decoded: what the largest phone cameras give, 0.6 GB as RGB."""
 
+_LARGE = 2_000_000  # pixels
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -116,29 +117,27 @@ def list_photos(photos: Source | Iterable[Source]) -> Iterable[Source]:
 
 
 @dataclass(frozen=True, eq=False)
-class ReducedPhoto:
-    """A photo that was decoded at a fraction of its size.
+class EncodedPhoto:
+    """A large photo that is kept as its file, which takes less memory than its pixels.
 
     Args:
-        pixels: RGB, uint8 (h, w, 3), upright.
-        shape: (H, W, 3) of the whole photo, upright.
+        shape: (H, W, 3), upright.
         data: The bytes of the image file.
         name: What the photo is called in errors.
     """
 
-    pixels: NDArray[np.uint8]
     shape: tuple[int, int, int]
     data: bytes
     name: str
 
-    def full(self) -> NDArray[np.uint8]:
+    def decode(self) -> NDArray[np.uint8]:
         """Decode the whole photo: RGB, uint8 (H, W, 3)."""
         return _decode_bytes(self.data, self.name)
 
 
 def read_reduced(
     photo: Taken, least: int, name: str | None = None
-) -> NDArray[np.uint8] | ReducedPhoto:
+) -> tuple[NDArray[np.uint8] | Image.Image, NDArray[np.uint8] | EncodedPhoto]:
     """Decode a photo as `read_photo` does; of a large JPEG only the coarse part.
 
     JPEG keeps blocks of 8×8 pixels as frequencies, the lowest of which give the photo at 1/2, 1/4
@@ -149,24 +148,28 @@ def read_reduced(
         least: What both sides have at least, if the photo has it.
         name: What it is called in errors.
 
+    Returns:
+        The upright RGB photo, uint8 (H, W, 3) if it was an array and else an image; and what to
+        keep of it: its pixels (H, W, 3) if it is small.
+
     Raises:
         EgeunetError: As for `read_photo`.
     """
     if isinstance(photo, np.ndarray):
-        return photo
+        return photo, photo
     name = _called(name)
     data = _read_bytes(photo, name)
     with _open(io.BytesIO(data), name) as image:
         width, height = image.size
         _check_size(width, height, name)
-        if image.format == "JPEG":
+        if image.format in ("JPEG", "MPO"):  # so Pillow calls a JPEG that holds further pictures
             image.draft(image.mode, (least, least))
-        reduced = image.size != (width, height)
-        turned = reduced and _orientation(image) in (5, 6, 7, 8)
-        pixels = _decode(image, name)
-    if not reduced:
-        return pixels
-    return ReducedPhoto(pixels, (width, height, 3) if turned else (height, width, 3), data, name)
+        large = image.size != (width, height) or width * height > _LARGE
+        upright = _to_upright_rgb(image, name)
+        if _orientation(image) in (5, 6, 7, 8):
+            width, height = height, width
+    kept = EncodedPhoto((height, width, 3), data, name) if large else np.asarray(upright)
+    return upright, kept
 
 
 def photo_size(data: bytes) -> tuple[int, int]:
@@ -254,6 +257,10 @@ def _decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    return np.asarray(_to_upright_rgb(image, name))
+
+
+def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image.width, image.height, name)
     try:
         image.load()
@@ -267,7 +274,7 @@ def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
             image = _on_white(image)
         elif image.mode != "RGB":
             image = image.convert("RGB")
-        return np.asarray(image if turn is None else image.transpose(turn))
+        return image if turn is None else image.transpose(turn)
     except EgeunetError:
         raise
     except Exception as error:
