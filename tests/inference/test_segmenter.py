@@ -1,5 +1,6 @@
 import io
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -294,7 +295,9 @@ def test_settings_out_of_range_are_wrong_usage(write_graph, setting: dict[str, o
         Segmenter(write_graph(), **setting)
 
 
-@pytest.mark.parametrize("providers", ["cpu", ["CPU"], ["CPUExecutionProvider", "cpu"]])
+@pytest.mark.parametrize(
+    "providers", ["cpu", ["CPU"], ["CPUExecutionProvider", "cpu"], [("cpu", {"use_arena": "0"})]]
+)
 def test_providers_have_short_names(write_graph, lesion: NDArray[np.uint8], providers) -> None:
     assert Segmenter(write_graph(), providers=providers)(lesion).area > 0
 
@@ -306,6 +309,30 @@ def test_an_unknown_provider_names_those_that_are_installed(write_graph) -> None
     message = str(caught.value)
     assert "'abacus'" in message
     assert message.endswith(f"expected one of {', '.join(installed).lower()}.")
+
+
+def test_without_onnx_runtime_it_is_said_what_to_install(
+    write_graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EgeunetError, match="pip install onnxruntime"):
+        Segmenter(write_graph())
+
+
+def test_a_segmenter_goes_to_other_processes(
+    write_graph, lesion: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_graph()
+    monkeypatch.chdir(path.parent)
+    segmenter = Segmenter(path.name, threshold=np.float32(0.9), fill_holes=True, threads=3)
+    expected = segmenter(lesion)
+    pickled = pickle.dumps((segmenter, Segmenter(write_graph("classes.onnx", count=3))))
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    again, several = pickle.loads(pickled)
+    assert again(lesion).to_json() == expected.to_json()
+    assert (again.weights, again.fill_holes) == (segmenter.weights, True)
+    assert several(lesion).mask.max() > 1
 
 
 def test_files_that_are_no_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from egeunet.errors import EgeunetError
 from egeunet.inference import sources
@@ -113,6 +113,19 @@ def test_an_image_keeps_its_orientation_when_it_is_given_opened(
     with Image.open(io.BytesIO(encode(Image.fromarray(pixels), "PNG", exif=exif))) as image:
         np.testing.assert_array_equal(read_photo(image), pixels[::-1, ::-1])
         assert image.getexif()[0x0112] == 3, "the caller's image was changed"
+
+
+def test_an_image_that_was_turned_since_it_was_opened_is_not_turned_again(
+    pixels: NDArray[np.uint8],
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6](pixels)))
+    with Image.open(io.BytesIO(encode(stored, "PNG", exif=exif))) as image:
+        np.testing.assert_array_equal(read_photo(image), pixels)
+        np.testing.assert_array_equal(read_photo(image.rotate(-90, expand=True)), pixels)
+        upright = ImageOps.exif_transpose(image)
+        np.testing.assert_array_equal(read_photo(upright), pixels)
 
 
 def test_broken_exif_does_not_spoil_the_pixels(pixels: NDArray[np.uint8]) -> None:

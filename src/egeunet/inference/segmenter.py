@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ from egeunet.memory import keep_freed_memory
 if TYPE_CHECKING:
     import onnxruntime
 
+Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
+
 _ENOUGH = 2  # times the network's size: a large JPEG is decoded no further than to this
 _MOST_THREADS = 8  # by default, for the sake of memory
 
@@ -51,7 +53,8 @@ class Segmenter:
             thread: the network is too small to gain by more.
         providers: ONNX Runtime's execution providers in order of preference, such as "cuda",
             "coreml", "nnapi", "openvino" or "webgpu" where the installed build of ONNX Runtime has
-            them, in full ("CUDAExecutionProvider") or short; the CPU by default, and always last.
+            them, in full ("CUDAExecutionProvider") or short; in a list also with their options,
+            `("cuda", {"device_id": 1})`. The CPU by default, and always last.
         threshold: Probability from which a pixel is lesion, between 0 and 1; by default what the
             weights say. Networks of several classes have none.
         tta: Average over the photo and its three mirror images: four times the work.
@@ -64,7 +67,8 @@ class Segmenter:
         threshold: The threshold in use.
 
     Raises:
-        EgeunetError: The weights are missing, damaged, or not from `egeunet export`.
+        EgeunetError: The weights are missing, damaged, or not from `egeunet export`; or ONNX
+            Runtime is not installed.
         UsageError: A setting is out of its range, or a provider is not installed or cannot start.
 
     Example:
@@ -78,7 +82,7 @@ class Segmenter:
         weights: str | Path | None = None,
         *,
         threads: int | None = None,
-        providers: str | Sequence[str] | None = None,
+        providers: str | Sequence[Provider] | None = None,
         threshold: float | None = None,
         tta: bool = False,
         largest_component: bool = False,
@@ -90,8 +94,9 @@ class Segmenter:
             raise UsageError(f"The threshold is {threshold}: expected a number between 0 and 1.")
         keep_freed_memory()
         path = find_weights(weights)
-        wanted = [providers] if isinstance(providers, str) else providers or ()
-        self._session = _open_session(path, wanted)
+        self._path = path.absolute()
+        self._providers = [providers] if isinstance(providers, str) else list(providers or ())
+        self._session = _open_session(path, self._providers)
         self.weights = f"{weights_name(path)}@{sha256_file(path)}"
         self.metadata = _check_graph(self._session, path)
         own = threshold is not None or largest_component or fill_holes
@@ -103,7 +108,21 @@ class Segmenter:
         self._threads = threads or min(_MOST_THREADS, count_cores())
         self.tta = tta
         self.largest_component, self.fill_holes = largest_component, fill_holes
-        self.threshold = self.metadata.threshold if threshold is None else threshold
+        self.threshold = self.metadata.threshold if threshold is None else float(threshold)
+
+    def __reduce__(self) -> tuple[Callable[[], Segmenter], tuple[()]]:
+        """Pickle where the weights lie and the settings: other processes open the file anew."""
+        again = partial(
+            type(self),
+            self._path,
+            threads=self._threads,
+            providers=self._providers,
+            threshold=self.threshold if len(self.metadata.classes) == 1 else None,
+            tta=self.tta,
+            largest_component=self.largest_component,
+            fill_holes=self.fill_holes,
+        )
+        return again, ()
 
     @overload
     def __call__(self, photo: list[Source] | tuple[Source, ...]) -> list[Result]: ...
@@ -246,16 +265,23 @@ def _take(photo: Source) -> Taken | EgeunetError:
         return error
 
 
-def _open_session(path: Path, providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    import onnxruntime  # here, because `import egeunet` shall not wait for it
+def _open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime  # here, because `import egeunet` shall not wait for it
+    except ModuleNotFoundError as error:
+        raise EgeunetError(
+            "This needs ONNX Runtime, which is not installed: pip install onnxruntime."
+        ) from error
 
-    wanted = _find_providers([*providers, "cpu"], onnxruntime.get_available_providers())
+    wanted = _find_providers(providers, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what is wrong with a file is said below, in one sentence
     try:
         # From bytes: a graph read so cannot have ONNX Runtime open other files that it names.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=wanted)
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, list(wanted), list(wanted.values())
+        )
     except OSError as error:
         raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:
@@ -272,19 +298,24 @@ def _open_session(path: Path, providers: Sequence[str]) -> onnxruntime.Inference
     return session
 
 
-def _find_providers(names: Sequence[str], available: Sequence[str]) -> list[str]:
-    """Return the full names of providers, each once."""
+def _find_providers(
+    wanted: Sequence[Provider], available: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the options of providers by their full names, the CPU at last."""
 
     def short(name: str) -> str:
         return name.removesuffix("ExecutionProvider").lower()
 
     known = {short(one): one for one in available}
-    for name in names:
+    found: dict[str, dict[str, Any]] = {}
+    for one in (*wanted, "cpu"):
+        name, options = (one, {}) if isinstance(one, str) else one
         if short(name) not in known:
             raise UsageError(
                 f"ONNX Runtime has no provider {name!r} here: expected one of {', '.join(known)}."
             )
-    return list(dict.fromkeys(known[short(name)] for name in names))
+        found.setdefault(known[short(name)], dict(options))
+    return found
 
 
 def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:

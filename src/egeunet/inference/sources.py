@@ -62,8 +62,9 @@ def read_photo(source: Source) -> NDArray[np.uint8]:
             uint16, or float in 0…1.
 
     Returns:
-        RGB, uint8 (H, W, 3). The EXIF orientation is applied; transparent pixels are laid on white;
-        16-bit values are divided by 257; of an animation it is the first frame.
+        RGB, uint8 (H, W, 3). The EXIF orientation is applied, to a Pillow image only as it was
+        opened; transparent pixels are laid on white; 16-bit values are divided by 257; of an
+        animation it is the first frame.
 
     Raises:
         EgeunetError: The source is missing, empty, no image, damaged, larger than `MAX_PIXELS`, or
@@ -264,7 +265,8 @@ def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image.width, image.height, name)
     try:
         image.load()
-        turn = _UPRIGHT.get(_orientation(image))
+        # What is not as it was opened, somebody may have turned; Pillow keeps the tag all the same.
+        turn = _UPRIGHT.get(_orientation(image)) if image.format else None
         if image.mode.startswith(("I", "F")):
             values = np.asarray(image)
             if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
