@@ -77,6 +77,13 @@ def test_resizing_keeps_the_area():
     assert abs(small.mean() - disc.mean()) < 0.003
 
 
+def test_other_formats_are_no_masks_as_they_are_no_photos(tmp_path):
+    path = tmp_path / "m.png"
+    Image.fromarray(SHAPE.astype(np.uint8)).save(path, "EPS")
+    with pytest.raises(EgeunetError, match=r"m\.png is not an image"):
+        read_mask(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", "cut"])
 def test_a_broken_file_is_one_sentence(content, tmp_path):
     path = tmp_path / "m.png"

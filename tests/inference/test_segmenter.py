@@ -1,12 +1,15 @@
 import io
 import os
+import pickle
 import platform
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -14,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime import get_available_providers
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import egeunet
 from egeunet.errors import EgeunetError, UsageError
@@ -126,25 +129,62 @@ def test_a_stream_reads_only_a_few_photos_ahead(
     stream.close()
 
 
-def test_a_photo_is_decoded_while_another_is_waited_for(
-    segmenter: Segmenter, lesion: NDArray[np.uint8]
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_photo_is_read_while_another_is_waited_for(
+    segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     file = io.BytesIO()
     Image.fromarray(lesion).save(file, "PNG")
-    other_is_read = threading.Event()
+    pipes = [tmp_path / "first.png", tmp_path / "second.png"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
 
-    class First(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            assert other_is_read.wait(timeout=20), "the second photo waits for the first"
-            return super().read(size)
+    def fill_the_second_first() -> None:
+        for pipe in reversed(pipes):
+            pipe.write_bytes(file.getvalue())  # which waits until somebody reads
 
-    class Second(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            other_is_read.set()
-            return super().read(size)
+    threading.Thread(target=fill_the_second_first, daemon=True).start()
+    rescue = threading.Timer(20, pipes[0].write_bytes, [b""])  # if the second waits for the first
+    rescue.start()
+    assert [result.source for result in segmenter.stream(pipes)] == list(map(str, pipes))
+    rescue.cancel()
 
-    photos = [First(file.getvalue()), Second(file.getvalue())]
-    assert len(list(segmenter.stream(photos))) == 2
+
+def test_a_stream_keeps_photos_that_their_owner_changes(
+    write_graph, lesion: NDArray[np.uint8]
+) -> None:
+    segmenter = Segmenter(write_graph(), threads=2)
+    frames = [np.roll(lesion, 5 * k, axis=1) for k in range(9)]
+    boxes = [segmenter(frame).box for frame in frames]
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        buffer = np.empty_like(lesion)
+        for frame in frames:
+            buffer[...] = frame
+            yield buffer
+
+    assert [result.box for result in segmenter.stream(camera())] == boxes
+
+    tiff = io.BytesIO()
+    first, *others = map(Image.fromarray, frames)
+    first.save(tiff, "TIFF", save_all=True, append_images=others)
+    with Image.open(tiff) as image:
+        found = [result.box for result in segmenter.stream(ImageSequence.Iterator(image))]
+    assert found == boxes
+
+
+def test_a_stream_of_files_that_are_closed_after_their_turn(
+    segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(lesion).save(path)
+
+    def files() -> Iterator[IO[bytes]]:
+        for _ in range(5):
+            with path.open("rb") as file:
+                yield file
+
+    assert [result.source for result in segmenter.stream(files())] == [str(path)] * 5
 
 
 def test_memory_stays_bounded(segmenter: Segmenter) -> None:
@@ -159,28 +199,79 @@ def test_memory_stays_bounded(segmenter: Segmenter) -> None:
     assert peak < 100e6, "60 photos of 3 MB and their probabilities of 4 MB would be 420 MB"
 
 
+def test_a_slow_source_has_each_result_when_the_next_photo_is_there(
+    segmenter: Segmenter, lesion: NDArray[np.uint8]
+) -> None:
+    read = 0
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        nonlocal read
+        for pause in (0, 0, 0, 0, 0.3, 0.3, 0.3, 0.3):
+            time.sleep(pause)
+            read += 1
+            yield lesion
+
+    ahead = [read - done for done, _ in enumerate(segmenter.stream(camera()), 1)]
+    assert ahead[-4:] == [1, 1, 1, 0]
+
+
+def test_results_come_before_the_error_of_what_gives_the_photos(
+    segmenter: Segmenter, lesion: NDArray[np.uint8]
+) -> None:
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        yield lesion
+        yield lesion
+        raise ConnectionError("the cable is out")
+
+    stream = segmenter.stream(camera())
+    assert next(stream).area == next(stream).area
+    with pytest.raises(ConnectionError, match="cable"):
+        next(stream)
+
+
 def test_a_stream_takes_a_folder_or_a_glob(
     segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
 ) -> None:
+    folder = tmp_path / "sub"
+    folder.mkdir()
     for name in "ba":
-        Image.fromarray(lesion).save(tmp_path / f"{name}.png")
-    expected = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert [result.source for result in segmenter.stream(tmp_path)] == expected
-    assert [result.source for result in segmenter.stream(f"{tmp_path}/*.png")] == expected
+        Image.fromarray(lesion).save(folder / f"{name}.png")
+    expected = [str(folder / "a.png"), str(folder / "b.png")]
+    assert [result.source for result in segmenter.stream(folder)] == expected
+    assert [result.source for result in segmenter.stream(f"{folder}/*.png")] == expected
+    found = segmenter.stream(tmp_path, recursive=True)
+    assert [result.source for result in found] == expected
+    with pytest.raises(UsageError, match="recursive=True"):
+        next(segmenter.stream(tmp_path))
+
+
+def test_a_stream_takes_one_photo_or_an_array_of_many(
+    segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(lesion).save(path)
+    data = path.read_bytes()
+    expected = segmenter(lesion).mask
+    with path.open("rb") as file, Image.open(path) as image:
+        for photo in (lesion, data, bytearray(data), memoryview(data), file, image):
+            (result,) = segmenter.stream(photo)
+            np.testing.assert_array_equal(result.mask, expected)
+    assert len(list(segmenter.stream(np.stack([lesion] * 3)))) == 3
 
 
 def test_a_broken_photo_ends_a_stream_but_not_outcomes(
     segmenter: Segmenter, lesion: NDArray[np.uint8]
 ) -> None:
-    photos = [lesion, b"no photo", lesion]
+    closed = io.BytesIO()
+    closed.close()
+    photos = [lesion, b"no photo", lesion, closed, 7, lesion]
     stream = segmenter.stream(photos)
     next(stream)
     with pytest.raises(EgeunetError, match="not an image"):
         next(stream)
     outcomes = [outcome for _, outcome in segmenter.outcomes(photos)]
-    assert isinstance(outcomes[0], Result)
-    assert isinstance(outcomes[1], EgeunetError)
-    assert isinstance(outcomes[2], Result)
+    expected = [Result, EgeunetError, Result, EgeunetError, EgeunetError, Result]
+    assert list(map(type, outcomes)) == expected
     with pytest.raises(EgeunetError):
         segmenter(photos)
 
@@ -204,7 +295,9 @@ def test_settings_out_of_range_are_wrong_usage(write_graph, setting: dict[str, o
         Segmenter(write_graph(), **setting)
 
 
-@pytest.mark.parametrize("providers", ["cpu", ["CPU"], ["CPUExecutionProvider", "cpu"]])
+@pytest.mark.parametrize(
+    "providers", ["cpu", ["CPU"], ["CPUExecutionProvider", "cpu"], [("cpu", {"use_arena": "0"})]]
+)
 def test_providers_have_short_names(write_graph, lesion: NDArray[np.uint8], providers) -> None:
     assert Segmenter(write_graph(), providers=providers)(lesion).area > 0
 
@@ -216,6 +309,30 @@ def test_an_unknown_provider_names_those_that_are_installed(write_graph) -> None
     message = str(caught.value)
     assert "'abacus'" in message
     assert message.endswith(f"expected one of {', '.join(installed).lower()}.")
+
+
+def test_without_onnx_runtime_it_is_said_what_to_install(
+    write_graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EgeunetError, match="pip install onnxruntime"):
+        Segmenter(write_graph())
+
+
+def test_a_segmenter_goes_to_other_processes(
+    write_graph, lesion: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_graph()
+    monkeypatch.chdir(path.parent)
+    segmenter = Segmenter(path.name, threshold=np.float32(0.9), fill_holes=True, threads=3)
+    expected = segmenter(lesion)
+    pickled = pickle.dumps((segmenter, Segmenter(write_graph("classes.onnx", count=3))))
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    again, several = pickle.loads(pickled)
+    assert again(lesion).to_json() == expected.to_json()
+    assert (again.weights, again.fill_holes) == (segmenter.weights, True)
+    assert several(lesion).mask.max() > 1
 
 
 def test_files_that_are_no_graph(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

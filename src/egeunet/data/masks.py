@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from egeunet.errors import EgeunetError
+from egeunet.inference.sources import FORMATS
 
 # Index 0, 1, 2, … of the masks written here; all but the background read as foreground in grey.
 PALETTE = ((0, 0, 0), (255, 255, 255), (255, 160, 0), (80, 200, 255), (120, 255, 90))
@@ -25,7 +26,7 @@ def read_values(path: Path, num_classes: int = 1) -> NDArray[np.integer]:
         EgeunetError: If the file cannot be read as an image.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=tuple(FORMATS)) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode == "P" and num_classes == 1 and np.asarray(image).max(initial=0) > 1:
                 image = image.convert("RGB")

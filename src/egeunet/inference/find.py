@@ -9,8 +9,9 @@ from pathlib import Path
 
 from egeunet.errors import UsageError
 from egeunet.inference.fetch import is_url
+from egeunet.inference.sources import FORMAT_NAMES, FORMATS
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset().union(*FORMATS.values())
 """The files that count as photos in a folder."""
 
 
@@ -48,8 +49,8 @@ def locate_photos(inputs: Sequence[str | Path], recursive: bool = False) -> dict
             found.setdefault(os.path.abspath(path), (path, path.relative_to(root)))  # noqa: PTH100
     if not found:
         names = ", ".join(str(one) for one in inputs) or "an empty list"
-        hint = "" if recursive else "; subfolders are looked into with --recursive"
-        raise UsageError(f"No photo was found in {names} (jpg, png, bmp, tif, webp){hint}.")
+        hint = "" if recursive else "; subfolders are looked into with --recursive (recursive=True)"
+        raise UsageError(f"No photo ({FORMAT_NAMES}) was found in {names}{hint}.")
     return dict(sorted(found.values()))
 
 

@@ -29,9 +29,10 @@ def resize(photo: NDArray[np.uint8], size: tuple[int, int] = (SIZE, SIZE)) -> ND
     return np.asarray(_resize(photo, size))
 
 
-def _resize(photo: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+def _resize(photo: NDArray[np.uint8] | Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
-    return Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
+    image = photo if isinstance(photo, Image.Image) else Image.fromarray(photo)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def scale(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -55,11 +56,13 @@ def scale(image: NDArray[Any]) -> NDArray[np.float32]:
     return scaled
 
 
-def to_input(photo: NDArray[np.uint8], size: tuple[int, int] = (SIZE, SIZE)) -> NDArray[np.float32]:
+def to_input(
+    photo: NDArray[np.uint8] | Image.Image, size: tuple[int, int] = (SIZE, SIZE)
+) -> NDArray[np.float32]:
     """Make of a photo what the network takes: resized, scaled, channels first.
 
     Args:
-        photo: RGB, uint8 (H, W, 3).
+        photo: RGB, uint8 (H, W, 3), or an RGB image.
         size: Height and width of the network's input.
 
     Returns:

@@ -17,7 +17,7 @@ from egeunet.files import atomic_write
 from egeunet.inference.drawing import bounding_box, class_colour, draw_overlay, trace_contours
 from egeunet.inference.preprocess import restore, restore_mask
 from egeunet.inference.quality import REVIEW
-from egeunet.inference.sources import ReducedPhoto
+from egeunet.inference.sources import EncodedPhoto
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -25,7 +25,7 @@ class Result:
     """The segmentation of one photo; everything is at the photo's own size, computed when asked.
 
     Args:
-        image: The photo, upright RGB, uint8 (H, W, 3), or one that was decoded in part.
+        image: The photo, upright RGB, uint8 (H, W, 3), or a large one as its file.
         scores: Probability at the network's size: float32 (h, w) of the lesion, or (K, h, w) of
             each class, 0 being the background.
         threshold: Probability from which a pixel belongs to the lesion (one class only).
@@ -37,7 +37,7 @@ class Result:
             or exported without their data. It is no guarantee and no diagnosis.
     """
 
-    image: NDArray[np.uint8] | ReducedPhoto
+    image: NDArray[np.uint8] | EncodedPhoto
     scores: NDArray[np.float32]
     threshold: float = 0.5
     classes: tuple[str, ...] = ("lesion",)
@@ -47,7 +47,7 @@ class Result:
     @cached_property
     def photo(self) -> NDArray[np.uint8]:
         """The photo, upright RGB, uint8 (H, W, 3)."""
-        return self.image.full() if isinstance(self.image, ReducedPhoto) else self.image
+        return self.image.decode() if isinstance(self.image, EncodedPhoto) else self.image
 
     @property
     def width(self) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +16,27 @@ from numpy.typing import NDArray
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
+from egeunet.inference.ahead import work_ahead
 from egeunet.inference.components import tidy
 from egeunet.inference.fetch import is_url
 from egeunet.inference.find import find_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
-from egeunet.inference.sources import ReducedPhoto, Source, read_reduced, source_name
+from egeunet.inference.sources import (
+    Source,
+    Taken,
+    list_photos,
+    read_reduced,
+    source_name,
+    take_photo,
+)
 from egeunet.inference.weights import Metadata, find_weights, parse_metadata, weights_name
 from egeunet.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import onnxruntime
+
+Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
 _ENOUGH = 2  # times the network's size: a large JPEG is decoded no further than to this
 _MOST_THREADS = 8  # by default, for the sake of memory
@@ -44,7 +53,8 @@ class Segmenter:
             thread: the network is too small to gain by more.
         providers: ONNX Runtime's execution providers in order of preference, such as "cuda",
             "coreml", "nnapi", "openvino" or "webgpu" where the installed build of ONNX Runtime has
-            them, in full ("CUDAExecutionProvider") or short; the CPU by default, and always last.
+            them, in full ("CUDAExecutionProvider") or short; in a list also with their options,
+            `("cuda", {"device_id": 1})`. The CPU by default, and always last.
         threshold: Probability from which a pixel is lesion, between 0 and 1; by default what the
             weights say. Networks of several classes have none.
         tta: Average over the photo and its three mirror images: four times the work.
@@ -57,7 +67,8 @@ class Segmenter:
         threshold: The threshold in use.
 
     Raises:
-        EgeunetError: The weights are missing, damaged, or not from `egeunet export`.
+        EgeunetError: The weights are missing, damaged, or not from `egeunet export`; or ONNX
+            Runtime is not installed.
         UsageError: A setting is out of its range, or a provider is not installed or cannot start.
 
     Example:
@@ -71,7 +82,7 @@ class Segmenter:
         weights: str | Path | None = None,
         *,
         threads: int | None = None,
-        providers: str | Sequence[str] | None = None,
+        providers: str | Sequence[Provider] | None = None,
         threshold: float | None = None,
         tta: bool = False,
         largest_component: bool = False,
@@ -83,8 +94,9 @@ class Segmenter:
             raise UsageError(f"The threshold is {threshold}: expected a number between 0 and 1.")
         keep_freed_memory()
         path = find_weights(weights)
-        wanted = [providers] if isinstance(providers, str) else providers or ()
-        self._session = _open_session(path, wanted)
+        self._path = path.absolute()
+        self._providers = [providers] if isinstance(providers, str) else list(providers or ())
+        self._session = _open_session(path, self._providers)
         self.weights = f"{weights_name(path)}@{sha256_file(path)}"
         self.metadata = _check_graph(self._session, path)
         own = threshold is not None or largest_component or fill_holes
@@ -96,7 +108,21 @@ class Segmenter:
         self._threads = threads or min(_MOST_THREADS, count_cores())
         self.tta = tta
         self.largest_component, self.fill_holes = largest_component, fill_holes
-        self.threshold = self.metadata.threshold if threshold is None else threshold
+        self.threshold = self.metadata.threshold if threshold is None else float(threshold)
+
+    def __reduce__(self) -> tuple[Callable[[], Segmenter], tuple[()]]:
+        """Pickle where the weights lie and the settings: other processes open the file anew."""
+        again = partial(
+            type(self),
+            self._path,
+            threads=self._threads,
+            providers=self._providers,
+            threshold=self.threshold if len(self.metadata.classes) == 1 else None,
+            tta=self.tta,
+            largest_component=self.largest_component,
+            fill_holes=self.fill_holes,
+        )
+        return again, ()
 
     @overload
     def __call__(self, photo: list[Source] | tuple[Source, ...]) -> list[Result]: ...
@@ -117,52 +143,55 @@ class Segmenter:
         """
         if isinstance(photo, (list, tuple)):
             return list(self.stream(photo))
-        return self._segment(photo, nullcontext())
+        return self._segment(take_photo(photo), source_name(photo), nullcontext())
 
-    def stream(self, photos: str | Path | Iterable[Source]) -> Iterator[Result]:
+    def stream(
+        self, photos: Source | Iterable[Source], *, recursive: bool = False
+    ) -> Iterator[Result]:
         """Segment photos, several at a time, and give the results in order.
 
         Args:
-            photos: A folder, a glob pattern, a URL, or any iterable of photos; it is read only a
-                few photos ahead, so that memory stays bounded however many there are.
+            photos: A folder, a glob pattern, one photo, or any iterable of photos, such as an array
+                (N, H, W, C); it is read only a few photos ahead, so that memory stays bounded
+                however many there are. Arrays, images and open files are read when they are
+                given: the next may be the same object, changed.
+            recursive: Also look into the folder's subfolders.
 
         Yields:
-            One result per photo, in order.
+            One result per photo, in order; where photos come slowly, when the next one is there.
 
         Raises:
-            EgeunetError: A photo cannot be read. See `outcomes` to go on after such a photo.
+            EgeunetError: A photo cannot be read. See `outcomes` to go on after such a photo. What
+                the iterable itself raises comes after the results of the photos before.
         """
-        with closing(self.outcomes(photos)) as outcomes:
+        with closing(self.outcomes(photos, recursive=recursive)) as outcomes:
             for _, outcome in outcomes:
                 if isinstance(outcome, EgeunetError):
                     raise outcome
                 yield outcome
 
     def outcomes(
-        self, photos: str | Path | Iterable[Source]
+        self, photos: Source | Iterable[Source], *, recursive: bool = False
     ) -> Generator[tuple[Source, Result | EgeunetError], None, None]:
         """Segment photos as `stream` does, but hand over the error of a broken photo and go on.
 
         Args:
             photos: As for `stream`.
+            recursive: As for `stream`.
 
         Yields:
             Each photo as it was given, with its result or with the error that says what is wrong.
         """
-        if isinstance(photos, (str, os.PathLike)):
-            photos = [photos] if is_url(photos) else find_photos([photos])
-        waiting: deque[tuple[Source, Future[Result]]] = deque()
+        if isinstance(photos, (str, os.PathLike)) and not is_url(photos):
+            photos = find_photos([os.fspath(photos)], recursive)
         network = BoundedSemaphore(self._threads)
-        pool = ThreadPoolExecutor(self._threads + 1, thread_name_prefix="segment")
-        try:
-            for photo in photos:
-                waiting.append((photo, pool.submit(self._segment, photo, network)))
-                if len(waiting) > 2 * self._threads + 1:  # a slow photo shall not stop the others
-                    yield _outcome(*waiting.popleft())
-            while waiting:
-                yield _outcome(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        # What is taken now, its owner may change as soon as the next one is asked for.
+        jobs = (
+            (photo, partial(self._segment, _take(photo), source_name(photo), network))
+            for photo in list_photos(photos)
+        )
+        limit = 2 * self._threads + 1  # a slow photo shall not stop the others
+        yield from work_ahead(jobs, self._threads + 1, limit)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network alone; with `tta` over the mirror images too.
@@ -179,10 +208,15 @@ class Segmenter:
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._session.run(["logits"], {"image": images})[0]
 
-    def _segment(self, source: Source, network: AbstractContextManager[Any]) -> Result:
+    def _segment(
+        self, taken: Taken | EgeunetError, name: str | None, network: AbstractContextManager[Any]
+    ) -> Result:
+        if isinstance(taken, EgeunetError):
+            raise taken
         size = self.metadata.size
-        photo = read_reduced(source, least=_ENOUGH * max(size))
-        image = to_input(photo.pixels if isinstance(photo, ReducedPhoto) else photo, size)
+        whole, photo = read_reduced(taken, _ENOUGH * max(size), name)
+        image = to_input(whole, size)
+        del whole  # a large one shall not wait for the network
         with network:
             logits = self.logits(image[None])[0]
         if not np.isfinite(logits.sum()):  # which one value spoils
@@ -200,7 +234,7 @@ class Segmenter:
             scores=scores,
             threshold=self.threshold,
             classes=self.metadata.classes,
-            source=source_name(source),
+            source=name,
             quality=quality,
         )
 
@@ -224,23 +258,30 @@ def average_mirrors(
     return total / np.float32(4)
 
 
-def _outcome(photo: Source, future: Future[Result]) -> tuple[Source, Result | EgeunetError]:
+def _take(photo: Source) -> Taken | EgeunetError:
     try:
-        return photo, future.result()
+        return take_photo(photo)
     except EgeunetError as error:
-        return photo, error
+        return error
 
 
-def _open_session(path: Path, providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    import onnxruntime  # here, because `import egeunet` shall not wait for it
+def _open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime  # here, because `import egeunet` shall not wait for it
+    except ModuleNotFoundError as error:
+        raise EgeunetError(
+            "This needs ONNX Runtime, which is not installed: pip install onnxruntime."
+        ) from error
 
-    wanted = _find_providers([*providers, "cpu"], onnxruntime.get_available_providers())
+    wanted = _find_providers(providers, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what is wrong with a file is said below, in one sentence
     try:
         # From bytes: a graph read so cannot have ONNX Runtime open other files that it names.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=wanted)
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, list(wanted), list(wanted.values())
+        )
     except OSError as error:
         raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:
@@ -257,19 +298,24 @@ def _open_session(path: Path, providers: Sequence[str]) -> onnxruntime.Inference
     return session
 
 
-def _find_providers(names: Sequence[str], available: Sequence[str]) -> list[str]:
-    """Return the full names of providers, each once."""
+def _find_providers(
+    wanted: Sequence[Provider], available: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return the options of providers by their full names, the CPU at last."""
 
     def short(name: str) -> str:
         return name.removesuffix("ExecutionProvider").lower()
 
     known = {short(one): one for one in available}
-    for name in names:
+    found: dict[str, dict[str, Any]] = {}
+    for one in (*wanted, "cpu"):
+        name, options = (one, {}) if isinstance(one, str) else one
         if short(name) not in known:
             raise UsageError(
                 f"ONNX Runtime has no provider {name!r} here: expected one of {', '.join(known)}."
             )
-    return list(dict.fromkeys(known[short(name)] for name in names))
+        found.setdefault(known[short(name)], dict(options))
+    return found
 
 
 def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:

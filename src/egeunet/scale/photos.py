@@ -5,13 +5,14 @@ from __future__ import annotations
 import tarfile
 import time
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from lzma import LZMAError
 from typing import TypeAlias
 
 from egeunet.errors import EgeunetError
+from egeunet.inference.ahead import work_ahead
 from egeunet.inference.find import is_photo
 from egeunet.scale.plan import Shard
 from egeunet.scale.storage import Stored, StoreError, find_filesystem
@@ -90,26 +91,12 @@ def _read_tar(uri: str) -> Iterator[Photo]:
 
 
 def _read_ahead(photos: Iterable[tuple[str, bytes | str]]) -> Iterator[Photo]:
-    waiting: deque[tuple[str, Future[bytes]]] = deque()
-    pool = ThreadPoolExecutor(_READERS)
-    try:
-        for name, photo in photos:
-            waiting.append((name, pool.submit(_read, photo)))
-            if len(waiting) > _READERS:
-                yield _outcome(*waiting.popleft())
-        while waiting:
-            yield _outcome(*waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _outcome(name: str, future: Future[bytes]) -> Photo:
-    try:
-        return name, future.result()
-    except StoreError:
-        raise
-    except EgeunetError as error:
-        return name, error
+    jobs = ((name, partial(_read, photo)) for name, photo in photos)
+    with closing(work_ahead(jobs, _READERS, _READERS)) as outcomes:
+        for name, outcome in outcomes:
+            if isinstance(outcome, StoreError):
+                raise outcome
+            yield name, outcome
 
 
 def _read(photo: bytes | str) -> bytes:

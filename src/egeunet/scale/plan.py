@@ -20,6 +20,7 @@ from fsspec.spec import AbstractFileSystem
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.find import is_photo
+from egeunet.inference.sources import FORMAT_NAMES
 from egeunet.scale.storage import Folder, absolute, find_filesystem, list_folder
 from egeunet.scale.tables import cut_table
 
@@ -129,7 +130,7 @@ def _write(output: Folder, lines: Iterator[bytes]) -> array[int]:
         raise UsageError(f"{output.uri} holds parts and no {PLAN}: choose another output.")
     begin = list(islice(lines, 2))
     if len(begin) < 2:  # found out before a folder is made
-        raise UsageError("No photo was found (jpg, png, bmp, tif, webp; tar or Parquet of them).")
+        raise UsageError(f"No photo was found ({FORMAT_NAMES}; tar or Parquet of them).")
     ends = array("q", [0])
     with output.writing(PLAN) as path, path.open("wb") as file:
         for line in chain(begin, lines):

@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from egeunet import __version__
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.segmenter import Segmenter
+from egeunet.inference.sources import FORMAT_NAMES
 from egeunet.serve.body import MULTIPART, read_uploads
 from egeunet.serve.limits import Limits
 from egeunet.serve.pool import Pool
@@ -46,7 +47,7 @@ WITHOUT_PAGE = (
 )
 _bearer = HTTPBearer(auto_error=False)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FILE = {"type": "string", "format": "binary", "description": "JPEG, PNG, BMP, TIFF or WebP."}
+_FILE = {"type": "string", "format": "binary", "description": f"{FORMAT_NAMES}."}
 
 
 def create_app(

@@ -15,13 +15,10 @@ from egeunet.errors import EgeunetError
 from egeunet.inference.result import Result
 from egeunet.inference.rle import encode
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.sources import photo_header
+from egeunet.inference.sources import photo_size
 from egeunet.notice import NOTICE
 from egeunet.serve.body import Upload
 from egeunet.serve.limits import Limits
-
-# What Pillow calls the formats that are taken; of the others some start programs of the system.
-FORMATS = {"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"}
 
 
 class Format(str, Enum):
@@ -153,9 +150,7 @@ def segment_or_fail(segmenter: Segmenter, limits: Limits, upload: Upload) -> byt
 
 
 def _result(segmenter: Segmenter, limits: Limits, upload: Upload) -> Result:
-    kind, width, height = photo_header(upload.data)
-    if kind not in FORMATS:
-        raise EgeunetError(f"The photo is {kind}: expected JPEG, PNG, BMP, TIFF or WebP.")
+    width, height = photo_size(upload.data)
     if width * height > limits.pixels:
         raise HTTPException(
             413,
