@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import check_folder, escape_name, sha256_file
+from egeunet.inference.ahead import work_ahead
 from egeunet.inference.find import locate_photos
 from egeunet.inference.result import Result, save_image
 from egeunet.inference.segmenter import Segmenter
@@ -143,17 +144,16 @@ def run_jobs(
         EgeunetError: The folder is full or cannot be written to.
     """
     made_with = mask_options(segmenter)
-    waiting: deque[Future[Row]] = deque()
-    with (
-        closing(segmenter.outcomes(job.photo for job in jobs)) as outcomes,
-        ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as pool,
-    ):
-        for job, (_, outcome) in zip(jobs, outcomes, strict=True):
-            waiting.append(pool.submit(_write, job, outcome, output, keep_existing, made_with))
-            if len(waiting) > _WRITERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    with closing(segmenter.outcomes(job.photo for job in jobs)) as outcomes:
+        writes = (
+            (job, partial(_write, job, outcome, output, keep_existing, made_with))
+            for job, (_, outcome) in zip(jobs, outcomes, strict=True)
+        )
+        with closing(work_ahead(writes, _WRITERS, _WRITERS)) as rows:
+            for _, row in rows:
+                if isinstance(row, EgeunetError):
+                    raise row
+                yield row
 
 
 def mask_options(segmenter: Segmenter) -> Row:
@@ -198,7 +198,9 @@ def _write(
 def _compare(result: Result, path: Path) -> None:
     """Hold a mask file to a result."""
     try:
-        same = np.array_equal(np.asarray(Image.open(path)), np.asarray(result.mask_image()))
+        same = np.array_equal(
+            np.asarray(Image.open(path, formats=("PNG",))), np.asarray(result.mask_image())
+        )
     except OSError:
         same = False
     if not same:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from egeunet.inference.fetch import is_url
 from egeunet.inference.find import find_photos
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
+from egeunet.inference.session import Provider, check_graph, open_session
 from egeunet.inference.sources import (
     Source,
     Taken,
@@ -30,13 +31,8 @@ from egeunet.inference.sources import (
     source_name,
     take_photo,
 )
-from egeunet.inference.weights import Metadata, find_weights, parse_metadata, weights_name
+from egeunet.inference.weights import find_weights, weights_name
 from egeunet.memory import keep_freed_memory
-
-if TYPE_CHECKING:
-    import onnxruntime
-
-Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 
 _ENOUGH = 2  # times the network's size: a large JPEG is decoded no further than to this
 _MOST_THREADS = 8  # by default, for the sake of memory
@@ -96,9 +92,9 @@ class Segmenter:
         path = find_weights(weights)
         self._path = path.absolute()
         self._providers = [providers] if isinstance(providers, str) else list(providers or ())
-        self._session = _open_session(path, self._providers)
+        self._session = open_session(path, self._providers)
         self.weights = f"{weights_name(path)}@{sha256_file(path)}"
-        self.metadata = _check_graph(self._session, path)
+        self.metadata = check_graph(self._session, path)
         own = threshold is not None or largest_component or fill_holes
         if own and len(self.metadata.classes) > 1:
             raise UsageError(
@@ -263,80 +259,6 @@ def _take(photo: Source) -> Taken | EgeunetError:
         return take_photo(photo)
     except EgeunetError as error:
         return error
-
-
-def _open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.InferenceSession:
-    try:
-        import onnxruntime  # here, because `import egeunet` shall not wait for it
-    except ModuleNotFoundError as error:
-        raise EgeunetError(
-            "This needs ONNX Runtime, which is not installed: pip install onnxruntime."
-        ) from error
-
-    wanted = _find_providers(providers, onnxruntime.get_available_providers())
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # what is wrong with a file is said below, in one sentence
-    try:
-        # From bytes: a graph read so cannot have ONNX Runtime open other files that it names.
-        session = onnxruntime.InferenceSession(
-            path.read_bytes(), options, list(wanted), list(wanted.values())
-        )
-    except OSError as error:
-        raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:
-        # ONNX Runtime's errors share no class of their own.
-        raise EgeunetError(
-            f"{path} is not an ONNX graph that can be run, or is damaged: expected a file that "
-            "`egeunet export` wrote."
-        ) from error
-    for provider in wanted:
-        if provider not in session.get_providers():  # ONNX Runtime would go on without it
-            raise UsageError(
-                f"{provider} cannot start here: install its libraries, or leave it out."
-            )
-    return session
-
-
-def _find_providers(
-    wanted: Sequence[Provider], available: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Return the options of providers by their full names, the CPU at last."""
-
-    def short(name: str) -> str:
-        return name.removesuffix("ExecutionProvider").lower()
-
-    known = {short(one): one for one in available}
-    found: dict[str, dict[str, Any]] = {}
-    for one in (*wanted, "cpu"):
-        name, options = (one, {}) if isinstance(one, str) else one
-        if short(name) not in known:
-            raise UsageError(
-                f"ONNX Runtime has no provider {name!r} here: expected one of {', '.join(known)}."
-            )
-        found.setdefault(known[short(name)], dict(options))
-    return found
-
-
-def _check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
-    """Hold a graph to the form that `egeunet export` gives it, and return its metadata."""
-    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-    given = [
-        [(one.name, one.type, one.shape[1:]) for one in ends]
-        for ends in (session.get_inputs(), session.get_outputs())
-    ]
-    size = list(metadata.size)
-    expected = [
-        [("image", "tensor(float)", [3, *size])],
-        [("logits", "tensor(float)", [len(metadata.classes), *size])],
-    ]
-    if given != expected:
-        raise EgeunetError(
-            f"{path} does not take `image` (B, 3, {size[0]}, {size[1]}) and give `logits` "
-            f"(B, {len(metadata.classes)}, {size[0]}, {size[1]}): expected model.onnx of "
-            "`egeunet export`, or another format of that one size."
-        )
-    return metadata
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
