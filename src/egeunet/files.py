@@ -11,6 +11,8 @@ from pathlib import Path
 
 from egeunet.errors import UsageError
 
+_CALLED = 20  # characters of its name that a temporary file has
+
 # Reading the mask means setting it for an instant, so it is done once, before there are threads.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
@@ -28,8 +30,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not called after the file, whose name may be as long as a name can be.
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    # Called after the file in part alone: its name may be as long as a name can be.
+    prefix = f".{path.stem[:_CALLED]}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -30,11 +30,18 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """For torch.compile, which takes minutes where there is one."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    with inductor.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)}):
+        yield
+
+
+@pytest.mark.usefixtures("no_compiler")
 def test_shipped_weights_are_measured_in_torch_and_every_format(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listener
 ) -> None:
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))  # which takes time
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
     report = benchmark(rounds=10, reporter=listener)
     names = [row["name"] for row in report["rows"]]
@@ -45,11 +52,8 @@ def test_shipped_weights_are_measured_in_torch_and_every_format(
 
 
 @pytest.mark.slow
-def test_a_run_without_a_compiler(
-    trained: Path, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listener
-) -> None:
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+@pytest.mark.usefixtures("no_compiler")
+def test_a_run_without_a_compiler(trained: Path, samples: Path, tmp_path: Path, listener) -> None:
     report = benchmark(trained, data=samples, rounds=10, reporter=listener)
     assert any("torch.compile does not work here" in line for line in listener.lines)
     rows = {row["name"]: row for row in report["rows"]}

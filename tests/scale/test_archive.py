@@ -92,7 +92,8 @@ def test_ctrl_c_leaves_whole_parts_and_says_how_to_go_on(program, many, calm, tm
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err == f"interrupted: what is in {tmp_path} stays, and the same command goes on.\n"
+    *_, last = err.splitlines()  # Ray may tell before that a task was killed
+    assert last == f"interrupted: what is in {tmp_path} stays, and the same command goes on."
     written = {name: data for name, data in parts(tmp_path).items() if name.startswith("part")}
     assert written.items() <= parts(calm).items()
     assert not (tmp_path / "summary.json").exists()

@@ -104,4 +104,4 @@ def test_a_job_from_bucket_to_bucket(bucket, server, program):
     names = {Path(name).name for name in bucket.find("archive/out", refresh=True)}
     assert names == {"plan.jsonl", "summary.json", *(f"part-0000{n}.parquet" for n in range(3))}
     out, _ = program.run(*words, **server)
-    assert out == "9 done, 0 failed, 9 already there: s3://archive/out\n"
+    assert out == "9 done, 0 failed, 9 already there: s3://archive/out/\n"
