@@ -46,7 +46,7 @@ def test_a_row_is_there_before_the_table_is_closed_and_a_line_cut_off_is_none(
 def test_rows_of_other_options_are_named(tmp_path: Path) -> None:
     rows = {"a.png": GOOD, "b.png": BAD}
     check_options(tmp_path, rows, {"weights": "x@1", "tta": True})
-    with pytest.raises(UsageError, match=r"made otherwise \(fill holes differ\).*--overwrite"):
+    with pytest.raises(UsageError, match=r"with other options \(fill holes\).*--overwrite"):
         check_options(tmp_path, rows, {"weights": "x@1", "tta": True, "fill_holes": False})
 
 

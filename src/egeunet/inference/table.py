@@ -51,8 +51,9 @@ def check_options(output: Path, rows: Mapping[str, Row], options: Row) -> None:
     other = [key for key in options if any(row.get(key) != options[key] for row in made)]
     if other:
         raise UsageError(
-            f"{output} holds masks that were made otherwise ({', '.join(other).replace('_', ' ')} "
-            "differ): give the same options, name another folder, or replace them with --overwrite."
+            f"{output} holds masks that were made with other options "
+            f"({', '.join(other).replace('_', ' ')}): give the same ones, name another folder, or "
+            "replace them with --overwrite."
         )
 
 
