@@ -94,6 +94,7 @@ def test_regions_of_the_runtime_are_filled_from_results(generate, tmp_path, monk
     found = generate.runtime()
     assert "| ours, ONNX | 5.0 | 4.0–6.0 | 1.00 |" in found["runtime latency"]
     assert "| 1 | 900/s | 84% |" in found["runtime folder"]
+    assert found["runtime all"] == "not run\n"  # without the published network beside it
     assert "| ONNX int8 | 99 | 5.0 | 6.0 | 0.20 | 61 | not run |" in found["runtime formats"]
     assert "others computed there" in found["runtime machine"]
     assert found["runtime options"] == "not run\n"
