@@ -365,7 +365,7 @@ def test_masks_of_other_options_are_not_mixed_in_one_folder(
     for words in (other, (*other, "--skip-existing")):
         done = predict(*words, text=True)
         assert done.returncode == 2
-        assert "(threshold, tta differ)" in done.stderr
+        assert "(threshold, tta)" in done.stderr
         assert "--overwrite" in done.stderr
     assert predict(*other, "--overwrite").returncode == 0
     with (out / "predictions.csv").open(newline="") as file:
