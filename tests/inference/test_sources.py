@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from egeunet.errors import EgeunetError
-from egeunet.inference import sources
+from egeunet.inference import decode
 from egeunet.inference.sources import EncodedPhoto, read_photo, read_reduced
 
 
@@ -349,7 +349,7 @@ def test_pillows_own_limit_is_left_as_it_was() -> None:
     before = Image.MAX_IMAGE_PIXELS
     read_photo(encode(Image.new("L", (2, 2)), "PNG"))
     assert before == Image.MAX_IMAGE_PIXELS
-    assert sources.MAX_PIXELS == 200_000_000
+    assert decode.MAX_PIXELS == 200_000_000
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some of the damage
@@ -454,6 +454,6 @@ def test_a_large_jpeg_that_is_cut_short_is_an_error(large: Image.Image) -> None:
 def test_the_limit_is_on_the_whole_photo(
     large: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 1_000_000)
     with pytest.raises(EgeunetError, match="1280×960"):
         read_reduced(encode(large, "JPEG"), least=200)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from egeunet.errors import EgeunetError
+from egeunet.inference.decode import (
+    check_size,
+    decode_bytes,
+    from_array,
+    open_image,
+    read_orientation,
+    to_upright_rgb,
+)
 from egeunet.inference.fetch import fetch_bytes, is_url
 
 Source: TypeAlias = (
@@ -23,34 +30,7 @@ Source: TypeAlias = (
 Taken: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 """What `take_photo` gives."""
 
-FORMATS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "WebP": (".webp",),
-}
-"""The formats that are read, and their files' suffixes; some of Pillow's others start programs."""
-
-*_most, _last = FORMATS
-FORMAT_NAMES = f"{', '.join(_most)} or {_last}"
-"""The formats, as messages name them."""
-
-MAX_PIXELS = 200_000_000
-"""The largest photo that is decoded: what the largest phone cameras give, 0.6 GB as RGB."""
-
 _LARGE = 2_000_000  # pixels
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_opening = threading.Lock()
 
 
 def read_photo(source: Source) -> NDArray[np.uint8]:
@@ -67,14 +47,14 @@ def read_photo(source: Source) -> NDArray[np.uint8]:
         animation it is the first frame.
 
     Raises:
-        EgeunetError: The source is missing, empty, no image, damaged, larger than `MAX_PIXELS`, or
-            an array of another shape, type or range.
+        EgeunetError: The source is missing, empty, no image, damaged, too large (`MAX_PIXELS` of
+            `egeunet.inference.decode`), or an array of another shape, type or range.
     """
     photo = take_photo(source)
     if isinstance(photo, np.ndarray):
         return photo
     name = _called(source_name(source))
-    return _decode_bytes(_read_bytes(photo, name), name)
+    return decode_bytes(_read_bytes(photo, name), name)
 
 
 def take_photo(source: Source) -> Taken:
@@ -92,9 +72,9 @@ def take_photo(source: Source) -> Taken:
     """
     name = _called(source_name(source))
     if isinstance(source, np.ndarray):
-        return _from_array(source, name)
+        return from_array(source, name)
     if isinstance(source, Image.Image):
-        return _decode(source, name)
+        return np.asarray(to_upright_rgb(source, name))
     if isinstance(source, (str, os.PathLike, bytes)):
         return source
     if isinstance(source, (bytearray, memoryview)):
@@ -133,7 +113,7 @@ class EncodedPhoto:
 
     def decode(self) -> NDArray[np.uint8]:
         """Decode the whole photo: RGB, uint8 (H, W, 3)."""
-        return _decode_bytes(self.data, self.name)
+        return decode_bytes(self.data, self.name)
 
 
 def read_reduced(
@@ -160,14 +140,14 @@ def read_reduced(
         return photo, photo
     name = _called(name)
     data = _read_bytes(photo, name)
-    with _open(io.BytesIO(data), name) as image:
+    with open_image(io.BytesIO(data), name) as image:
         width, height = image.size
-        _check_size(width, height, name)
+        check_size(width, height, name)
         if image.format in ("JPEG", "MPO"):  # so Pillow calls a JPEG that holds further pictures
             image.draft(image.mode, (least, least))
         large = image.size != (width, height) or width * height > _LARGE
-        upright = _to_upright_rgb(image, name)
-        if _orientation(image) in (5, 6, 7, 8):
+        upright = to_upright_rgb(image, name)
+        if read_orientation(image) in (5, 6, 7, 8):
             width, height = height, width
     kept = EncodedPhoto((height, width, 3), data, name) if large else np.asarray(upright)
     return upright, kept
@@ -183,10 +163,10 @@ def photo_size(data: bytes) -> tuple[int, int]:
         The width and the height in pixels.
 
     Raises:
-        EgeunetError: It is empty or no image of one of the `FORMATS`.
+        EgeunetError: It is empty or no image of one of `egeunet.inference.decode.FORMATS`.
     """
     name = _called(None)
-    with _open(io.BytesIO(_read_bytes(data, name)), name) as image:
+    with open_image(io.BytesIO(_read_bytes(data, name)), name) as image:
         return image.size
 
 
@@ -235,114 +215,3 @@ def _read_file(file: IO[bytes], name: str) -> bytes:
 def _unreadable(name: str, error: Exception) -> EgeunetError:
     reason = str(getattr(error, "strerror", None) or error).rstrip(".")
     return EgeunetError(f"{name} cannot be read: {reason}.")
-
-
-def _open(file: IO[bytes], name: str) -> Image.Image:
-    """Read an image's header; its size is checked by `_check_size`, not by Pillow's own limit."""
-    with _opening:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(file, formats=tuple(FORMATS))
-        except Exception as error:
-            # The headers of damaged files make the decoders raise errors of a dozen kinds.
-            raise EgeunetError(
-                f"{name} is not an image that can be read: expected {FORMAT_NAMES}."
-            ) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
-    with _open(io.BytesIO(data), name) as image:
-        return _decode(image, name)
-
-
-def _decode(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    return np.asarray(_to_upright_rgb(image, name))
-
-
-def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    _check_size(image.width, image.height, name)
-    try:
-        image.load()
-        # What is not as it was opened, somebody may have turned; Pillow keeps the tag all the same.
-        turn = _UPRIGHT.get(_orientation(image)) if image.format else None
-        if image.mode.startswith(("I", "F")):
-            values = np.asarray(image)
-            if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
-                values = values.astype(np.uint16)  # so Pillow gives some files of 16 bits
-            image = Image.fromarray(_from_array(values, name))
-        elif image.has_transparency_data:
-            image = _on_white(image)
-        elif image.mode != "RGB":
-            image = image.convert("RGB")
-        return image if turn is None else image.transpose(turn)
-    except EgeunetError:
-        raise
-    except Exception as error:
-        # As in `_open`: what a damaged file raises depends on its format and on the damage.
-        raise EgeunetError(f"{name} is damaged or cut short and cannot be decoded.") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
-        return 1  # Broken EXIF data does not spoil the pixels.
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _from_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise EgeunetError(
-            f"{name} is an array of shape {array.shape}: expected (height, width), or "
-            "(height, width, channels) with 1, 3 or 4 channels."
-        )
-    _check_size(array.shape[1], array.shape[0], name)
-    pixels = _to_uint8(array, name)
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    if pixels.shape[2] == 4:
-        return np.asarray(_on_white(Image.fromarray(np.ascontiguousarray(pixels))))
-    return np.array(pixels)  # A copy: the caller's array may change while a result keeps this.
-
-
-def _to_uint8(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    kind = array.dtype.kind
-    if array.dtype == np.uint8:
-        return array
-    if kind == "b":
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.itemsize == 2 and kind == "u":
-        if 0 < array.max() <= 255:
-            raise EgeunetError(
-                f"{name} has values up to {array.max()} in 16 bits, which hold 65535: make them "
-                "8 bits (uint8)."
-            )
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if kind == "f":
-        low, high = float(array.min()), float(array.max())  # NaN spreads to both
-        if not (low >= 0 and high <= 1):
-            raise EgeunetError(
-                f"{name} has floating-point values from {low:g} to {high:g}: "
-                "expected finite values in 0…1, or uint8 in 0…255."
-            )
-        return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
-    raise EgeunetError(
-        f"{name} has values of type {array.dtype}: expected uint8, uint16, or float in 0…1."
-    )
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height == 0:
-        raise EgeunetError(f"{name} has no pixels ({width}×{height}).")
-    if width * height > MAX_PIXELS:
-        raise EgeunetError(
-            f"{name} is too large ({width}×{height} pixels, the limit is "
-            f"{MAX_PIXELS // 1_000_000} megapixels): scale it down first."
-        )

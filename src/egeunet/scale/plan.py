@@ -19,8 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from egeunet.errors import EgeunetError, UsageError
+from egeunet.inference.decode import FORMAT_NAMES
 from egeunet.inference.find import is_photo
-from egeunet.inference.sources import FORMAT_NAMES
 from egeunet.scale.storage import Folder, absolute, find_filesystem, list_folder
 from egeunet.scale.tables import cut_table
 

@@ -19,8 +19,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from egeunet import __version__
 from egeunet.errors import EgeunetError, UsageError
+from egeunet.inference.decode import FORMAT_NAMES
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.sources import FORMAT_NAMES
 from egeunet.serve.body import MULTIPART, read_uploads
 from egeunet.serve.limits import Limits
 from egeunet.serve.pool import Pool
