@@ -58,11 +58,14 @@ def test_what_ran_is_told():
 
 def test_the_commit_and_whether_files_were_changed(checkout):
     folder, script, git = checkout
+    (folder / "results.jsonl").touch()
     git("add", ".")
     git("commit", "-m", "first")
     git("tag", "v1")  # the commit is wanted, not its name
     commit = git("rev-parse", "HEAD")
     assert run(script, cwd=folder.parent, PYTHONDONTWRITEBYTECODE="1")["git_commit"] == commit
+    (folder / "results.jsonl").write_text("a row, as the package writes them\n")
+    assert run(script, cwd=folder.parent)["git_commit"] == commit
     script.write_text(script.read_text() + "# changed\n")
     assert run(script, cwd=folder.parent)["git_commit"] == f"{commit}-dirty"
 

@@ -58,7 +58,7 @@ def _reproduction(series: Sequence[Series], dataset: str) -> tuple[str, ...]:
             spread = one.score("iou")
             interval = _percent(next(iter(one.rows.values())), "pooled", "iou")
             return (goal, f"≥ {wanted:.2f}", str(spread), interval, _yes(spread.mean >= wanted))
-    return (goal, f"≥ {wanted:.2f}", NOT_RUN, "", NOT_RUN)
+    return _not_run(goal, f"≥ {wanted:.2f}")
 
 
 def _better(
@@ -68,16 +68,10 @@ def _better(
     found = gain(series, "isic2018", kept, folder)
     wanted = f"≥ {POINTS:.0f}"
     if found is None:
-        return (goal, wanted, NOT_RUN, "", NOT_RUN)
+        return _not_run(goal, wanted)
     low, high = (100 * end for end in found.interval)
-    reached = 100 * found.difference >= POINTS and low > 0
-    return (
-        goal,
-        wanted,
-        f"{100 * found.difference:+.2f}",
-        f"{low:+.2f} … {high:+.2f}",
-        _yes(reached),
-    )
+    reached = _yes(100 * found.difference >= POINTS and low > 0)
+    return (goal, wanted, f"{100 * found.difference:+.2f}", f"{low:+.2f} … {high:+.2f}", reached)
 
 
 def _shipped(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -100,7 +94,7 @@ def _shipped(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
     ):
         limit = f"{'≥' if more else '≤'} {wanted:.2f}"
         if name not in found:
-            yield (goal, limit, NOT_RUN, "", NOT_RUN)
+            yield _not_run(goal, limit)
             continue
         value = found[name]
         interval = " … ".join(f"{end:.3f}" for end in found["intervals"][name])
@@ -111,16 +105,15 @@ def _shipped(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
 def _score(
     goal: str, row: Mapping[str, Any] | None, kind: str, name: str, wanted: float
 ) -> tuple[str, ...]:
+    limit = f"≥ {wanted:.1f}"
     if row is None or kind not in row:
-        return (goal, f"≥ {wanted:.1f}", NOT_RUN, "", NOT_RUN)
+        return _not_run(goal, limit)
     value = 100 * row[kind][name]
-    return (
-        goal,
-        f"≥ {wanted:.1f}",
-        f"{value:.2f}",
-        _percent(row, kind, name),
-        _yes(value >= wanted),
-    )
+    return (goal, limit, f"{value:.2f}", _percent(row, kind, name), _yes(value >= wanted))
+
+
+def _not_run(goal: str, wanted: str) -> tuple[str, ...]:
+    return (goal, wanted, NOT_RUN, "", NOT_RUN)
 
 
 def _percent(row: Mapping[str, Any], kind: str, name: str) -> str:

@@ -48,7 +48,9 @@ def holdout(
         *("trained", "epochs", "seeds", "mIoU", "DSC", "Dice per image"),
         "the first row minus this",
     )
-    title = f"{DATASETS[dataset]}, holdout: the test part, selected on the validation part"
+    title = (
+        f"EGE-UNet on {DATASETS[dataset]}, holdout: the test part, selected on the validation part"
+    )
     return Table(f"holdout-{dataset}", title, columns, tuple(rows), _NOTE)
 
 
@@ -56,9 +58,9 @@ def gain(
     series: Sequence[Series], dataset: str, kept: Mapping[str, Any] | None, folder: Path
 ) -> PairedDifference | None:
     """Return what the shipped recipe gives over the paper's at its 300 epochs; None if not run."""
-    found = _longest(series, dataset)
-    shipped = next((one for one in found if one.changes == kept), None)
-    paper = next((one for one in found if (one.changes, one.epochs) == ({}, PAPER_EPOCHS)), None)
+    shipped = next((one for one in _longest(series, dataset) if one.changes == kept), None)
+    runs = [one for one in series if one.epochs == PAPER_EPOCHS]
+    paper = next((one for one in _longest(runs, dataset) if not one.changes), None)
     return compare(shipped, paper, folder) if shipped and paper else None
 
 

@@ -33,7 +33,7 @@ from egeunet.reporting import Reporter
 from egeunet.training.run import selected_on
 
 PAGE = "README.md"
-SHIPPED = ("isic2018", "kvasir_seg")  # datasets of the shipped weights, the default's first
+SHIPPED_FOR = ("isic2018", "kvasir_seg")  # datasets of the shipped weights, the default's first
 _HEAD = """# Results
 
 Made by `egeunet report` from rows of results; what was not run says so.
@@ -88,11 +88,11 @@ def write_report(
     compared = significance(series, results)
     tables = [
         goal_table(results),
-        *(holdout(series, name, shipped_changes(rows, name), results) for name in SHIPPED),
+        *(holdout(series, name, shipped_changes(rows, name), results) for name in SHIPPED_FOR),
         *(table1(series, dataset) for dataset in TABLE_1),
         table2(series),
         protocol_effects(series, results),
-        *trials(series, shipped_changes(rows, SHIPPED[0])),
+        *trials(series, shipped_changes(rows, SHIPPED_FOR[0])),
         *compared,
     ]
     texts = {f"{table.name}.csv": table.csv() for table in tables}
@@ -108,7 +108,7 @@ def write_report(
 def goal_table(results: str | Path) -> Table:
     """Return what this project set out to show and what is reached, from a folder of results."""
     rows = read_results(results)
-    return goals(collect(rows), rows, shipped_changes(rows, SHIPPED[0]), Path(results))
+    return goals(collect(rows), rows, shipped_changes(rows, SHIPPED_FOR[0]), Path(results))
 
 
 def shipped_changes(rows: Sequence[Mapping[str, Any]], dataset: str) -> dict[str, Any] | None:

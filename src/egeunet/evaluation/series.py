@@ -118,11 +118,13 @@ def changes_of(recipe: Recipe) -> dict[str, Any]:
 def label_of(system: str, changes: Mapping[str, Any]) -> str:
     """Return what the paper calls a system, and the recipe that comes with the package.
 
-    Where there is none for it, or little differs from the paper's, the settings that do.
+    With it the weights that the run learned from, by the beginning of their SHA-256. Where there is
+    no such recipe, or little differs from the paper's, the settings that do.
     """
     title = TITLES.get(system, system)
     if len(changes) > _FEW and (name := _shipped_names().get(_shape(system, changes))):
-        return f"{title}, recipe {name}"
+        earlier = {key: value for key, value in changes.items() if key in _EARLIER.values()}
+        return ", ".join([title, f"recipe {name}", *texts_of(earlier)])
     return ", ".join([title, *texts_of(changes)])
 
 

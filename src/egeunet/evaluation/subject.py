@@ -150,7 +150,7 @@ def choose_samples(
     samples = {"train": split.train, "val": split.val, "test": split.test}[part]
     # Its own photos by ids alone, whatever the folder is called: a copy under another name is no
     # other dataset. Under its own protocol a run is scored on what it was selected on, and says so.
-    known = seen_in(subject.seen, dataset.name) | seen_in(subject.seen, subject.dataset)
+    known = seen_in(subject.seen, dataset.name, subject.dataset)
     refused = {TRAINED} if protocol == subject.protocol else {TRAINED, SELECTED}
     seen = [sample.id for sample in samples if known.get(sample.id) in refused]
     if part != "train" and seen:

@@ -30,7 +30,8 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> Iterator
             groups.setdefault((one.dataset, one.system, one.epochs, one.size), []).append(one)
     papers, longer = flatten(Recipe()), list[Series]()
     for (dataset, system, epochs, size), tried in groups.items():
-        base = next((one for one in tried if one.changes == _trial(dataset)), None)
+        trial = _trial(dataset)
+        base = next((one for one in tried if one.changes == trial), None)
         if base is None:
             longer += tried
             continue
@@ -65,17 +66,13 @@ def _whole(series: Sequence[Series]) -> Table:
     rows = []
     for one in sorted(series, key=lambda one: (one.dataset, -one.score("iou").mean)):
         made = " ".join(row.get("weights_sha256", "")[:8] for row in one.rows.values())
-        earlier = (one.changes.get(key, "")[:8] for key in ("start.sha256", "distill.sha256"))
         title = DATASETS.get(one.dataset, one.dataset)
         iou, dice = one.score("iou"), one.score("dice")
-        rows.append(
-            (title, one.label, str(one.epochs), made, *earlier, str(iou.n), str(iou), str(dice))
-        )
-    columns = (
-        *("dataset", "trained", "epochs", "weights", "start", "teacher"),
-        *("seeds", "mIoU", "DSC"),
+        rows.append((title, one.label, str(one.epochs), made, str(iou.n), str(iou), str(dice)))
+    columns = ("dataset", "trained", "epochs", "weights", "seeds", "mIoU", "DSC")
+    note = (
+        "Weights by the beginning of their SHA-256, as those that others started or learned from."
     )
-    note = "Weights, those of the start and those of the teacher by the beginning of their SHA-256."
     title = "Longer trainings that choices were made among, validation part"
     return Table("trainings-val", title, columns, tuple(rows), note)
 

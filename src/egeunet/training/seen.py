@@ -35,14 +35,14 @@ def merge(*several: Seen) -> Seen:
     return found
 
 
-def seen_in(seen: Seen, dataset: str) -> dict[str, str]:
-    """Return id → kind of the photos of a dataset.
+def seen_in(seen: Seen, *datasets: str) -> dict[str, str]:
+    """Return id → kind of the photos of datasets.
 
     Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
     """
     found: dict[str, str] = {}
     for (home, id), kind in seen.items():
-        same = home == dataset or id.startswith("ISIC_")
+        same = home in datasets or id.startswith("ISIC_")
         if same and found.get(id) != TRAINED:
             found[id] = kind
     return found
