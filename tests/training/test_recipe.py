@@ -97,7 +97,7 @@ def test_every_setting_is_described():
     assert len(keys) == len(set(keys))
     table = {key: words for key, *words, _ in describe_settings()}
     assert table["data.size"] == ["int | [int, int]", "256"]
-    assert table["optimizer.name"] == ["adamw | adam | sgd", '"adamw"']
+    assert table["optimizer.name"] == ["adamw | adam | sgd | soap", '"adamw"']
     assert table["scheduler.milestones"] == ["[int, …]", "[]"]
     for key, kind, _, description in describe_settings():
         assert kind, key

@@ -229,6 +229,7 @@ def test_bf16_trains(words):
     [
         "optimizer.name=adam",
         "optimizer.name=sgd",
+        "optimizer={name: soap, lr: 0.0003}",
         "optimizer.clip_norm=0.1",
         "loss.name=structure",
         "loss.name=bce_jaccard_batch",

@@ -201,8 +201,9 @@ def write_format(
         parity = form.compare(reference, temporary)
         if not (parity.difference <= form.difference and parity.iou >= form.iou):
             raise EgeunetError(
-                f"{form.file} of {run.folder} differs from torch by {parity.difference:.1e} and "
-                f"its masks have IoU {parity.iou:.4f}, less than {form.iou}: it was not kept."
+                f"{form.file} of {run.folder} differs from torch by {parity.difference:.1e} (at "
+                f"most {form.difference:.0e}) and its masks have IoU {parity.iou:.4f} (at least "
+                f"{form.iou}): it was not kept."
             )
         entries = {one.key: one.value for one in model.metadata_props}
         entries |= describe(run, format=form.name, parity=json.dumps(parity.to_dict()))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from egeunet.training.settings import OptimizerSettings, SchedulerSettings
+from egeunet.training.soap import Soap
 
 
 def learning_rate(
@@ -38,13 +39,15 @@ def learning_rate(
 def make_optimizer(
     settings: OptimizerSettings, model: nn.Module, on_cuda: bool
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a model; on CUDA one whose steps can be recorded, but for SGD."""
+    """Return the optimiser of a model; on CUDA Adam's steps can be recorded."""
     parameters, lr, decay = list(model.parameters()), settings.lr, settings.weight_decay
     if settings.name == "sgd":
         momentum = settings.betas[0]
         return torch.optim.SGD(
             parameters, lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
         )
+    if settings.name == "soap":
+        return Soap(parameters, lr, settings.betas, settings.eps, decay)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
     # A recorded step reads its rate from the device; see `Step`.
     rate = torch.tensor(lr, device=parameters[0].device) if on_cuda else lr

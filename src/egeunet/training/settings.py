@@ -98,15 +98,17 @@ class AugmentationSettings(Settings):
 class OptimizerSettings(Settings):
     """What turns gradients into steps."""
 
-    name: Literal["adamw", "adam", "sgd"] = Field(
-        "adamw", description="AdamW (Loshchilov & Hutter 2019), Adam, or SGD with Nesterov momentum"
+    name: Literal["adamw", "adam", "sgd", "soap"] = Field(
+        "adamw",
+        description="AdamW (Loshchilov & Hutter 2019), Adam, SGD with Nesterov momentum, or SOAP "
+        "(Vyas et al. 2024), which takes betas of 0.95",
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate at the start")
     betas: tuple[Beta, Beta] = Field(
         (0.9, 0.999), description="Decay of the two moments; SGD takes the first as its momentum"
     )
     eps: float = Field(1e-8, gt=0, description="Added to the denominator")
-    weight_decay: float = Field(1e-2, ge=0, description="Weight decay; decoupled in AdamW")
+    weight_decay: float = Field(1e-2, ge=0, description="Weight decay; decoupled in AdamW and SOAP")
     clip_norm: float | None = Field(
         None, gt=0, description="Largest norm of the gradient; null: not clipped"
     )

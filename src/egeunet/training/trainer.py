@@ -106,7 +106,9 @@ class _Training:
             self.optimizer,
             Objective(self.loss, recipe.distill.weight),
             recipe.optimizer.clip_norm,
-            alone_on_cuda and recipe.optimizer.name != "sgd" and recipe.precision != "16-mixed",
+            alone_on_cuda
+            and recipe.optimizer.name in ("adam", "adamw")
+            and recipe.precision != "16-mixed",
             reporter,
         )
         self.loader, self.val_loader = make_loaders(
