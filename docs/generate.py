@@ -20,19 +20,16 @@ from PIL import Image
 
 from egeunet.data.cache import Arrays
 from egeunet.data.synthetic import draw
+from egeunet.environment import describe_environment
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
-from egeunet.evaluation.figures import save_figure
-from egeunet.evaluation.publish import goal_table
-from egeunet.evaluation.quality import QualityScores
-from egeunet.evaluation.report import quality_rows
-from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS, Robustness
+from egeunet.evaluation.publish import SHIPPED_FOR, goal_table
+from egeunet.evaluation.report import read_results
+from egeunet.evaluation.shipped import shipped_tables
 from egeunet.training.recipe import describe_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 REPORT = ROOT / "docs" / "report"
-QUALITY = ROOT / "docs" / "images" / "quality.png"
-ROBUSTNESS = ROOT / "docs" / "images" / "robustness.png"
 CORRUPTED = ROOT / "docs" / "images" / "corruptions.jpg"
 RESULTS = ROOT / "results"
 CORE_HOUR = 0.04  # US dollars, near what clouds ask for a core of a machine without GPU
@@ -57,10 +54,7 @@ def regions() -> dict[str, str]:
         "settings": f"\n{settings()}",
         "page": f"\n{page()}",
         "classes": f"\n{classes()}",
-        **{
-            name: f"\n{text}"
-            for name, text in (runtime() | quality() | robustness() | serve() | scale()).items()
-        },
+        **{name: f"\n{text}" for name, text in (runtime() | shipped() | serve() | scale()).items()},
         **{
             f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
             for system, (_, params, macs, memory, *_) in zip(systems, lines, strict=True)
@@ -263,46 +257,13 @@ def runtime() -> dict[str, str]:
     }
 
 
-def quality() -> dict[str, str]:
-    """Return the regions of the page on quality, of the last row of each kind."""
-    rows = {row["tta"]: row for row in results("quality")}
-    texts = [quality_rows(row["quality"]) for _, row in sorted(rows.items())]
-    last = next(iter(rows.values()), None)
-    evidence = results("quality_evidence")
-    judged = evidence[-1]["evidence"] if evidence else {}
-    return {
-        "quality": table(
-            "on the test part | one view | 95 % interval | four views (`tta`) | 95 % interval",
-            (
-                (label.removeprefix("quality: "), value, ends, other, other_ends)
-                for (label, value, ends, _), (_, other, other_ends, _) in zip(*texts, strict=True)
-            )
-            if len(texts) == 2
-            else (),
-        ),
-        "quality subject": subject(last),
-        "quality evidence": table(
-            "fitted to | AUROC | correlation with Dice",
-            (
-                (name, f"{score['auroc']:.3f}", f"{score['pearson']:.3f}")
-                for name, score in judged.items()
-            ),
-        ),
-    }
-
-
-def robustness() -> dict[str, str]:
-    """Return the regions of the page on robustness, of the last row."""
-    rows = results("robustness")
-    found = Robustness.from_dict(rows[-1]["robustness"]) if rows else None
-    told = subject(rows[-1] if rows else None)
-    return {
-        "robustness subject": f"Seed {found.seed}; {told}" if found else told,
-        "robustness corruptions": table(
-            " | ".join(CORRUPTION_COLUMNS), found.corruption_rows() if found else ()
-        ),
-        "robustness groups": table(" | ".join(GROUP_COLUMNS), found.group_rows() if found else ()),
-    }
+def shipped() -> dict[str, str]:
+    """Return the regions of the pages on quality and robustness: the report's tables."""
+    found = {}
+    for one in shipped_tables(read_results(RESULTS), SHIPPED_FOR[0]):
+        name = one.name.replace("-", " ")
+        found |= {name: one.markdown(), f"{name} subject": f"{one.note}\n"}
+    return found
 
 
 def serve() -> dict[str, str]:
@@ -400,24 +361,8 @@ def bytes_of(row: dict[str, Any]) -> tuple[int, int]:
     return row["bytes_in"], row["bytes_out"]
 
 
-def subject(row: dict[str, Any] | None) -> str:
-    """Say what a row was measured with and on."""
-    if row is None:
-        return "not run\n"
-    return (
-        f"{row['n']} photos of {row['dataset']}, protocol {row['protocol']}, part {row['part']}; "
-        f"weights {row['weights_sha256'][:12]}; {machine(row)}"
-    )
-
-
-def draw_figures() -> None:
-    """Draw the last rows of quality (one view) and robustness, and a photo in every corruption."""
-    if rows := [row for row in results("quality") if not row["tta"]]:
-        columns = np.array(rows[-1]["quality_photos"]).T
-        save_figure(QualityScores(*columns).figure(), QUALITY, dpi=100)
-    if rows := results("robustness"):
-        found = Robustness.from_dict(rows[-1]["robustness"])
-        save_figure(found.figure(), ROBUSTNESS, dpi=100)
+def draw_corruptions() -> None:
+    """Draw a photo in every corruption."""
     image, mask = draw(1)
     photo = Arrays(("synthetic",), image[None], mask[None], np.ones(1, np.float32))
     sheet = [
@@ -467,12 +412,7 @@ def machine(row: dict[str, Any], software: str = "") -> str:
     """Say where a row was measured, and with what software if not with the usual one."""
     if not row:
         return "not run\n"
-    busy = "; others computed there meanwhile" if row.get("shared") else ""
-    versions = row["versions"]
-    software = software or f"ONNX Runtime {versions['onnxruntime']}, torch {versions['torch']}"
-    return (
-        f"{row['cpu']}, {row['cores']} cores, {software}, commit {row['git_commit'][:12]}{busy}.\n"
-    )
+    return f"{describe_environment(row, software)}.\n"
 
 
 def number(value: float | None, digits: int) -> str:
@@ -499,4 +439,4 @@ if __name__ == "__main__":
     for path in PAGES:
         path.write_text(render(path), encoding="utf-8")
     egeunet("report", "--results", str(RESULTS), "-o", str(REPORT))
-    draw_figures()
+    draw_corruptions()

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,20 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "command": _command(),
     }
+
+
+def describe_environment(row: Mapping[str, Any], software: str = "") -> str:
+    """Say in a line what `environment` found, from a row that holds it.
+
+    Args:
+        row: Of results; one with `shared` was measured while others computed there.
+        software: What to name instead of the versions of ONNX Runtime and torch.
+    """
+    versions = row["versions"]
+    software = software or f"ONNX Runtime {versions['onnxruntime']}, torch {versions['torch']}"
+    busy = "; others computed there meanwhile" if row.get("shared") else ""
+    commit = f", commit {row['git_commit'][:12]}" if row["git_commit"] else ""
+    return f"{row['cpu']}, {row['cores']} cores, {software}{commit}{busy}"
 
 
 def _cpu() -> str:

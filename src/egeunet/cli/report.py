@@ -28,8 +28,9 @@ def report(
 ) -> None:
     """Write the paper's tables and figures, ours beside the paper's, from the rows of results.
 
-    Tables 1 and 2, protocol effects, significance (Markdown, CSV, LaTeX); Figure 1, training
-    curves and, with --runs, Figure 4 (PNG). What was not run says so.
+    Goals, Tables 1 and 2, protocol effects, trials, significance, quality and robustness (Markdown,
+    CSV, LaTeX); Figure 1, training curves, quality, robustness and, with --runs, Figure 4 (PNG).
+    What was not run says so.
 
     For example:
 

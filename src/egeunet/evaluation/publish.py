@@ -24,6 +24,7 @@ from egeunet.evaluation.series import (
     comparable,
     recipe_of,
 )
+from egeunet.evaluation.shipped import shipped_figures, shipped_tables
 from egeunet.evaluation.significance import significance
 from egeunet.evaluation.table import NOT_RUN, Table
 from egeunet.evaluation.tables import table1, table2
@@ -79,6 +80,7 @@ def write_report(
     series = collect(rows)
     drawn = dict(_curves(series, results))
     drawn.update(_figures1(results))
+    drawn.update(shipped_figures(rows, SHIPPED_FOR[0]))
     if runs is not None:
         drawn.update(figures4(Path(runs), photos, reporter))
     written = []
@@ -94,6 +96,7 @@ def write_report(
         protocol_effects(series, results),
         *trials(series, shipped_changes(rows, SHIPPED_FOR[0])),
         *compared,
+        *shipped_tables(rows, SHIPPED_FOR[0]),
     ]
     texts = {f"{table.name}.csv": table.csv() for table in tables}
     texts |= {f"{table.name}.tex": table.latex() for table in tables}
@@ -130,6 +133,8 @@ def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
         parts.append(f"## Significance\n\n{NOT_RUN}: it takes two systems of one budget.\n")
     for title, pattern, missing in (
         ("Figure 1: parameters against mIoU on ISIC 2018", "figure1*", NOT_RUN),
+        ("The shipped weights: quality of the masks", "quality", NOT_RUN),
+        ("The shipped weights: scores against the strength of corruptions", "robustness", NOT_RUN),
         ("Figure 4: image, truth and each system's mask", "figure4-*", _FIGURE4),
         ("Training curves, means over seeds", "curves-*", NOT_RUN),
     ):
