@@ -101,12 +101,13 @@ def test_a_run_that_was_trained_elsewhere_replaces_none_of_the_papers(home):
 
 
 def test_a_run_is_called_by_the_recipe_that_comes_with_the_package():
-    recipe = load_recipe("egeunet-isic2018-best")
+    recipe = load_recipe("egeunet-kvasir")
     pinned = {"distill": {"sha256": "ab" * 32}, "start": {"sha256": "cd" * 32}}
     content = {key: value for key, value in recipe.model_dump(mode="json").items() if key != "out"}
-    (series,) = collect([row(protocol="holdout", recipe={**content, **pinned}, epochs=64)])
+    run = row(protocol="holdout", recipe={**content, **pinned}, epochs=100, dataset="kvasir_seg")
+    (series,) = collect([run])
     learned_from = "start.sha256=cdcdcdcd, distill.sha256=abababab"
-    whole = series.label.removeprefix("EGE-UNet, recipe egeunet-isic2018-best, ")
+    whole = series.label.removeprefix("EGE-UNet, recipe egeunet-kvasir, ")
     assert sorted(whole.split(", ")) == sorted(learned_from.split(", "))
     plain = {key: value for key, value in series.changes.items() if "sha256" not in key}
     assert "recipe" not in label_of("egeunet", plain)  # without a teacher it is another one

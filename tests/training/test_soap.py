@@ -87,3 +87,13 @@ def test_weights_without_a_gradient_stay(frozen):
         optimizer.step()
     assert torch.equal(weights[frozen], torch.ones(3, 3))
     assert not torch.equal(weights[1 - frozen], torch.ones(3, 3))
+
+
+def test_a_gradient_that_is_not_finite_ends_in_weights_that_are_not():
+    """The training says so by its loss; the first step must not fail in the linear algebra."""
+    weight = torch.ones(3, 3, requires_grad=True)
+    optimizer = Soap([weight])
+    for _ in range(2):
+        weight.grad = torch.full((3, 3), torch.nan)
+        optimizer.step()
+    assert weight.isnan().all()

@@ -88,7 +88,8 @@ def _begin(state: State, gradients: Tensor, decay: float) -> None:
     state["square"] = torch.zeros_like(gradients)
     for side, product in _products(gradients).items():
         state[side] = product * (1 - decay)
-        state[f"{side}_directions"] = torch.linalg.eigh(product)[1].flip(2)
+        # A gradient that is not finite is the training's to report, by its loss.
+        state[f"{side}_directions"] = torch.linalg.eigh(product.nan_to_num(0, 0, 0))[1].flip(2)
 
 
 def _turn(matrices: Tensor, state: State) -> Tensor:
