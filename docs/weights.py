@@ -127,7 +127,7 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
     with (run_folder / HISTORY).open(newline="", encoding="utf-8") as file:
         trained = sum(1 for _ in csv.DictReader(file))
     command = json.loads((run_folder / "environment.json").read_bytes())["command"]
-    places = r"\b(data\.root|distill\.teacher|start\.run|out)=\S+"
+    places = r"\b(data\.root|distill\.teacher|start\.run|out)=(\[[^]]*\]|\S+)"
     trained_with = re.sub(places, r"\1=FOLDER", command)
     row = {
         "weights": name,
@@ -171,10 +171,11 @@ def write_torch_weights(run: Run, file: Path) -> None:
 def card(row: dict[str, Any], evaluation: Evaluation) -> str:
     """Write the card of weights from their row of results."""
     info = REGISTRY.get(row["dataset"])
-    earlier = {key: row["recipe"][key]["sha256"] for key in ("start", "distill")}
+    start, teachers = (row["recipe"][key]["sha256"] for key in ("start", "distill"))
+    teachers = [teachers] if isinstance(teachers, str) else teachers or ()
     return CARD.format(
-        start=name_weights(earlier["start"]) or "random weights",
-        teacher=name_weights(earlier["distill"]) or "none",
+        start=name_weights(start) if start else "random weights",
+        teacher="; ".join(map(name_weights, teachers)) or "none",
         **SUBJECTS.get(row["dataset"], OTHER),
         **row["images"],
         name=row["weights"],
@@ -194,10 +195,8 @@ def card(row: dict[str, Any], evaluation: Evaluation) -> str:
     )
 
 
-def name_weights(sha256: str | None) -> str:
+def name_weights(sha256: str) -> str:
     """Say what weights are that a run learned from, by the row of results that has them."""
-    if sha256 is None:
-        return ""
     rows = [row for row in read_results(ROOT / "results") if row.get("weights_sha256") == sha256]
     recipe = recipe_of(rows[-1]) if rows else None
     if recipe is None:

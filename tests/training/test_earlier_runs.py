@@ -9,6 +9,7 @@ from egeunet.data.cache import Arrays
 from egeunet.data.loader import scale_batch
 from egeunet.data.synthetic import write_dataset
 from egeunet.errors import UsageError
+from egeunet.evaluation.series import texts_of
 from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
@@ -26,20 +27,26 @@ def teacher(words, tmp_path):
     return f"distill.teacher={train(load_recipe(words[0], [*words[1:], *more]))}"
 
 
-def test_the_masks_of_a_teacher_are_its_mean_over_four_mirror_images():
+def test_the_masks_of_teachers_are_their_mean_over_four_mirror_images():
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (3, 16, 24, 3), np.uint8)
     arrays = Arrays(("a", "b", "c"), images, images[..., 0] // 128, np.ones(3, np.float32))
-    teacher = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 3, 2))
-    teacher = torch.nn.Sequential(*teacher, torch.nn.Upsample((16, 24))).eval()
-    for parameter in teacher.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    soft = draw_soft_masks(teacher, arrays, Fabric(accelerator="cpu", devices=1), Reporter())
+    teachers = []
+    for _ in range(2):
+        layers = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 1, 3, 2)
+        teachers.append(torch.nn.Sequential(*layers, torch.nn.Upsample((16, 24))).eval())
+        for parameter in teachers[-1].parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+    soft = draw_soft_masks(teachers, arrays, Fabric(accelerator="cpu", devices=1), Reporter())
     x = scale_batch(torch.from_numpy(images))
     with torch.no_grad():
-        views = [teacher(x.flip(axes)).sigmoid().flip(axes) for axes in ((), (2,), (3,), (2, 3))]
+        views = [
+            teacher(x.flip(axes)).sigmoid().flip(axes)
+            for teacher in teachers
+            for axes in ((), (2,), (3,), (2, 3))
+        ]
     assert soft.std() > 5
-    np.testing.assert_allclose(soft / 127, sum(views)[:, 0] / 4, atol=0.51 / 127)
+    np.testing.assert_allclose(soft / 127, sum(views)[:, 0] / 8, atol=0.51 / 127)
 
 
 def test_a_student_records_its_teacher_and_resumes_with_it_alone(words, tmp_path, teacher):
@@ -120,6 +127,24 @@ def test_what_an_earlier_run_knows_is_handed_on(words, tmp_path, teacher):
         file.write(f"{home},{test},trained\n")
     with pytest.raises(UsageError, match=rf"on 1 of the \d+ images .* such as {test}"):
         train(load_recipe(third[0], third[1:]), resume=True)
+
+
+def test_a_student_records_each_of_its_teachers(words, tmp_path, teacher):
+    more = ["trainer.epochs=1", "seed=6", f"out={tmp_path / 'second'}"]
+    folders = [tmp_path / "teacher", train(load_recipe(words[0], [*words[1:], *more]))]
+    words = [*words, "trainer.epochs=1"]
+    both = f"distill.teacher=[{folders[0]}, {folders[1]}]"
+    folder = train(load_recipe(words[0], [*words[1:], both]))
+    recorded = load_recipe(folder)
+    assert recorded.distill.sha256 == tuple(sha256_file(one / WEIGHTS) for one in folders)
+    (changed,) = texts_of({"distill.sha256": list(recorded.distill.sha256)})
+    assert changed == "distill.sha256=" + "+".join(one[:8] for one in recorded.distill.sha256)
+    train(recorded, resume=True)
+    swapped = f"distill.teacher=[{folders[1]}, {folders[0]}]"
+    with pytest.raises(UsageError, match=r"has the SHA-256"):
+        train(load_recipe(folder, [swapped]), resume=True)
+    with pytest.raises(UsageError, match="one for each teacher"):
+        train(load_recipe(folder, [teacher]), resume=True)
 
 
 @pytest.mark.parametrize(

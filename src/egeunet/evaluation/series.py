@@ -132,8 +132,12 @@ def texts_of(changes: Mapping[str, Any]) -> list[str]:
     """Return settings as they are written; of a checksum the beginning."""
     found = []
     for key, value in changes.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        found.append(f"{key}={text[:8] if key in _EARLIER.values() else text}")
+        if key in _EARLIER.values():
+            sums = [value] if isinstance(value, str) else value
+            text = "+".join(one[:8] for one in sums)
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+        found.append(f"{key}={text}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +29,25 @@ def pin_runs(recipe: Recipe) -> Recipe:
         UsageError: If there are no such weights, or the recipe names others.
     """
     distill, start = recipe.distill, recipe.start
-    pinned = {
-        "distill": distill.model_copy(
-            update={"sha256": _pin("distill.teacher", distill.teacher, distill.sha256)}
-        ),
-        "start": start.model_copy(update={"sha256": _pin("start.run", start.run, start.sha256)}),
-    }
-    return recipe.model_copy(update=pinned)
+    if distill.teachers:
+        expected = _several(distill.sha256) or (None,) * len(distill.teachers)
+        if len(expected) != len(distill.teachers):
+            raise UsageError("distill.sha256: give one for each teacher, or none.")
+        pairs = zip(distill.teachers, expected, strict=True)
+        found = tuple(_pin("distill.teacher", folder, sha256) for folder, sha256 in pairs)
+        alone = isinstance(distill.teacher, Path)
+        distill = distill.model_copy(update={"sha256": found[0] if alone else found})
+    if start.run:
+        sha256 = _pin("start.run", start.run, start.sha256)
+        start = start.model_copy(update={"sha256": sha256})
+    return recipe.model_copy(update={"distill": distill, "start": start})
 
 
-def _pin(setting: str, folder: Path | None, expected: str | None) -> str | None:
-    if folder is None:
-        return expected
+def _several(sha256: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (sha256,) if isinstance(sha256, str) else sha256 or ()
+
+
+def _pin(setting: str, folder: Path, expected: str | None) -> str:
     weights = weights_file(folder)
     if not weights.is_file():
         raise UsageError(
@@ -84,8 +92,8 @@ def start_from(model: nn.Module, recipe: Recipe, dataset: str, split: Split) -> 
     model.load_state_dict(run.model.state_dict())
 
 
-def open_teacher(recipe: Recipe, dataset: str, split: Split) -> nn.Module | None:
-    """Return the teacher's network, in eval mode; None if the recipe has no teacher.
+def open_teachers(recipe: Recipe, dataset: str, split: Split) -> list[nn.Module]:
+    """Return the teachers' networks, in eval mode; none if the recipe has no teacher.
 
     Args:
         recipe: Of the student.
@@ -93,27 +101,28 @@ def open_teacher(recipe: Recipe, dataset: str, split: Split) -> nn.Module | None
         split: Of the student's dataset.
 
     Raises:
-        UsageError: If the teacher draws other masks, or knows the answers of the student's
+        UsageError: If a teacher draws other masks, or knows the answers of the student's
             validation or test part.
     """
-    if recipe.distill.teacher is None:
-        return None
-    if recipe.data.num_classes > 1:
+    if recipe.distill.teachers and recipe.data.num_classes > 1:
         raise UsageError("distill.teacher: only networks of one foreground can be distilled.")
-    run = load_run(recipe.distill.teacher)
-    theirs, ours = run.recipe.data, recipe.data
-    if (theirs.shape, theirs.num_classes) != (ours.shape, 1):
-        raise UsageError(
-            f"The teacher {run.folder} draws {theirs.num_classes} classes at {theirs.shape}, not "
-            f"one foreground at {ours.shape}: set data.size as there, or take another."
-        )
-    _check_innocence(run, recipe, dataset, split)
-    return run.model
+    models = []
+    for folder in recipe.distill.teachers:
+        run = load_run(folder)
+        theirs, ours = run.recipe.data, recipe.data
+        if (theirs.shape, theirs.num_classes) != (ours.shape, 1):
+            raise UsageError(
+                f"The teacher {run.folder} draws {theirs.num_classes} classes at {theirs.shape}, "
+                f"not one foreground at {ours.shape}: set data.size as there, or take another."
+            )
+        _check_innocence(run, recipe, dataset, split)
+        models.append(run.model)
+    return models
 
 
 def describe_earlier(recipe: Recipe) -> None:
     """Write into the run folder which photos the runs that its recipe names know."""
-    earlier = [run for run in (recipe.start.run, recipe.distill.teacher) if run]
+    earlier = [run for run in (recipe.start.run, *recipe.distill.teachers) if run]
     if earlier:
         write_earlier(recipe.out, merge(*(load_run(run).seen for run in earlier)))
 
@@ -134,15 +143,15 @@ def _check_innocence(run: Run, recipe: Recipe, dataset: str, split: Split) -> No
 
 @torch.no_grad()
 def draw_soft_masks(
-    teacher: nn.Module, arrays: Arrays, fabric: Fabric, reporter: Reporter
+    teachers: Sequence[nn.Module], arrays: Arrays, fabric: Fabric, reporter: Reporter
 ) -> NDArray[np.uint8]:
-    """Return a teacher's masks of all samples, once for the whole training.
+    """Return the teachers' masks of all samples, once for the whole training.
 
-    The mean over four mirror images of each, as they are and not as the student will see them: the
-    teacher is at its best there, and a step of the student costs no more than without one.
+    The mean of all teachers and four mirror images, as they are and not as the student will see
+    them: a teacher is at its best there, and a step of the student costs no more than without one.
 
     Args:
-        teacher: A network in eval mode, from images as the `Loader` gives them to one logit.
+        teachers: Networks in eval mode, from images as the `Loader` gives them to one logit.
         arrays: The samples.
         fabric: Places and precision.
         reporter: Hears of the progress.
@@ -150,13 +159,14 @@ def draw_soft_masks(
     Returns:
         uint8 (N, H, W), probabilities in steps of 1/127.
     """
-    network = fabric.setup_module(teacher)
+    networks = [fabric.setup_module(teacher) for teacher in teachers]
     loader = Loader(arrays, device=fabric.device)
     masks: list[NDArray[np.uint8]] = []
     with reporter.bar("the teacher's masks", len(loader)) as bar:
         for batch in loader.epoch():
             views = [
                 torch.sigmoid(network(batch.images.flip(axes)).float()).flip(axes)
+                for network in networks
                 for axes in ((), (2,), (3,), (2, 3))
             ]
             mean = torch.stack(views).mean(0)[:, 0]

@@ -10,7 +10,7 @@ from egeunet.data.cache import Arrays, load_arrays
 from egeunet.data.loader import Loader
 from egeunet.data.splits import Split
 from egeunet.reporting import Reporter
-from egeunet.training.earlier_runs import draw_soft_masks, open_teacher
+from egeunet.training.earlier_runs import draw_soft_masks, open_teachers
 from egeunet.training.ranks import Ranks
 from egeunet.training.settings import Recipe
 
@@ -21,7 +21,7 @@ def make_loaders(
     """Return this process' part of the training and the validation samples.
 
     Args:
-        recipe: What to load, and the teacher whose masks go with the training samples, if any.
+        recipe: What to load, and the teachers whose masks go with the training samples, if any.
         dataset: The name of the dataset.
         split: Its parts.
         ranks: The processes that share the samples.
@@ -32,12 +32,12 @@ def make_loaders(
     """
     device, num_classes = ranks.fabric.device, recipe.data.num_classes
 
-    teacher = open_teacher(recipe, dataset, split)
+    teachers = open_teachers(recipe, dataset, split)
     arrays, val_arrays = (
         load_arrays(samples, recipe.data.shape, num_classes, reporter=reporter)
         for samples in (split.train, split.val)
     )
-    soft = draw_soft_masks(teacher, arrays, ranks.fabric, reporter) if teacher else None
+    soft = draw_soft_masks(teachers, arrays, ranks.fabric, reporter) if teachers else None
 
     def make(
         part: Arrays, augmentation: Augmentation | None, soft: NDArray[np.uint8] | None

@@ -154,13 +154,24 @@ class LossSettings(Settings):
 
 
 class DistillSettings(Settings):
-    """The teacher whose masks are a further target of the output."""
+    """The teacher, or several, whose masks are a further target of the output."""
 
-    teacher: Path | None = Field(None, description="A run folder; null: no teacher")
-    weight: float = Field(1.0, gt=0, description="Of the cross-entropy to its probabilities")
-    sha256: str | None = Field(
-        None, description="Of its weights; the recipe in the run folder has it"
+    teacher: Path | tuple[Path, ...] | None = Field(
+        None,
+        description="A run folder, or several, of whose probabilities the mean is taken; null: no "
+        "teacher",
     )
+    weight: float = Field(1.0, gt=0, description="Of the cross-entropy to its probabilities")
+    sha256: str | tuple[str, ...] | None = Field(
+        None, description="Of its weights, or of each; the recipe in the run folder has it"
+    )
+
+    @property
+    def teachers(self) -> tuple[Path, ...]:
+        """The run folders."""
+        if self.teacher is None:
+            return ()
+        return (self.teacher,) if isinstance(self.teacher, Path) else self.teacher
 
 
 class StartSettings(Settings):
