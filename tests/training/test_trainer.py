@@ -149,10 +149,13 @@ class StopAfter(Reporter):
         return super().bar(description, total)
 
 
-@pytest.mark.parametrize("bars", [1, 2, 3])
-def test_a_stop_in_the_middle_of_an_epoch_loses_nothing(words, tmp_path, same, bars):
+@pytest.mark.parametrize(
+    ("bars", "optimizer"), [(1, "adamw"), (2, "adamw"), (3, "adamw"), (3, "soap")]
+)
+def test_a_stop_in_the_middle_of_an_epoch_loses_nothing(words, tmp_path, same, bars, optimizer):
     def recipe(name):
         more = ["trainer.ema=0.9", "scheduler.warmup=1.6", f"out={tmp_path / name}"]
+        more += [f"optimizer.name={optimizer}", "optimizer.lr=0.0003"]
         return load_recipe(words[0], [*words[1:], *more])
 
     with pytest.raises(EgeunetError, match="--resume"):

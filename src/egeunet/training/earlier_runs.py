@@ -35,8 +35,8 @@ def pin_runs(recipe: Recipe) -> Recipe:
             raise UsageError("distill.sha256: give one for each teacher, or none.")
         pairs = zip(distill.teachers, expected, strict=True)
         found = tuple(_pin("distill.teacher", folder, sha256) for folder, sha256 in pairs)
-        alone = isinstance(distill.teacher, Path)
-        distill = distill.model_copy(update={"sha256": found[0] if alone else found})
+        # A list of one teacher is the recipe with that teacher.
+        distill = distill.model_copy(update={"sha256": found if len(found) > 1 else found[0]})
     if start.run:
         sha256 = _pin("start.run", start.run, start.sha256)
         start = start.model_copy(update={"sha256": sha256})

@@ -20,8 +20,7 @@ class Soap(torch.optim.Optimizer):
     """Vyas et al. 2024, SOAP, algorithm 3 (arXiv 2409.11321), with decoupled weight decay.
 
     Adam scales each weight by itself. SOAP first turns a layer's gradient to the eigenvectors of
-    its mean G Gᵀ and Gᵀ G (those of Shampoo) and scales it there, which for a network of many small
-    layers takes fewer than half as many steps for a few milliseconds more each.
+    its mean G Gᵀ and Gᵀ G (those of Shampoo) and scales it there.
 
     A weight of shape (O, I, H, W) is a matrix of O × IHW, sides of 1 left out; vectors are scaled
     as in Adam. Weights of one shape are computed together.
