@@ -63,7 +63,9 @@ def test_any_step_can_be_drawn_again(arrays, workers):
 
 def test_the_parts_of_several_processes_are_the_batch_of_one(arrays):
     """Whatever is drawn; the odd last batch goes to each of them as a whole."""
-    augmentation = Augmentation(scale=(0.8, 1.2), hair=0.5, gain=0.2, saturation=0.3)
+    augmentation = Augmentation(
+        scale=(0.8, 1.2), hair=0.5, gain=0.2, saturation=0.3, light=0.5, camera=0.5
+    )
     whole, *parts = (
         list(
             Loader(arrays, batch_size=4, augmentation=augmentation, rank=rank, ranks=ranks).epoch(3)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from egeunet.data.camera import to_bytes, to_floats
 from egeunet.data.noise import Float, smooth, smoothstep
 
 _OVER = 2  # lines are drawn this much larger and averaged down
@@ -48,15 +49,14 @@ def expose(rng: np.random.Generator, image: Float) -> NDArray[np.uint8]:
     grain = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(
         rng.uniform(0.004, 0.014)
     )
-    pixels = (np.clip(image + grain, 0, 1) * 255 + 0.5).astype(np.uint8)
+    pixels = to_bytes(image + grain)
     blur = ImageFilter.GaussianBlur(rng.uniform(0.35, 0.9) * short / 256)
     return np.asarray(Image.fromarray(pixels).filter(blur))
 
 
 def hairy(rng: np.random.Generator, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Lay hair over a photo, RGB (H, W, 3)."""
-    image = hair(rng, photo.astype(np.float32) / np.float32(255))
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return to_bytes(hair(rng, to_floats(photo)))
 
 
 def _mix(image: Float, colour: Float | float, alpha: Float) -> Float:

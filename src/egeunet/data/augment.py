@@ -40,6 +40,8 @@ class Augmentation:
         gain: Each colour channel is multiplied by a factor drawn from 1 ± this.
         gamma: Brightness in 0…1 is raised to a power drawn from 1 ± this.
         saturation: Distances from grey are multiplied by a factor drawn from 1 ± this.
+        light: Largest share of light that one side lacks; see `egeunet.data.camera`.
+        camera: Probability of blur, grain or compression.
     """
 
     horizontal_flip: float = 0.5
@@ -53,6 +55,8 @@ class Augmentation:
     gain: float = 0.0
     gamma: float = 0.0
     saturation: float = 0.0
+    light: float = 0.0
+    camera: float = 0.0
 
     def draw(
         self, aspects: NDArray[np.float32], generator: np.random.Generator

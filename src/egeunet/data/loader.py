@@ -16,6 +16,7 @@ from torch import Tensor
 from egeunet.data.artefacts import hairy
 from egeunet.data.augment import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
+from egeunet.data.camera import disturb
 from egeunet.data.colour import recolour
 
 SOFT_STEPS = 127  # of a teacher's probability: seven bits, beside the mask's one
@@ -139,8 +140,10 @@ class Loader:
             for place in np.flatnonzero(generator.random(len(chosen)) < self.augmentation.hair):
                 images[place] = torch.from_numpy(hairy(generator, images[place].cpu().numpy()))
             colours = self.augmentation.draw_colours(len(chosen), generator)
+            seeds = generator.integers(1 << 32, size=len(chosen))[own]
             chosen, images, masks = chosen[own], images[own], masks[own]
             images = recolour(images, colours[own]) if colours else images
+            images = _photographed(images, self.augmentation, seeds)
         images, masks = transform(images, masks, maps)
         soft = None
         if self._soft:
@@ -158,6 +161,18 @@ class Loader:
             return slice(count)
         rows = count // self.ranks
         return slice(self.rank * rows, (self.rank + 1) * rows)
+
+
+def _photographed(images: Tensor, augmentation: Augmentation, seeds: NDArray[np.int64]) -> Tensor:
+    """Images uint8 (B, H, W, 3) as worse light and cameras might have taken them."""
+    light, camera = augmentation.light, augmentation.camera
+    if not (light or camera):
+        return images
+    photos = [
+        disturb(np.random.default_rng(seed), photo, light, camera)
+        for seed, photo in zip(seeds, images.cpu().numpy(), strict=True)
+    ]
+    return torch.from_numpy(np.stack(photos)).to(images.device)
 
 
 def _ahead(prepare: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:

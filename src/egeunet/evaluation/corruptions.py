@@ -7,21 +7,18 @@ that a stronger corruption is the same one, stronger.
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from egeunet.data.artefacts import hair, ruler
 from egeunet.data.cache import Arrays
-from egeunet.data.noise import Float, grid
+from egeunet.data.camera import Pixels, blur, compress, grain, side_light, to_bytes, to_floats
 
-Pixels: TypeAlias = NDArray[np.uint8]
 Corruption: TypeAlias = Callable[[np.random.Generator, Pixels, int], Pixels]
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -68,69 +65,36 @@ def rotate(pixels: Pixels, angle: float, resampling: Image.Resampling) -> Pixels
     return np.asarray(larger.rotate(angle, resampling))[high:-high, wide:-wide]
 
 
-def _hair(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
-    drawn = _floats(image)
+def _hair(rng: np.random.Generator, photo: Pixels, severity: int) -> Pixels:
+    drawn = to_floats(photo)
     for _ in range(_TUFTS[severity - 1]):
         drawn = hair(rng, drawn, _HAIRS)
-    return _bytes(drawn)
+    return to_bytes(drawn)
 
 
-def _ruler(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
-    drawn = _floats(image)
+def _ruler(rng: np.random.Generator, photo: Pixels, severity: int) -> Pixels:
+    drawn = to_floats(photo)
     for _ in range(severity):
         drawn = ruler(rng, drawn)
-    return _bytes(drawn)
+    return to_bytes(drawn)
 
 
-def _blur(_: np.random.Generator, image: Pixels, severity: int) -> Pixels:
-    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(_RADIUS[severity - 1]))
-    return np.asarray(blurred)
-
-
-def _noise(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
-    grain = rng.standard_normal(image.shape, dtype=np.float32)
-    return _bytes(_floats(image) + grain * np.float32(_SIGMA[severity - 1]))
-
-
-def _jpeg(_: np.random.Generator, image: Pixels, severity: int) -> Pixels:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=_QUALITY[severity - 1])
-    return np.asarray(Image.open(file))
-
-
-def _light(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
-    """Light from one side. Were it the same everywhere, the scaling would take it away."""
-    y, x = grid((image.shape[0], image.shape[1]))
-    direction = rng.uniform(0, 2 * np.pi)
-    along = y * np.float32(np.sin(direction)) + x * np.float32(np.cos(direction))
-    share = (along - along.min()) / np.ptp(along)
-    return _bytes(_floats(image) * (1 - np.float32(_SHADE[severity - 1]) * share)[..., None])
-
-
-def _colour(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+def _colour(rng: np.random.Generator, photo: Pixels, severity: int) -> Pixels:
     """Another white balance, as bright as before."""
     shift = rng.normal(size=3)
     shift -= shift.mean()
     gain = np.exp(_GAIN[severity - 1] * shift / np.abs(shift).max())
-    return _bytes(_floats(image) * gain.astype(np.float32))
-
-
-def _floats(image: Pixels) -> Float:
-    return image.astype(np.float32) / np.float32(255)
-
-
-def _bytes(image: Float) -> Pixels:
-    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return to_bytes(to_floats(photo) * gain.astype(np.float32))
 
 
 ROTATION = "rotation"
 CORRUPTIONS: dict[str, Corruption] = {
     "hair": _hair,
     "rulers": _ruler,
-    "blur": _blur,
-    "noise": _noise,
-    "JPEG": _jpeg,
-    "light": _light,
+    "blur": lambda _, photo, severity: blur(photo, _RADIUS[severity - 1]),
+    "noise": lambda rng, photo, severity: grain(rng, photo, _SIGMA[severity - 1]),
+    "JPEG": lambda _, photo, severity: compress(photo, _QUALITY[severity - 1]),
+    "light": lambda rng, photo, severity: side_light(rng, photo, _SHADE[severity - 1]),
     "colour": _colour,
 }
 KINDS = (*CORRUPTIONS, ROTATION)

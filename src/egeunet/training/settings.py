@@ -86,6 +86,12 @@ class AugmentationSettings(Settings):
     saturation: Annotated[float, LATER] = Field(
         0.0, ge=0, le=1, description="Distances from grey are multiplied by a factor from 1 ± this"
     )
+    light: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Largest share of its light that one side of the image lacks"
+    )
+    camera: Annotated[float, LATER] = Field(
+        0.0, ge=0, le=1, description="Probability of blur, grain or compression"
+    )
 
     @field_validator("scale")
     @classmethod
