@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from egeunet.data.cache import Arrays
@@ -13,9 +14,9 @@ from egeunet.evaluation.series import texts_of
 from egeunet.files import sha256_file
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
-from egeunet.training.earlier_runs import draw_soft_masks
+from egeunet.training.earlier_runs import draw_soft_masks, open_teachers
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import SPLIT, load_model, load_run, read_parts
+from egeunet.training.run import SPLIT, load_model, load_run, open_split, read_parts
 from egeunet.training.seen import EARLIER, seen_in
 from egeunet.training.trainer import train
 
@@ -66,6 +67,25 @@ def test_a_student_records_its_teacher_and_resumes_with_it_alone(words, tmp_path
         train(recipe, resume=True)
     with pytest.raises(UsageError, match=r"has the SHA-256"):
         train(recorded, resume=True)
+
+
+def test_a_teacher_looks_at_photos_at_its_own_size(words, tmp_path):
+    """It tells a student of larger photos what it tells one of its own size."""
+    words = [*words[1:], "trainer.epochs=1"]
+    folder = train(load_recipe("egeunet-synthetic", [*words, f"out={tmp_path / 'teacher'}"]))
+    own, larger = (
+        load_recipe("egeunet-synthetic", [*words, f"data.size={size}", f"distill.teacher={folder}"])
+        for size in (32, 96)
+    )
+    _, split = open_split(own.data)
+    (network,), (resized,) = (open_teachers(one, "synthetic", split) for one in (own, larger))
+    scene = torch.rand(4, 3, 4, 4) * 255
+    photos, larger_photos = (F.interpolate(scene, (n, n), mode="bilinear") for n in (32, 96))
+    with torch.no_grad():
+        expected, found = network(photos), resized(larger_photos)
+    assert found.shape == (4, 1, 96, 96)
+    centres = found[..., 1::3, 1::3]  # of the pixels at its own size
+    assert (centres - expected).abs().mean() < 0.2 * expected.std()
 
 
 def test_a_training_may_start_from_shipped_weights(words, tmp_path):
@@ -150,7 +170,6 @@ def test_a_student_records_each_of_its_teachers(words, tmp_path, teacher):
 @pytest.mark.parametrize(
     ("setting", "answer"),
     [
-        ("data.size=48", r"1 classes at \(32, 32\), not one foreground at \(48, 48\)"),
         ("data.num_classes=2", "only networks of one foreground"),
         ("distill.teacher=nowhere", "not a run folder with weights"),
     ],

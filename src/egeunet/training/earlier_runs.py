@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import SOFT_STEPS, Loader
@@ -95,29 +96,43 @@ def start_from(model: nn.Module, recipe: Recipe, dataset: str, split: Split) -> 
 def open_teachers(recipe: Recipe, dataset: str, split: Split) -> list[nn.Module]:
     """Return the teachers' networks, in eval mode; none if the recipe has no teacher.
 
+    Each takes images of the student's size and looks at them at its own.
+
     Args:
         recipe: Of the student.
         dataset: The name of the student's dataset.
         split: Of the student's dataset.
 
     Raises:
-        UsageError: If a teacher draws other masks, or knows the answers of the student's
-            validation or test part.
+        UsageError: If a teacher draws classes, or knows the answers of the student's validation or
+            test part.
     """
     if recipe.distill.teachers and recipe.data.num_classes > 1:
         raise UsageError("distill.teacher: only networks of one foreground can be distilled.")
     models = []
     for folder in recipe.distill.teachers:
         run = load_run(folder)
-        theirs, ours = run.recipe.data, recipe.data
-        if (theirs.shape, theirs.num_classes) != (ours.shape, 1):
+        classes, shape = run.recipe.data.num_classes, run.recipe.data.shape
+        if classes > 1:
             raise UsageError(
-                f"The teacher {run.folder} draws {theirs.num_classes} classes at {theirs.shape}, "
-                f"not one foreground at {ours.shape}: set data.size as there, or take another."
+                f"The teacher {run.folder} draws {classes} classes: take one of one foreground."
             )
         _check_innocence(run, recipe, dataset, split)
-        models.append(run.model)
+        models.append(run.model if shape == recipe.data.shape else _AtSize(run.model, shape))
     return models
+
+
+class _AtSize(nn.Module):
+    """A network that looks at images of any size as at those it was trained on."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, self.shape = model, shape
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to logits (B, 1, H, W)."""
+        shown = F.interpolate(images, self.shape, mode="bilinear", antialias=True)
+        return F.interpolate(self.model(shown), images.shape[-2:], mode="bilinear")
 
 
 def describe_earlier(recipe: Recipe) -> None:
