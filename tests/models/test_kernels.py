@@ -44,6 +44,12 @@ def group_norm(x, weight, bias):
     return F.group_norm(x, 4, weight, bias)
 
 
+@pytest.mark.parametrize("spread", [0.1, 3, 60])
+def test_gelu(spread):
+    x = torch.randn(3, 5, 16, 24) * spread
+    compare(kernels.gelu, F.gelu, x, tolerance=4e-7 * max(1, spread))
+
+
 @pytest.mark.parametrize("channels", WIDTHS)
 @pytest.mark.parametrize("size", [(2, 2), (6, 10), (32, 64)])
 def test_norm_and_pooling(channels, size):

@@ -27,9 +27,11 @@ from torch import Tensor, nn
 from egeunet.errors import UsageError
 from egeunet.models import kernels
 from egeunet.models.layers import (
+    GELU,
     ChannelLayerNorm,
     check_input,
     foreground_logit,
+    gelu,
     init_fan_out,
     resize,
 )
@@ -113,7 +115,7 @@ class GHPA(nn.Module):
         self.channel_width = AxisAttention(group, refine)
         self.local = nn.Sequential(
             nn.Conv2d(group, group, 1),
-            nn.GELU(),
+            GELU(),
             nn.Conv2d(group, group, 3, padding=1, groups=group),
         )
         self.mix = _mix(in_channels, out_channels)
@@ -251,7 +253,7 @@ class EGEUNet(nn.Module):
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
-        x = high = F.gelu(self.bottleneck(x))  # (B, C6, H/32, W/32)
+        x = high = gelu(self.bottleneck(x))  # (B, C6, H/32, W/32)
 
         stages: list[Tensor] = []
         for level, decode in enumerate(self.decoder):
@@ -278,8 +280,8 @@ class _EncoderStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.block(x)
         if kernels.usable(x):
-            return F.gelu(kernels.norm_pool(x, self.norm))
-        return F.gelu(F.max_pool2d(self.norm(x), 2))
+            return gelu(kernels.norm_pool(x, self.norm))
+        return gelu(F.max_pool2d(self.norm(x), 2))
 
 
 class _DecoderStage(nn.Module):
@@ -291,8 +293,8 @@ class _DecoderStage(nn.Module):
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         x = self.block(x)
         if kernels.usable(x):
-            return F.gelu(kernels.norm_resize(x, self.norm, size))
-        return F.gelu(resize(self.norm(x), size))
+            return gelu(kernels.norm_resize(x, self.norm, size))
+        return gelu(resize(self.norm(x), size))
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
@@ -304,7 +306,7 @@ def _mix(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         ChannelLayerNorm(in_channels),
         nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
-        nn.GELU(),
+        GELU(),
         nn.Conv2d(in_channels, out_channels, 1),
     )
 

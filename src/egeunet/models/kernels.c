@@ -710,3 +710,33 @@ void mask_sums_back(const float *logits, const float *target, const float *entro
         }
     }
 }
+
+/* ---- GELU ------------------------------------------------------------------------------------- */
+
+/* The share Φ(x) of the normal distribution below x, to 1e-7 (Abramowitz & Stegun 7.1.26), and
+ * exp(−x²/2), which it takes anyway. */
+INLINE float normal_share(float x, float *power) {
+    float t = 1 / (1 + 0.23164189f * fabsf(x));
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f, p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f, p = p * t + 0.254829592f;
+    *power = exp_minus(0.5f * x * x);
+    float tail = 0.5f * p * t * *power;
+    return x > 0 ? 1 - tail : tail;
+}
+
+void gelu(const float *x, float *out, long N) {
+#pragma omp parallel for
+    for (long i = 0; i < N; i++) {
+        float power;
+        out[i] = x[i] * normal_share(x[i], &power);
+    }
+}
+
+void gelu_back(const float *x, const float *grad, float *dx, long N) {
+#pragma omp parallel for
+    for (long i = 0; i < N; i++) {
+        float power, share = normal_share(x[i], &power);
+        dx[i] = grad[i] * (share + 0.39894228f * x[i] * power);
+    }
+}

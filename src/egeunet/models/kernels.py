@@ -57,6 +57,11 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return _Resize.apply(x, *size)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """x Φ(x), Φ the normal distribution's share below x: (B, C, H, W) to the same shape."""
+    return _Gelu.apply(x)
+
+
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer normalisation over all channels of each pixel of (B, C, H, W)."""
     return _ChannelNorm.apply(x, weight, bias, eps)
@@ -162,6 +167,24 @@ class _Resize(Function):
         dx = _empty(B, C, h, w)
         _call("resize_back", _packed(grad), dx, B, h, w, H, W, C)
         return dx, None, None
+
+
+class _Gelu(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = _packed(x)
+        out = torch.empty_like(x)
+        _call("gelu", x, out, Long(x.numel()))
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        _call("gelu_back", x, _packed(grad), dx, Long(x.numel()))
+        return dx
 
 
 class _ChannelNorm(Function):

@@ -40,6 +40,19 @@ class ChannelLayerNorm(nn.Module):
         return normal * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Gaussian error linear unit (Hendrycks & Gimpel 2016), x Φ(x), of (B, C, H, W)."""
+    return kernels.gelu(x) if kernels.usable(x) else F.gelu(x)
+
+
+class GELU(nn.Module):
+    """`gelu` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return gelu(x)
+
+
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (B, C, h, w) bilinearly to (B, C, *size), the outer pixels kept in the corners."""
     if kernels.usable(x):
