@@ -58,7 +58,7 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Φ(x), Φ the normal distribution's share below x: (B, C, H, W) to the same shape."""
+    """Return x Φ(x), Φ the share of the normal distribution below x, of (B, C, H, W)."""
     return _Gelu.apply(x)
 
 
