@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from egeunet.data.synthetic import write_dataset
 from egeunet.environment import environment
-from egeunet.errors import UsageError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.counts_file import read_counts
 from egeunet.evaluation.paper import TABLE_1, TABLE_2
 from egeunet.evaluation.publish import write_report
@@ -78,7 +79,7 @@ def test_a_sweep_that_is_killed_goes_on_and_does_nothing_twice(place):
         assert (record.parent / row["history"]).read_text().startswith("epoch,")
     # Figure 4 is drawn of the folders that the sweep left.
     write_report(record.parent, place / "report", runs=place / "runs")
-    with Image.open(place / "report" / "figure4-skin-paper.png") as picture:
+    with Image.open(place / "report" / "figure4-skin-paper-32x32.png") as picture:
         assert picture.width > 400
     with pytest.raises(UsageError, match="nothing is not in the test part"):
         write_report(record.parent, place / "report", runs=place / "runs", photos=["nothing"])
@@ -94,6 +95,36 @@ def test_a_plan_names_each_run_once_and_tells_what_results_know(place):
     wanted = {job.recipe.data.protocol: job.missing for job in jobs}
     assert wanted == {"paper": ("selected", "last"), "holdout": ("selected",)}
     assert not (place / "runs").exists()
+
+
+def test_a_run_whose_data_are_not_here_stops_no_other(place, listener):
+    record = place / "results" / "runs.jsonl"
+    one = TWO.replace(", egeunet_no_mask", "")
+    (place / "two.yaml").write_text(one)
+    here = planned(place)
+    away = [
+        replace(
+            job,
+            recipe=job.recipe.model_copy(
+                update={
+                    "out": place / "runs" / "away",
+                    "data": job.recipe.data.model_copy(update={"root": place / "nowhere"}),
+                }
+            ),
+        )
+        for job in here
+    ]
+    assert len(sweep([*away, *here], record=record, reporter=listener)) == 1
+    assert any("away is left out." in line and "nowhere" in line for line in listener.lines)
+    assert {row["weights_epoch"] for row in read_results(record.parent)} == {"selected", "last"}
+    with pytest.raises(EgeunetError, match="nowhere"):
+        sweep(away, record=record)
+
+
+@pytest.mark.parametrize("word", ["seed=3", "system=malunet", "out=elsewhere"])
+def test_settings_that_the_files_decide_are_refused(place, word):
+    with pytest.raises(UsageError, match=f"{word} cannot be set for every run"):
+        planned(place, word)
 
 
 def test_a_run_waits_for_the_earlier_run_that_it_starts_from(place, listener):

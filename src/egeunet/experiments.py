@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from egeunet.data.datasets import get_info
 from egeunet.data.splits import Protocol
 from egeunet.environment import count_cores, environment
-from egeunet.errors import UsageError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.report import read_results
 from egeunet.evaluation.series import recipe_of
 from egeunet.models.registry import get_system
@@ -22,12 +22,18 @@ from egeunet.training.earlier_runs import pin_runs
 from egeunet.training.recipe import explain_mistake, load_recipe, read_yaml
 from egeunet.training.run import open_split, read_history
 from egeunet.training.seeds import parse_seeds, split_seeds
-from egeunet.training.settings import Recipe, Settings
+from egeunet.training.settings import DataSettings, Recipe, Settings
 from egeunet.training.side_by_side import default_at_once, train_side_by_side
 from egeunet.workflow import evaluate
 
 EPOCHS_SCORED = {"paper": ("selected", "last"), "holdout": ("selected",)}
 """Protocol: which weights of a run are scored. `holdout` reads the test part once."""
+
+_SET_BY_FILES = {
+    "seed": "give seeds=0-4 or seeds=3",
+    "system": "name systems in the experiment file",
+    "out": "every run has a folder of its own, below --out",
+}
 
 
 class Experiment(Settings):
@@ -149,9 +155,8 @@ def sweep(
         if job.missing and job.lacks:
             reporter.warn(f"{job.recipe.out.name} is left out. {job.lacks}")
     left: dict[Path, list[Job]] = {}  # a training may be scored on several parts
-    for job in jobs:
-        if job.missing and not job.lacks:
-            left.setdefault(job.recipe.out, []).append(job)
+    for job in _with_data([job for job in jobs if job.missing and not job.lacks], reporter):
+        left.setdefault(job.recipe.out, []).append(job)
     if not left:
         return []
 
@@ -181,11 +186,38 @@ def sweep(
     )
 
 
+def _with_data(jobs: Sequence[Job], reporter: Reporter) -> list[Job]:
+    """Return the jobs whose data are here, and say which are left out.
+
+    Raises:
+        EgeunetError: If none would be left.
+    """
+    errors = {data: _cannot_open(data) for data in {job.recipe.data for job in jobs}}
+    kept = [job for job in jobs if not errors[job.recipe.data]]
+    for job in jobs:
+        if error := errors[job.recipe.data]:
+            if not kept:
+                raise error
+            reporter.warn(f"{job.recipe.out.name} is left out. {error}")
+    return kept
+
+
+def _cannot_open(data: DataSettings) -> EgeunetError | None:
+    try:
+        open_split(data)
+    except EgeunetError as error:
+        return error
+    return None
+
+
 def _recipes(
     files: Sequence[str | Path], settings: Sequence[str], out: Path
 ) -> Iterator[tuple[Recipe, str, str]]:
     """Yield what is trained, the part it is scored on, and what is wrong with its earlier runs."""
     seeds, settings = split_seeds(settings)
+    for word in settings:
+        if remedy := _SET_BY_FILES.get(word.partition("=")[0]):
+            raise UsageError(f"{word} cannot be set for every run: {remedy}.")
     for file in map(Path, files):
         for entry in _read(file):
             named = {"data.name": entry.dataset, "data.protocol": entry.protocol}
@@ -267,7 +299,8 @@ def _paces(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
     here = environment()
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        alike = all(row.get(key) == here[key] for key in ("cpu", "cores", "gpu"))
+        trained_with = row.get("trained_with") or row
+        alike = all(trained_with.get(key) == here[key] for key in ("cpu", "cores", "gpu"))
         if alike and recipe_of(row) and "train_seconds" in row:
             pace = row["train_seconds"] / row["epochs"]
             found.setdefault((row["system"], row["dataset"]), []).append(pace)

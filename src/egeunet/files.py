@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from egeunet.errors import UsageError
+
+if sys.platform != "win32":
+    import fcntl
 
 _CALLED = 20  # characters of its name that a temporary file has
 
@@ -54,6 +58,34 @@ def check_folder(path: str | Path) -> None:
     """
     if Path(path).exists() and not Path(path).is_dir():
         raise UsageError(f"{path} is a file: name a folder to write to.")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if missing, for this process alone until the block or the process ends.
+
+    On Windows, and where the file system knows no locks, nothing is held.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another process is writing {folder}: wait until it ends, or name another folder."
+            ) from None
+        except OSError:  # no locks here
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def escape_name(name: str) -> str:

@@ -21,7 +21,7 @@ from egeunet.files import atomic_write, check_folder
 from egeunet.reporting import Reporter
 from egeunet.training.ranks import is_first, world_size
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import HISTORY, load_run
+from egeunet.training.run import HISTORY, check_finished, load_run
 from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
 from egeunet.training.settings import Recipe
 from egeunet.training.side_by_side import train_side_by_side
@@ -125,7 +125,8 @@ def evaluate(
         reporter: Hears of the progress.
 
     Raises:
-        UsageError: If the words do not fit together, or images to be scored were trained on.
+        UsageError: If the words do not fit together, images to be scored were trained on, or the
+            run whose row is to be added is not finished.
     """
     if part not in PARTS:
         raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
@@ -135,6 +136,8 @@ def evaluate(
     if out:
         check_folder(out)
     subject = open_subject(weights, last, tta, device)
+    if record and subject.run:
+        check_finished(subject.run)
     protocol, dataset, samples = choose_samples(subject, data, protocol, part)
     part = "all" if protocol == "external" else part
     reporter.info(

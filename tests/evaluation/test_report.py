@@ -8,7 +8,7 @@ import pytest
 
 from egeunet.errors import EgeunetError
 from egeunet.evaluation.evaluator import evaluate_arrays
-from egeunet.evaluation.report import COLUMNS, append_result, table_rows
+from egeunet.evaluation.report import COLUMNS, append_result, read_results, table_rows
 
 
 def read(path):
@@ -23,11 +23,28 @@ def test_rows_are_added_at_the_end(tmp_path):
     assert read(path) == rows
 
 
-def test_a_torn_last_line_does_not_spoil_the_next_row(tmp_path):
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        ('{"a": 1}\n{"a": ', [{"a": 1}]),
+        ('{"a": ', []),
+        ('{"a": 1}\n{"a": 3}', [{"a": 1}, {"a": 3}]),  # all but the line's end
+        ('{"a": 1}\n', [{"a": 1}]),
+    ],
+)
+def test_a_row_that_a_kill_cut_off_is_no_row_and_makes_place_for_the_next(tmp_path, before, kept):
     path = tmp_path / "all.jsonl"
-    path.write_text('{"a": 1}\n{"a": ')
+    path.write_text(before)
+    assert read_results(tmp_path) == kept
     append_result(path, {"a": 2})
-    assert path.read_text() == '{"a": 1}\n{"a": \n{"a": 2}\n'
+    assert read(path) == read_results(tmp_path) == [*kept, {"a": 2}]
+
+
+@pytest.mark.parametrize("line", ['{"a": ', "null", "[1]"])
+def test_what_is_no_row_between_others_is_told_of(tmp_path, line):
+    (tmp_path / "all.jsonl").write_text(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n')
+    with pytest.raises(EgeunetError, match=r"Line 2 of .*all\.jsonl is no row of JSON"):
+        read_results(tmp_path)
 
 
 def test_processes_may_write_at_once(tmp_path):

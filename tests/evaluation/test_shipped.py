@@ -21,6 +21,12 @@ def shipped(share_known, tta=False, dataset="isic2018", **more):
     }
 
 
+WEIGHTS = {
+    **{"weights": "isic2018", "dataset": "isic2018", "weights_sha256": "ab" * 32},
+    **{"protocol": "holdout", "part": "test"},
+}
+
+
 def robust(jaccard):
     score = Score("1", 50, jaccard, (0.5, 0.7), 0.75, 0.1)
     found = Robustness(3, score, {"blur": [score] * 5}, [score], [])
@@ -34,7 +40,9 @@ def cells_of(table):
 def test_the_last_row_of_each_kind_is_taken():
     """One view apart from four, other datasets and rows of robustness left out."""
     rows = [shipped(0.2), shipped(1.0), shipped(0.5, tta=True), shipped(0, dataset="kvasir_seg")]
-    quality, evidence, corruptions, groups = shipped_tables([*rows, robust(0.612)], "isic2018")
+    quality, evidence, corruptions, groups = shipped_tables(
+        [WEIGHTS, *rows, robust(0.612)], "isic2018"
+    )
     one, four = (row["quality"]["auroc"] for row in rows[1:3])
     auroc = cells_of(quality)["AUROC of failures (Jaccard < .65)"]
     assert (auroc[0], auroc[2]) == (f"{one:.3f}", f"{four:.3f}")
@@ -46,14 +54,18 @@ def test_the_last_row_of_each_kind_is_taken():
 
 
 def test_nothing_run_is_said_and_nothing_drawn():
-    tables = shipped_tables([shipped(1)], "isic2018")  # one view alone cannot stand beside four
+    tables = shipped_tables(
+        [WEIGHTS, shipped(1)], "isic2018"
+    )  # one view alone cannot stand beside four
     assert {table.rows[0][0] for table in tables} == {"not run"}
+    others = [{**WEIGHTS, "weights_sha256": "cd" * 32}, *(shipped(1, tta=t) for t in (False, True))]
+    assert shipped_tables(others, "isic2018")[0].rows[0][0] == "not run"  # new weights, old rows
     assert not list(shipped_figures([], "isic2018"))
 
 
 def test_the_report_has_them(tmp_path):
     results = tmp_path / "results"
-    for row in (shipped(1), shipped(1, tta=True), robust(0.6)):
+    for row in (WEIGHTS, shipped(1), shipped(1, tta=True), robust(0.6)):
         append_result(results / "shipped.jsonl", row)
     written = {path.name for path in write_report(results, tmp_path / "report")}
     assert {"quality.csv", "quality.tex", "quality.png", "robustness.png"} <= written

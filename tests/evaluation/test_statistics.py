@@ -72,8 +72,6 @@ def test_a_clear_difference_is_said():
     assert found.difference == pytest.approx(0.1, abs=0.005)
     assert found.interval[0] < found.difference < found.interval[1]
     assert found.p_value < 1e-6
-    assert found.verdict == "a is better"
-    assert paired_difference(b, a).verdict == "b is better"
     assert paired_difference(b, a).difference == pytest.approx(-found.difference)
 
 
@@ -83,7 +81,6 @@ def test_a_difference_below_its_interval_is_no_difference():
     found = paired_difference(a, b)
     assert found.interval[0] < 0 < found.interval[1]
     assert found.p_value > 0.05
-    assert found.verdict == "no difference"
 
 
 def test_the_p_value_is_wilcoxons():
@@ -97,7 +94,6 @@ def test_a_system_does_not_differ_from_itself():
     counts = counts_of(np.linspace(0.2, 0.9, 30))
     found = paired_difference(counts, counts)
     assert (found.difference, found.interval, found.p_value) == (0, (0, 0), 1)
-    assert found.verdict == "no difference"
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import time
@@ -13,6 +14,7 @@ import torch
 import egeunet
 from egeunet.data.cache import load_arrays
 from egeunet.errors import EgeunetError, UsageError
+from egeunet.files import held
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import load_checkpoint
 from egeunet.training.recipe import load_recipe
@@ -35,6 +37,35 @@ def test_a_run_leaves_what_the_docs_name(recipe):
     parts = read_parts(folder)
     assert sorted(parts.values()).count("train") == 16
     assert run.model(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+
+
+def test_the_scores_of_a_run_that_is_not_finished_are_not_recorded(words, recipe, tmp_path, start):
+    process = start(words, "trainer.epochs=400")
+    while not (recipe.out / "history.csv").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    with pytest.raises(UsageError, match=r"has \d+ of its 400 epochs: go on with"):
+        egeunet.evaluate(recipe.out, record=tmp_path / "rows.jsonl")
+    assert not (tmp_path / "rows.jsonl").exists()
+    assert egeunet.evaluate(recipe.out).n > 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are held as POSIX does")
+def test_a_run_folder_has_one_process_at_a_time(words, recipe, start):
+    process = start(words, "trainer.epochs=400")
+    while not (recipe.out / "history.csv").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    with pytest.raises(UsageError, match=r"Another process is writing .*run: wait"):
+        train(load_recipe(recipe.out), resume=True)
+    process.kill()
+    process.communicate()
+    short = load_recipe(words[0], [*words[1:], "trainer.epochs=400"])
+    assert process.returncode  # and its folder is free again
+    with held(short.out):
+        pass
 
 
 def test_a_kill_before_the_last_row_was_written_loses_none(recipe):

@@ -53,13 +53,14 @@ def sweep(
     if not files:
         raise UsageError("No experiment file was given, such as experiments/table2.yaml.")
     jobs = plan(files, *(word for word in words if "=" in word), out=out, record=record)
-    left = [job for job in jobs if job.missing]
+    left = [job for job in jobs if job.missing and not job.lacks]
     print_table("Plan", ("run", "state", "epochs", "time"), [_row(job) for job in jobs])
     reporter = console_reporter()
     seconds = sum(job.seconds or 0 for job in left) / min(at_once or count_cores(), len(left) or 1)
     unknown = sum(job.seconds is None for job in left)
     reporter.info(
-        f"{len(jobs) - len(left)} of {len(jobs)} runs are done; the others take about "
+        f"{sum(not job.missing for job in jobs)} of {len(jobs)} runs are done; those that can be "
+        "run take about "
         f"{_time(seconds)}" + (f" and {unknown} runs of unknown time" if unknown else "")
     )
     if not dry_run:

@@ -7,6 +7,7 @@ that a stronger corruption is the same one, stronger.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,7 @@ _QUALITY = (25, 18, 15, 10, 7)
 _SHADE = (0.2, 0.35, 0.5, 0.65, 0.8)  # what the darkest side lacks
 _GAIN = (0.05, 0.1, 0.2, 0.3, 0.4)  # of the colours, natural logarithm
 _DEGREES = (9, 18, 27, 36, 45)
-_MARGIN = 0.25  # of the side, mirrored around an image before it is turned
+_MARGIN = 0.25  # of the side at least, mirrored around an image before it is turned
 
 
 def corrupt(arrays: Arrays, kind: str, severity: int, seed: int = 0) -> Arrays:
@@ -59,7 +60,9 @@ def corrupt(arrays: Arrays, kind: str, severity: int, seed: int = 0) -> Arrays:
 
 def rotate(pixels: Pixels, angle: float, resampling: Image.Resampling) -> Pixels:
     """Turn (H, W) or (H, W, 3) by degrees; what comes in from outside is mirrored."""
-    high, wide = (int(_MARGIN * side) for side in pixels.shape[:2])
+    sides = pixels.shape[:2]
+    reach = math.hypot(*sides) / 2  # of a corner from the centre
+    high, wide = (max(int(_MARGIN * side), math.ceil(reach - side / 2)) for side in sides)
     margins = [(high, high), (wide, wide), (0, 0)][: pixels.ndim]
     larger = Image.fromarray(np.pad(pixels, margins, "reflect"))
     return np.asarray(larger.rotate(angle, resampling))[high:-high, wide:-wide]

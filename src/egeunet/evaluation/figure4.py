@@ -25,7 +25,7 @@ PHOTOS = 5  # drawn where nobody chooses
 def figures4(
     folder: Path, photos: Sequence[str] = (), reporter: Reporter | None = None
 ) -> Iterator[tuple[str, Figure]]:
-    """Draw the figure for each dataset and protocol of the finished runs in a folder.
+    """Draw the figure for each dataset, protocol and size of the finished runs in a folder.
 
     Of one system and recipe the longest run is shown, then the one of the lowest seed.
 
@@ -35,7 +35,7 @@ def figures4(
         reporter: Hears of the progress.
 
     Yields:
-        A name, such as "figure4-isic2018-paper", and the figure.
+        A name, such as "figure4-isic2018-paper-256x256", and the figure.
 
     Raises:
         UsageError: If there is no finished run, or an id is not in the test part.
@@ -43,12 +43,13 @@ def figures4(
     folders = [path.parent for path in sorted(folder.glob("*/metrics.json"))]
     if not folders:
         raise UsageError(f"{folder} holds no finished runs: expected run folders in it.")
-    groups: dict[tuple[str, str], dict[str, Run]] = {}
+    groups: dict[tuple[str, str, tuple[int, int]], dict[str, Run]] = {}
     for run in sorted(map(load_run, folders), key=_worst_first):
-        key = (run.dataset, run.recipe.data.protocol)
+        key = (run.dataset, run.recipe.data.protocol, run.recipe.data.shape)
         groups.setdefault(key, {})[_label(run)] = run  # a better one replaces it
-    for (dataset, protocol), runs in groups.items():
-        yield f"figure4-{dataset}-{protocol}", _draw(runs, photos, reporter)
+    for (dataset, protocol, (height, width)), runs in groups.items():
+        name = f"figure4-{dataset}-{protocol}-{height}x{width}"
+        yield name, _draw(runs, photos, reporter)
 
 
 def _worst_first(run: Run) -> tuple[int, int]:

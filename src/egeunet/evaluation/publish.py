@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def write_report(
     ]
     texts = {f"{table.name}.csv": table.csv() for table in tables}
     texts |= {f"{table.name}.tex": table.latex() for table in tables}
-    texts[PAGE] = _page(tables, out, bool(compared))
+    texts[PAGE] = _page(tables, [*drawn, *_kept_photos(out)], bool(compared))
     for name, text in texts.items():
         with atomic_write(out / name) as path:
             path.write_text(text, encoding="utf-8")
@@ -123,7 +124,12 @@ def shipped_changes(rows: Sequence[Mapping[str, Any]], dataset: str) -> dict[str
     return changes_of(recipes[-1]) if recipes and recipes[-1] else None
 
 
-def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
+def _kept_photos(out: Path) -> Iterator[str]:
+    """Yield the figures of an earlier report that take run folders and data to be drawn."""
+    yield from (path.stem for path in out.glob("figure4-*.png"))
+
+
+def _page(tables: Sequence[Table], drawn: Sequence[str], compared: bool) -> str:
     parts = [_HEAD]
     for table in tables:
         files = f"[CSV]({table.name}.csv), [LaTeX]({table.name}.tex)"
@@ -138,8 +144,8 @@ def _page(tables: Sequence[Table], out: Path, compared: bool) -> str:
         ("Figure 4: image, truth and each system's mask", "figure4-*", _FIGURE4),
         ("Training curves, means over seeds", "curves-*", NOT_RUN),
     ):
-        names = sorted(path.name for path in out.glob(f"{pattern}.png"))
-        shown = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in names)
+        names = sorted(set(fnmatch.filter(drawn, pattern)))
+        shown = "\n\n".join(f"![{name}]({name}.png)" for name in names)
         parts.append(f"## {title}\n\n{shown or missing}\n")
     return "\n".join(parts)
 

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     measured = {
         "auroc": "quality: AUROC of failures (Jaccard < .65)",
         "pearson": "quality: correlation with Dice",
-        "rest_ratio": "quality: failures left, worst 10 % reviewed",
+        "rest_ratio": "quality: failure rate without the worst 10 %, over that of all",
     }
     rows = []
     for name, label in measured.items():
@@ -87,7 +88,7 @@ def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         "quality: AURC (perfect order, no order)": "{} ({}, {})".format(*area),
         "quality: calibration error": number(quality["calibration_error"]),
         "quality: failure rate": share(quality["failure_rate"]),
-        "quality: failure rate, worst 10 % reviewed": share(quality["rest_failure_rate"]),
+        "quality: failure rate without the worst 10 %": share(quality["rest_failure_rate"]),
         "quality: masks marked for review": share(quality["review"]["share"]),
         "quality: failures among these": share(quality["review"]["failed"]),
         "quality: share of all failures": share(quality["review"]["found"]),
@@ -98,26 +99,38 @@ def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 def read_results(folder: str | Path) -> list[dict[str, Any]]:
     """Return the rows of all `*.jsonl` files of a folder, in the order of their names.
 
+    A last line that a crash cut off is left out.
+
     Raises:
-        EgeunetError: If a line is not JSON.
+        EgeunetError: If another line is not JSON.
     """
     rows = []
     for path in sorted(Path(folder).glob("*.jsonl")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise EgeunetError(
-                    f"Line {number} of {path} is not JSON: mend or drop it."
-                ) from error
+        *lines, rest = path.read_text(encoding="utf-8").split("\n")
+        for number, line in enumerate(lines, 1):
+            row = _parse(line)
+            if row is None:
+                raise EgeunetError(f"Line {number} of {path} is no row of JSON: mend or drop it.")
+            rows.append(row)
+        if row := _parse(rest):
+            rows.append(row)
     return rows
+
+
+def _parse(line: str | bytes) -> dict[str, Any] | None:
+    """Return a row of results, or None where a line is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
     """Add a row to a file of JSON lines.
 
     Several processes may add to one file at a time. The row is on disk when this returns; where
-    the disk is full the file is left as it was. A last line that a crash cut off is closed first.
+    the disk is full the file is left as it was. A last line that a crash cut off is replaced.
 
     Args:
         path: A `.jsonl` file; made, with its folder, if missing.
@@ -133,10 +146,7 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
         with path.open("ab+", buffering=0) as file:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                line = (b"" if file.read(1) == b"\n" else b"\n") + line
+            end = _close_last(file)
             written = file.write(line)
             if written != len(line):
                 file.truncate(end)
@@ -145,6 +155,21 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
         raise EgeunetError(f"The result could not be added to {path}: {error}.") from error
     if written != len(line):
         raise EgeunetError(f"The result could not be added to {path}: the disk is full.")
+
+
+def _close_last(file: FileIO) -> int:
+    """Take away a last line that was cut off, or end it if only its end is; return the size."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    if end == 0 or file.read(1) == b"\n":
+        return end
+    file.seek(0)
+    whole, _, last = file.read().rpartition(b"\n")
+    if _parse(last) is not None:
+        file.write(b"\n")
+    else:
+        file.truncate(len(whole) + 1 if whole else 0)
+    return file.seek(0, os.SEEK_END)
 
 
 def _text(name: str, value: float) -> str:

@@ -170,7 +170,8 @@ def collect(rows: Iterable[Mapping[str, Any]]) -> list[Series]:
         recipe = recipe_of(row)
         if recipe is None or "weights_epoch" not in row:
             continue
-        home = recipe.data.name or row["dataset"]  # a folder of one's own has no name
+        # A folder of one's own has no name in the recipe, and older rows say no more.
+        home = row.get("trained_on") or recipe.data.name or row["dataset"]
         if (home, recipe.data.protocol) != (row["dataset"], row["protocol"]):
             continue
         series = Series(

@@ -24,9 +24,9 @@ def shipped_tables(rows: Sequence[Row], dataset: str) -> list[Table]:
         rows: All rows of results; of each kind the last of the dataset is taken.
         dataset: Which the weights are shipped for.
     """
-    views = [_last(rows, dataset, _is_quality(tta)) for tta in (False, True)]
+    views = [quality_row(rows, dataset, tta) for tta in (False, True)]
     tried = _last(rows, dataset, lambda row: "evidence" in row)
-    row = _last(rows, dataset, lambda row: "robustness" in row)
+    row = _of_shipped(rows, dataset, lambda row: "robustness" in row)
     robustness = Robustness.from_dict(row["robustness"]) if row else None
     told = f"Seed {robustness.seed}; {_subject(row)}" if robustness else ""
     quality_columns = ("on the test part", "one view", "95 % interval")
@@ -67,15 +67,36 @@ def shipped_tables(rows: Sequence[Row], dataset: str) -> list[Table]:
 
 def shipped_figures(rows: Sequence[Row], dataset: str) -> Iterator[tuple[str, Figure]]:
     """Yield what the last rows of quality (one view) and robustness are drawn as, by name."""
-    quality = _last(rows, dataset, _is_quality(False))
+    quality = quality_row(rows, dataset, tta=False)
     if quality and "quality_photos" in quality:
         yield "quality", QualityScores(*np.array(quality["quality_photos"]).T).figure()
-    if row := _last(rows, dataset, lambda row: "robustness" in row):
+    if row := _of_shipped(rows, dataset, lambda row: "robustness" in row):
         yield "robustness", Robustness.from_dict(row["robustness"]).figure()
 
 
-def _is_quality(tta: bool) -> Callable[[Row], bool]:
-    return lambda row: "quality" in row and "robustness" not in row and row.get("tta") is tta
+def weights_row(rows: Sequence[Row], dataset: str) -> Row | None:
+    """Return the row of the weights that are shipped for a dataset."""
+    return _last(rows, dataset, lambda row: "weights" in row)
+
+
+def quality_row(rows: Sequence[Row], dataset: str, tta: bool) -> Row | None:
+    """Return how well these weights tell their failures, of one view or of four."""
+    return _of_shipped(
+        rows,
+        dataset,
+        lambda row: "quality" in row and "robustness" not in row and row.get("tta") is tta,
+    )
+
+
+def _of_shipped(rows: Sequence[Row], dataset: str, chosen: Callable[[Row], bool]) -> Row | None:
+    """Only these weights, on the photos of their own test part: anything may be measured."""
+    weights = weights_row(rows, dataset)
+    same = ("weights_sha256", "protocol", "part")
+    return weights and _last(
+        rows,
+        dataset,
+        lambda row: chosen(row) and all(row.get(key) == weights[key] for key in same),
+    )
 
 
 def _last(rows: Sequence[Row], dataset: str, chosen: Callable[[Row], bool]) -> Row | None:

@@ -93,16 +93,6 @@ class PairedDifference:
     p_value: float
     n: int
 
-    @property
-    def verdict(self) -> str:
-        """What may be said: "no difference" unless the interval excludes 0."""
-        low, high = self.interval
-        if low > 0:
-            return "a is better"
-        if high < 0:
-            return "b is better"
-        return "no difference"
-
 
 def paired_difference(
     counts_a: Counts,

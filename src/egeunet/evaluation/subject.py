@@ -19,7 +19,7 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, run_folder
 from egeunet.training.checkpoint import WEIGHTS
 from egeunet.training.ranks import find_device
-from egeunet.training.run import Run, load_run, open_split, selected_on
+from egeunet.training.run import Run, load_run, open_split, read_environment, selected_on
 from egeunet.training.seen import SELECTED, TRAINED, Seen, seen_in, seen_of
 
 PROTOCOLS = (*SPLIT_PROTOCOLS, "external")
@@ -76,6 +76,8 @@ def open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> Sub
             "epochs": recipe.trainer.epochs,
             "epoch": run.epoch,
             "train_seconds": run.seconds,
+            "trained_on": run.dataset,
+            "trained_with": read_environment(folder),
             "weights_sha256": _sha256(run) if last else sha256_file(folder / WEIGHTS),
             "selected_on": selected_on(recipe.data.protocol),
         }

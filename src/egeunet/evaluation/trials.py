@@ -43,7 +43,7 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> Iterator
                 for key in one.changes | base.changes
                 if one.changes.get(key, papers.get(key)) != base.changes.get(key, papers.get(key))
             }
-            as_ours = kept and all(kept.get(key, papers.get(key)) == own[key] for key in own)
+            as_ours = all((kept or {}).get(key, papers.get(key)) == own[key] for key in own)
             verdict = "" if kept is None or not own else "kept" if as_ours else "dropped"
             iou = one.score("iou")
             changed = ", ".join(texts_of(own)) or "nothing"

@@ -24,7 +24,7 @@ from egeunet.training.recipe import flatten, load_recipe
 from egeunet.training.seen import Seen, merge, read_earlier, seen_of
 from egeunet.training.settings import DataSettings, Recipe
 
-SPLIT, HISTORY = "split.txt", "history.csv"
+SPLIT, HISTORY, ENVIRONMENT = "split.txt", "history.csv", "environment.json"
 
 # protocol: (what the checkpoint is selected by, whether more is better)
 SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
@@ -61,6 +61,26 @@ class Run:
     def seen(self) -> Seen:
         """The photos that it and the runs it learned from were trained or selected on."""
         return merge(seen_of(self.dataset, self.parts), read_earlier(self.folder))
+
+
+def check_finished(run: Run) -> None:
+    """Refuse a run that has epochs to go: what it would reach is not known.
+
+    Raises:
+        UsageError: If it has.
+    """
+    done, epochs = len(read_history(run.folder)), run.recipe.trainer.epochs
+    if done < epochs:
+        raise UsageError(
+            f"{run.folder} has {done} of its {epochs} epochs: go on with `egeunet train "
+            f"{run.folder / 'recipe.yaml'} --resume`, or score it without recording that."
+        )
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Return the machine, versions and command that a run began with; empty where none is told."""
+    file = folder / ENVIRONMENT
+    return json.loads(file.read_bytes()) if file.is_file() else {}
 
 
 def load_model(weights: str | Path = DEFAULT, *, last: bool = False) -> nn.Module:
@@ -282,8 +302,8 @@ def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
         with atomic_write(folder / SPLIT) as temporary:
             text = format_list(dataset, recipe.data.protocol, 0, split)
             temporary.write_text(text, encoding="utf-8")
-        if not (folder / "environment.json").exists():
-            write_json(folder / "environment.json", environment())
+        if not (folder / ENVIRONMENT).exists():
+            write_json(folder / ENVIRONMENT, environment())
         recipe.write(folder / "recipe.yaml")
     except OSError as error:
         raise EgeunetError(f"The run folder {folder} cannot be written: {error}.") from error

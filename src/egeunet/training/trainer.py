@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from egeunet.errors import EgeunetError, InterruptedRunError
+from egeunet.files import held
 from egeunet.memory import keep_freed_memory
 from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
@@ -28,7 +29,7 @@ from egeunet.training.loaders import make_loaders
 from egeunet.training.objective import Objective, make_loss
 from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
-from egeunet.training.ranks import Ranks, open_fabric
+from egeunet.training.ranks import Ranks, is_first, open_fabric
 from egeunet.training.run import (
     check_folder,
     check_split,
@@ -60,7 +61,8 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
         `last.ckpt`, `history.csv`, `metrics.json`, `environment.json`, TensorBoard events.
 
     Raises:
-        UsageError: If the folder holds another run, or a setting cannot be had here.
+        UsageError: If the folder holds another run, another process trains in it, or a setting
+            cannot be had here.
         InterruptedRunError: After SIGINT or SIGTERM; the checkpoint is written.
         EgeunetError: If the loss is not finite, the data are unusable or the disk is full.
     """
@@ -69,7 +71,8 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     check_folder(recipe, resume)
     fabric = open_fabric(recipe)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), StopRequest() as stop:
+    alone = held(recipe.out) if is_first() else nullcontext()
+    with torch.random.fork_rng(devices=devices), alone, StopRequest() as stop:
         ranks = Ranks(fabric, stop)
         _Training(recipe, resume, reporter or Reporter(), ranks).run()
         ranks.leave()
