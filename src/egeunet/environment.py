@@ -118,9 +118,16 @@ def _command() -> str:
 
 
 def _without_folder(word: str) -> str:
-    """An absolute path, or `key=` and one, by its last name: where it lies is nobody's business."""
+    """Absolute paths by their last names: where they lie is nobody's business.
+
+    A path stands alone, after `key=`, or in a list there.
+    """
     key, sign, value = word.rpartition("=")
-    return f"{key}{sign}{Path(value).name}" if Path(value).is_absolute() else word
+    if not (value.startswith("[") and value.endswith("]")):
+        return f"{key}{sign}{Path(value).name}" if Path(value).is_absolute() else word
+    parts = [part.strip() for part in value[1:-1].split(",")]
+    names = [Path(part).name if Path(part).is_absolute() else part for part in parts]
+    return word if names == parts else f"{key}{sign}[{', '.join(names)}]"
 
 
 def _output(*command: str) -> str | None:
