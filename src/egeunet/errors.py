@@ -44,6 +44,10 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise MissingExtraError(library, extra) from error
 
 
+class ParityError(EgeunetError):
+    """An exported file computes something else than the network in torch; it is not kept."""
+
+
 class InterruptedRunError(EgeunetError):
     """A signal ended the work in good order; the program exits with 128 + the signal's number.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from egeunet.data.cache import load_arrays
 from egeunet.environment import environment
-from egeunet.errors import UsageError
+from egeunet.errors import ParityError, UsageError
 from egeunet.evaluation.counts_file import write_counts
 from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays, evaluate_segmenter
 from egeunet.evaluation.figures import save_figure, training_curves
@@ -84,7 +84,10 @@ def _train_one(recipe: Recipe, resume: bool, reporter: Reporter | None) -> Path:
     folder = train_recipe(recipe, resume=resume, reporter=reporter)
     if is_first():
         save_figure(training_curves(folder / HISTORY), folder / "curves.png")
-        export_run(load_run(folder))
+        try:
+            export_run(load_run(folder))
+        except ParityError as error:  # as of networks that have hardly learned
+            (reporter or Reporter()).warn(f"The run is trained, but {error}")
     return folder
 
 
@@ -117,8 +120,9 @@ def evaluate(
         corruptions: Also score eight corruptions at five strengths each, and groups by the size of
             the lesion and the tone of the photo: 41 times the work.
         device: "auto", "cpu" or "cuda"; an ONNX file is run on the CPU.
-        out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; the folder
-            `evaluation` of a run by default, nowhere for an ONNX file.
+        out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; by default the folder
+            `evaluation` of a run, `evaluation-NAME` for other data than its own, and nowhere for
+            an ONNX file.
         record: A file of results (JSON lines) to which a row is added. In its folder, too, the
             counted pixels of each image go to `per_image/` and a run's epochs to `history/`, so
             that runs can be compared without their folders; the row names both files.
@@ -167,7 +171,9 @@ def evaluate(
         "part": part,
     }
     result = replace(result, about=about)
-    out = out or (subject.run.folder / "evaluation" if subject.run else None)
+    if subject.run and not out:
+        elsewhere = "" if dataset.name == subject.dataset else f"-{dataset.name}"
+        out = subject.run.folder / f"evaluation{elsewhere}"
     if out:
         result.write(Path(out), arrays)
         reporter.info(f"written to {out}: metrics.json, per_image.csv and figures")

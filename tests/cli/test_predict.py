@@ -2,6 +2,7 @@ import csv
 import functools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -322,6 +323,37 @@ def test_a_run_that_was_killed_goes_on(weights: Path, photos: Path, tmp_path: Pa
     done = predict(photos, "-o", out, "-w", weights, "--skip-existing", text=True)
     assert done.returncode == 0
     assert json.loads((out / "predictions.json").read_text()) == rows
+
+
+def test_an_overlay_shows_the_mask_beside_it(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """One that an earlier run left goes when its mask is replaced, and is drawn anew."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    options = (photos, "-w", weights, "--threshold", 0.0001)
+    assert predict(photos, "-o", out, "-w", weights, "--overlay").returncode == 0
+    assert predict(*options, "-o", out, "--overwrite").returncode == 0
+    assert not list(out.glob("*_overlay.jpg"))
+    assert predict(*options, "-o", out, "--overlay", "--skip-existing").returncode == 0
+    assert predict(*options, "-o", other, "--overlay").returncode == 0
+    names = sorted(path.name for path in other.glob("*_overlay.jpg"))
+    assert len(names) == 2
+    for name in names:
+        assert (out / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="streams are closed as a POSIX shell does")
+def test_streams_may_be_closed_from_the_start(weights: Path, photos: Path, tmp_path: Path) -> None:
+    words = shlex.join(command(photos, "-o", tmp_path / "out", "-w", weights))
+    done = subprocess.run(
+        ["sh", "-c", f"{words} <&- >&-"], stderr=subprocess.PIPE, env=environment(), text=True
+    )
+    assert (done.returncode, done.stderr) == (0, f"{NOTICE}\n")
+    words = shlex.join(command("-", "-o", "-", "-w", weights))
+    done = subprocess.run(
+        ["sh", "-c", f"{words} <&-"], capture_output=True, env=environment(), text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "is empty" in done.stderr
 
 
 def test_no_row_describes_another_mask_than_its_file(

@@ -1,8 +1,10 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from egeunet.errors import UsageError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.find import find_photos, locate_photos
 
 
@@ -67,3 +69,27 @@ def test_a_url_is_said_to_be_none_of_them() -> None:
 def test_an_empty_list_is_wrong_usage() -> None:
     with pytest.raises(UsageError):
         find_photos([])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes")
+def test_a_pipe_with_the_name_of_a_photo_is_none(tree: Path) -> None:
+    """Nobody writes to it, so reading it would never end."""
+    before = find_photos([tree])
+    os.mkfifo(tree / "pipe.jpg")
+    assert find_photos([tree]) == before
+    assert find_photos([str(tree / "*.[pj]*g")]) == [tree / "a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tree: Path, monkeypatch) -> None:
+    closed = tree / "closed"
+    closed.mkdir()
+    scan = os.scandir
+
+    def scandir(path):  # root may read any folder
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(closed))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(EgeunetError, match=r"closed cannot be read \(Permission denied\)"):
+        find_photos([tree], recursive=True)

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ BAD = {"name": "b.png", "mask": None, "error": "b.png is empty"}
 def test_rows_of_several_runs_stand_in_two_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for row in (BAD, GOOD):
-        with open_table(out, read_rows(out)) as add:
+        with open_table(out) as add:
             add(row)
     assert read_rows(out) == {"a.png": GOOD, "b.png": BAD}
     assert "not a medical device" in json.loads((out / "predictions.json").read_text())["notice"]
@@ -30,17 +31,27 @@ def test_rows_of_several_runs_stand_in_two_files(tmp_path: Path) -> None:
 def test_a_row_is_there_before_the_table_is_closed_and_a_line_cut_off_is_none(
     tmp_path: Path,
 ) -> None:
-    with open_table(tmp_path, {}) as add:
+    with open_table(tmp_path) as add:
         add(GOOD)
         assert read_rows(tmp_path) == {"a.png": GOOD}
         killed = (tmp_path / "predictions.jsonl").read_bytes()
     (tmp_path / "predictions.json").unlink()
     (tmp_path / "predictions.jsonl").write_bytes(killed + b'\n{"name": "b.p')
-    with open_table(tmp_path, read_rows(tmp_path)) as add:
+    with open_table(tmp_path) as add:
         add(BAD | {"name": "c.png"})
         assert list(read_rows(tmp_path)) == ["a.png", "c.png"]
     assert list(read_rows(tmp_path)) == ["a.png", "c.png"]
     assert not (tmp_path / "predictions.jsonl").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are held as POSIX does")
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    with open_table(tmp_path) as add:
+        add(GOOD)
+        with pytest.raises(UsageError, match="Another process is writing"), open_table(tmp_path):
+            pass
+        add(BAD)
+    assert list(read_rows(tmp_path)) == ["a.png", "b.png"]
 
 
 def test_rows_of_other_options_are_named(tmp_path: Path) -> None:

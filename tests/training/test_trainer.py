@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import egeunet
+from egeunet import workflow
 from egeunet.data.cache import load_arrays
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import EgeunetError, ParityError, UsageError
 from egeunet.files import held
 from egeunet.reporting import Reporter
 from egeunet.training.checkpoint import load_checkpoint
@@ -50,6 +51,26 @@ def test_the_scores_of_a_run_that_is_not_finished_are_not_recorded(words, recipe
         egeunet.evaluate(recipe.out, record=tmp_path / "rows.jsonl")
     assert not (tmp_path / "rows.jsonl").exists()
     assert egeunet.evaluate(recipe.out).n > 0
+
+
+def test_a_training_that_never_began_leaves_its_folder_free(words):
+    with pytest.raises(UsageError, match=r"loss\.stage_weights has 1"):
+        train(load_recipe(words[0], [*words[1:], "loss.stage_weights=[1]"]))
+    more = ["trainer.epochs=1", "seed=3"]
+    folder = train(load_recipe(words[0], [*words[1:], *more]))
+    assert load_run(folder).recipe.seed == 3
+
+
+def test_a_network_that_has_hardly_learned_may_lack_an_exported_file(words, monkeypatch, listener):
+    """Its scores of photos lie at the threshold; the training is none the worse for that."""
+
+    def export_run(run):
+        raise ParityError("photo.onnx differs from torch: it was not kept.")
+
+    monkeypatch.setattr(workflow, "export_run", export_run)
+    folder = egeunet.train(*words, "trainer.epochs=1", reporter=listener)
+    assert load_run(folder).epoch == 1
+    assert "The run is trained, but photo.onnx differs" in listener.lines[-1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders are held as POSIX does")

@@ -142,7 +142,7 @@ def predict(
     ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # in good order, as Ctrl-C
     try:
         with (
-            open_table(output, before) as add,
+            open_table(output) as add,
             reporter.bar("segmenting", len(jobs)) as bar,
             closing(run_jobs(segmenter, jobs, output, keep_existing=skip_existing)) as stream,
         ):

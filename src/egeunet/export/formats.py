@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import EgeunetError, ParityError, UsageError
 from egeunet.export.onnx import core_graph, describe, dynamic_graph, photo_graph
 from egeunet.export.parity import (
     Parity,
@@ -170,8 +170,8 @@ def export_run(
 
     Raises:
         UsageError: There is no format of a name, or `folder` is a file.
-        EgeunetError: A file differs from torch by more than its format allows; it is not kept. Or
-            it is calibrated on photos that are not there.
+        ParityError: A file differs from torch by more than its format allows; it is not kept.
+        EgeunetError: A file is calibrated on photos that are not there.
     """
     reporter = reporter or Reporter()
     for name in formats:
@@ -199,12 +199,15 @@ def write_format(
     with atomic_write(folder / form.file) as temporary:
         onnx.save(model, temporary)
         parity = form.compare(reference, temporary)
-        if not (parity.difference <= form.difference and parity.iou >= form.iou):
-            raise EgeunetError(
-                f"{form.file} of {run.folder} differs from torch by {parity.difference:.1e} (at "
-                f"most {form.difference:.0e}) and its masks have IoU {parity.iou:.4f} (at least "
-                f"{form.iou}): it was not kept."
-            )
+        wrong = []
+        if not parity.difference <= form.difference:
+            at_most = f"at most {form.difference:.0e}"
+            wrong.append(f"differs from torch by {parity.difference:.1e} ({at_most})")
+        if not parity.iou >= form.iou:
+            wrong.append(f"has masks of IoU {parity.iou:.4f} with torch's (at least {form.iou})")
+        if wrong:
+            fault = " and ".join(wrong)
+            raise ParityError(f"{form.file} of {run.folder} {fault}: it was not kept.")
         entries = {one.key: one.value for one in model.metadata_props}
         entries |= describe(run, format=form.name, parity=json.dumps(parity.to_dict()))
         if quality:

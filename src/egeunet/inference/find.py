@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from egeunet.errors import UsageError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.decode import FORMAT_NAMES, FORMATS
 from egeunet.inference.fetch import is_url
 
@@ -21,10 +22,11 @@ def find_photos(inputs: Sequence[str | Path], recursive: bool = False) -> list[P
     Args:
         inputs: Files (any suffix), folders (files with a suffix in `SUFFIXES`, hidden ones left
             out) and glob patterns (`**` included).
-        recursive: Also look into the folders' subfolders.
+        recursive: Also look into the folders' subfolders; links to folders are not followed.
 
     Raises:
         UsageError: An input does not exist, or there is no photo among them.
+        EgeunetError: A folder cannot be read.
     """
     return list(locate_photos(inputs, recursive))
 
@@ -76,9 +78,10 @@ def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
     if path.is_file():
         yield path, path.parent
     elif path.is_dir():
-        for folder, subfolders, names in os.walk(path):
+        for folder, subfolders, names in os.walk(path, onerror=_refuse):
             subfolders[:] = [n for n in subfolders if recursive and not n.startswith(".")]
-            yield from ((Path(folder, name), path) for name in names if is_photo(name))
+            photos = (Path(folder, name) for name in names if is_photo(name))
+            yield from ((photo, path) for photo in photos if not _is_special(photo))
     elif glob.has_magic(str(one)):
         parts = path.parts
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
@@ -86,7 +89,7 @@ def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
         for match in map(Path, glob.glob(str(one), recursive=True)):  # noqa: PTH207
             if match.is_dir():
                 yield from ((photo, root) for photo, _ in _expand(match, recursive))
-            elif is_photo(match.name):
+            elif is_photo(match.name) and not _is_special(match):
                 yield match, root
     elif is_url(one):
         raise UsageError(f"{one} is a URL: fetch it first, or give it to `egeunet.Segmenter()`.")
@@ -94,6 +97,21 @@ def _expand(one: str | Path, recursive: bool) -> Iterator[tuple[Path, Path]]:
         raise UsageError(f"There is no file or folder {path}.")
     else:
         raise UsageError(f"{path} is neither a file nor a folder.")
+
+
+def _refuse(error: OSError) -> None:
+    raise EgeunetError(
+        f"The folder {error.filename} cannot be read ({error.strerror}): make it readable, or name "
+        "the folders beside it."
+    ) from error
+
+
+def _is_special(path: Path) -> bool:
+    """Tell whether it is a pipe, a socket or a device: reading it may never end."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False  # what is wrong with it is told when it is read
 
 
 def is_photo(name: str) -> bool:

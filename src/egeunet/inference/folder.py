@@ -6,7 +6,7 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,12 +101,9 @@ def plan(
     for photo, relative in found.items():
         stem = relative.with_suffix("")
         base = output / (stem if shared[str(stem).lower()] == 1 else relative)
-        job = Job(
-            photo=photo,
-            name=escape_name(relative.as_posix()),
-            mask=base.with_name(base.name + _MASK),
-            overlay=base.with_name(base.name + _OVERLAY) if overlay else None,
-        )
+        mask = base.with_name(base.name + _MASK)
+        name = escape_name(relative.as_posix())
+        job = Job(photo, name, mask, _overlay_of(mask) if overlay else None)
         other = jobs.setdefault(str(job.mask).lower(), job)
         if other is not job:
             raise UsageError(
@@ -182,17 +179,23 @@ def _write(
             _compare(outcome, job.mask)
         else:
             outcome.save(job.mask)
+            with suppress(OSError):
+                _overlay_of(job.mask).unlink()  # it showed the mask before
         measured = outcome.to_dict(contours=False)
         del measured["source"]
         row |= {"mask": escape_name(job.mask.relative_to(output).as_posix())}
         row |= {**measured, **made_with, "photo_sha256": digest}
-        if job.overlay and job.overlay not in kept:
+        if job.overlay and not (job.overlay in kept and job.mask in kept):
             save_image(outcome.overlay(), job.overlay)
     except EgeunetError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
             raise
         return {**row, "error": escape_name(str(error))}
     return {**row, "error": None}
+
+
+def _overlay_of(mask: Path) -> Path:
+    return mask.with_name(mask.name.removesuffix(_MASK) + _OVERLAY)
 
 
 def _compare(result: Result, path: Path) -> None:

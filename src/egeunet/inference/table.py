@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write
+from egeunet.files import atomic_write, held
 from egeunet.notice import NOTICE
 
 TABLE, JOURNAL = "predictions.json", "predictions.jsonl"
@@ -58,7 +58,7 @@ def check_options(output: Path, rows: Mapping[str, Row], options: Row) -> None:
 
 
 @contextmanager
-def open_table(output: Path, rows: Mapping[str, Row]) -> Iterator[Callable[[Row], None]]:
+def open_table(output: Path) -> Iterator[Callable[[Row], None]]:
     """Open the table of a folder, for rows beside or in the place of those that are there.
 
     They are appended to `predictions.jsonl` one by one, so that a kill loses none of them, and go
@@ -66,19 +66,18 @@ def open_table(output: Path, rows: Mapping[str, Row]) -> Iterator[Callable[[Row]
 
     Args:
         output: The folder; it is made if it is missing.
-        rows: What `read_rows` gave.
 
     Yields:
         A function that adds a row.
 
     Raises:
-        EgeunetError: The tables cannot be written.
+        UsageError: Another process writes to the folder.
+        EgeunetError: The tables cannot be read or written.
         OSError: The folder or `predictions.jsonl` cannot be written.
     """
-    table = dict(rows)
     path = output / JOURNAL
-    output.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as journal:
+    with held(output), path.open("ab", buffering=0) as journal:
+        table = read_rows(output)
 
         def add(row: Row) -> None:
             # A line begins a new one, because a kill may have cut off the last.

@@ -19,7 +19,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
 from egeunet.inference.weights import DEFAULT, find_shipped
 from egeunet.models.registry import create_model
-from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
+from egeunet.training.checkpoint import LAST, PREVIOUS, WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.recipe import flatten, load_recipe
 from egeunet.training.seen import Seen, merge, read_earlier, seen_of
 from egeunet.training.settings import DataSettings, Recipe
@@ -256,7 +256,7 @@ def check_folder(recipe: Recipe, resume: bool) -> Path:
     """
     folder = recipe.out
     recorded = folder / "recipe.yaml"
-    if not recorded.exists():
+    if not recorded.exists() or not _has_checkpoint(folder):  # one that never began is none
         return folder
     if not resume:
         raise UsageError(
@@ -272,13 +272,17 @@ def check_folder(recipe: Recipe, resume: bool) -> Path:
     return folder
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (LAST, PREVIOUS, WEIGHTS))
+
+
 def check_split(folder: Path, split: Split) -> None:
     """Hold a run that goes on to the images that it was begun with.
 
     Raises:
         UsageError: If one was added, is missing, or lies in another part.
     """
-    if not (folder / SPLIT).is_file():
+    if not (folder / SPLIT).is_file() or not _has_checkpoint(folder):
         return
     before, now = read_parts(folder), split.part_of()
     changed = sorted(id for id in before.keys() | now.keys() if before.get(id) != now.get(id))
@@ -302,7 +306,7 @@ def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
         with atomic_write(folder / SPLIT) as temporary:
             text = format_list(dataset, recipe.data.protocol, 0, split)
             temporary.write_text(text, encoding="utf-8")
-        if not (folder / ENVIRONMENT).exists():
+        if not (folder / ENVIRONMENT).exists() or not _has_checkpoint(folder):
             write_json(folder / ENVIRONMENT, environment())
         recipe.write(folder / "recipe.yaml")
     except OSError as error:

@@ -222,7 +222,7 @@ class Recipe(Settings):
     distill: Annotated[DistillSettings, LATER] = DistillSettings()
     start: Annotated[StartSettings, LATER] = StartSettings()
     trainer: TrainerSettings = TrainerSettings()
-    seed: int = Field(42, ge=0, description="Start of all random numbers")
+    seed: int = Field(42, ge=0, lt=1 << 63, description="Start of all random numbers")
     out: Path = Field(Path("runs/egeunet"), description="The run folder")
     device: Device = Field("auto", description="Where to compute")
     devices: int = Field(

@@ -191,7 +191,7 @@ class _Training:
                 raise EgeunetError(
                     f"The loss is {value} in epoch {self.epoch + 1}, step {step + 1}, on "
                     f"{', '.join(self.loader.ids(self.epoch, step))}: look at these images or "
-                    "lower optimizer.lr; the last checkpoint is intact."
+                    f"lower optimizer.lr{'; the last checkpoint is intact' * bool(self.epoch)}."
                 )
             self.loss_sum += value
         self.unread.clear()
