@@ -152,8 +152,8 @@ def _split_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> None:
 def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
     """Return the graph with its convolutions in int8, and its other weights stored in six bits.
 
-    Weights are symmetric in seven bits with a scale per channel; the ranges of the activations are the largest
-    that the photos give. What normalises and attends stays in float32.
+    Weights are symmetric in seven bits with a scale per channel; the ranges of the activations are
+    the largest that the photos give. What normalises and attends stays in float32.
 
     Args:
         model: A graph from `image` to `logits`.
