@@ -1,6 +1,6 @@
 """What tells failures best, of all that a pass or a few views give: chosen on validation alone.
 
-    python benchmarks/quality.py runs/isic2018-weights
+    python benchmarks/quality.py isic2018
 
 For each set of evidence the same logistic function is fitted and judged by cross-validation within
 the validation part of the run (five folds, ten times over). A row is added to
@@ -27,8 +27,7 @@ from egeunet.evaluation.report import append_result
 from egeunet.files import sha256_file
 from egeunet.inference.quality import FAILURE, evidence
 from egeunet.models.layers import resize
-from egeunet.training.checkpoint import WEIGHTS
-from egeunet.training.run import Run, load_run, open_split
+from egeunet.training.run import Run, load_run, open_split, weights_file
 
 Values = NDArray[np.float64]
 FOLDS, REPEATS = 5, 10
@@ -124,7 +123,7 @@ def judge(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, float
 def main() -> None:
     """Judge every set of evidence."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="a run folder of EGE-UNet, protocol holdout")
+    parser.add_argument("run", type=Path, help="a run of EGE-UNet or shipped weights, holdout")
     parser.add_argument("-o", "--output", type=Path, default=Path("results/quality_evidence.jsonl"))
     options = parser.parse_args()
     run = load_run(options.run)
@@ -137,7 +136,7 @@ def main() -> None:
         "dataset": run.dataset,
         "protocol": run.recipe.data.protocol,
         "part": "val",
-        "weights_sha256": sha256_file(options.run / WEIGHTS),
+        "weights_sha256": sha256_file(weights_file(options.run)),
         "n": len(once),
         "folds": FOLDS,
         "repeats": REPEATS,

@@ -53,7 +53,7 @@ def test_shipped_weights_that_were_changed_are_not_measured(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("nothing",), 1, "no weights 'nothing'"),
+        (("nothing",), 2, "no weights 'nothing'"),
         ((".",), 2, "not a run folder"),
         (("--rounds", 3), 2, "rounds"),
     ],

@@ -220,7 +220,7 @@ def test_the_threshold_moves_the_border(weights: Path, photos: Path, tmp_path: P
     ("words", "code", "message"),
     [
         (("none.jpg", "-o", "out"), 2, "no file or folder none.jpg"),
-        (("photos", "-o", "out", "-w", "nothing"), 1, "no weights 'nothing'"),
+        (("photos", "-o", "out", "-w", "nothing"), 2, "no weights 'nothing'"),
         (("photos", "-o", "out", "-w", "photos"), 1, "egeunet export photos"),
         (("photos", "-o", "out", "-w", "photos/a.jpg"), 1, "not an ONNX graph"),
         (("photos", "-o", "out", "--threshold", "7"), 2, "threshold is 7"),

@@ -56,8 +56,8 @@ def shake(model: nn.Module, seed: int = 0) -> nn.Module:
 MakeRun = Callable[..., Run]
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     def make(system="egeunet", size=64, num_classes=1, model=None, **options) -> Run:
         settings = [f"system={system}", f"data.size={size}", f"data.num_classes={num_classes}"]
         recipe = load_recipe("egeunet-synthetic", [*settings, "data.root=."])
@@ -65,7 +65,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 model = shake(create_model(system, num_classes=num_classes, **options))
-        return Run(tmp_path, recipe, "synthetic", model, epoch=1, seconds=0.0)
+        folder = tmp_path_factory.mktemp("run")
+        return Run(folder, recipe, "synthetic", model, epoch=1, seconds=0.0)
 
     return make
 

@@ -38,6 +38,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_compiler")
 def test_shipped_weights_are_measured_in_torch_and_every_format(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listener

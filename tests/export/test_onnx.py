@@ -1,4 +1,5 @@
 import json
+from functools import cache
 
 import numpy as np
 import onnx
@@ -13,7 +14,6 @@ from egeunet.export.onnx import (
     around_photo,
     core_graph,
     describe,
-    dynamic_graph,
     photo_graph,
 )
 from egeunet.inference.preprocess import restore, to_input
@@ -35,9 +35,22 @@ def test_core_gives_the_logits_of_torch(make_run, system) -> None:
     np.testing.assert_allclose(given, expected, atol=2e-4 * max(1, np.abs(expected).max()))
 
 
-def test_dynamic_takes_any_size_in_steps_of_32(make_run) -> None:
+@pytest.fixture(scope="module")
+def around(make_run):
+    """Of so many classes a run and the session of its graph from photo to probability."""
+
+    @cache
+    def of(num_classes=1):
+        run = make_run(num_classes=num_classes)
+        return run, open_graph(photo_graph(run))
+
+    return of
+
+
+def test_dynamic_takes_any_size_in_steps_of_32_and_the_segmenter_names_another(make_run) -> None:
     run = make_run()
-    session = open_graph(dynamic_graph(run))
+    (dynamic,) = export_run(run, formats=["onnx-dynamic"])
+    session = onnxruntime.InferenceSession(dynamic.path)
     rng = np.random.default_rng(0)
     for shape in ((1, 3, 64, 64), (2, 3, 96, 64), (1, 3, 64, 256)):
         image = rng.uniform(0, 255, shape).astype(np.float32)
@@ -46,9 +59,6 @@ def test_dynamic_takes_any_size_in_steps_of_32(make_run) -> None:
             expected = run.model(torch.from_numpy(image)).numpy()
         np.testing.assert_allclose(given, expected, atol=2e-4 * max(1, np.abs(expected).max()))
 
-
-def test_a_segmenter_names_the_file_to_take_in_the_place_of_a_dynamic_one(make_run) -> None:
-    (dynamic,) = export_run(make_run(), formats=["onnx-dynamic"])
     with pytest.raises(EgeunetError, match=r"dynamic\.onnx does not take.*expected model\.onnx of"):
         Segmenter(dynamic.path)
 
@@ -57,10 +67,10 @@ def test_a_segmenter_names_the_file_to_take_in_the_place_of_a_dynamic_one(make_r
     ("size", "num_classes"),
     [((64, 64), 1), ((240, 320), 1), ((900, 70), 1), ((40, 50), 1), ((1, 1), 1), ((150, 200), 3)],
 )
-def test_photo_gives_the_probability_at_the_photos_size(make_run, size, num_classes) -> None:
-    run = make_run(num_classes=num_classes)
+def test_photo_gives_the_probability_at_the_photos_size(around, size, num_classes) -> None:
+    run, session = around(num_classes)
     photo = draw(3, (max(16, size[0]), max(16, size[1])))[0][: size[0], : size[1]].copy()
-    (given,) = open_graph(photo_graph(run)).run(["probability"], {"photo": photo})
+    (given,) = session.run(["probability"], {"photo": photo})
     with torch.no_grad():
         logits = run.model(torch.from_numpy(to_input(photo, (64, 64))[None]))[0]
     scores = (logits.sigmoid() if num_classes == 1 else logits.softmax(0)).numpy()
@@ -82,10 +92,10 @@ def test_the_shipped_weights_take_a_photo_as_the_segmenter_does() -> None:
     np.testing.assert_allclose(probability, result.probability, atol=5e-3)
 
 
-def test_a_photo_of_one_colour(make_run) -> None:
-    run = make_run()
+def test_a_photo_of_one_colour(around) -> None:
+    run, session = around()
     photo = np.full((50, 70, 3), 93, np.uint8)
-    (given,) = open_graph(photo_graph(run)).run(["probability"], {"photo": photo})
+    (given,) = session.run(["probability"], {"photo": photo})
     with torch.no_grad():
         expected = run.model(torch.zeros(1, 3, 64, 64)).sigmoid()[0, 0].numpy()
     np.testing.assert_allclose(given.mean(), restore(expected, (50, 70)).mean(), atol=0.01)

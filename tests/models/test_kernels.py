@@ -224,5 +224,5 @@ def test_two_processes_may_compile_at_once(tmp_path):
     code = "from egeunet.models import kernels; assert kernels.library() is not None"
     environment = {**os.environ, "EGEUNET_CACHE": str(tmp_path)}
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
     assert len(list(tmp_path.iterdir())) == 1

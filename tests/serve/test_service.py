@@ -87,6 +87,7 @@ def test_a_batch_is_in_order_and_goes_on_after_a_bad_file(service, photo):
 def test_the_other_routes_answer(service):
     assert service.ask("GET", "/healthz")[2] == b"ok"
     assert service.ask("GET", "/readyz")[0] == 200
+    assert service.ask("HEAD", "/healthz")[0] == service.ask("HEAD", "/readyz")[0] == 200
     (model,) = json.loads(service.ask("GET", "/v1/models")[2])
     assert (model["name"], model["limits"]["body_bytes"]) == ("isic2018", 2_000_000)
     assert b"not a diagnosis" in service.ask("GET", "/")[2]

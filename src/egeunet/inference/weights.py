@@ -32,8 +32,9 @@ def find_weights(weights: str | Path | None = None) -> Path:
         The path of the file.
 
     Raises:
-        EgeunetError: There is none, or a file has not the SHA-256 that is expected of it; the
-            message says what to do.
+        UsageError: There is none of that name.
+        EgeunetError: There is none in a run folder or the package, or a file has not the SHA-256
+            that is expected of it; the message says what to do.
     """
     if weights is None:
         shipped = SHIPPED / f"{DEFAULT}.onnx"
@@ -56,7 +57,7 @@ def find_weights(weights: str | Path | None = None) -> Path:
     if path.is_file():
         return path
     names = ", ".join(list_shipped()) or "none"
-    raise EgeunetError(
+    raise UsageError(
         f"There are no weights {str(weights)!r}: expected a run folder, an .onnx file, or the name "
         f"of weights that come with the package ({names})."
     )

@@ -165,11 +165,13 @@ def create_app(
         }
         return [model]
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
         """Answer: the process lives."""
         return "ok"
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", response_class=PlainTextResponse, responses=_failures(503))
     async def readyz() -> str:
         """Answer 200 if another request would be taken, 503 if all places are."""
