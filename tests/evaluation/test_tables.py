@@ -254,6 +254,7 @@ def test_trials_are_compared_with_the_trial_recipe():
         tried(0.81, augmentation={"gain": 0.1}),
         tried(0.79, optimizer={"lr": 0.001}, scheduler={"warmup": 0}),
         tried(0.78, augmentation={"gain": 0.1}, loss={"name": "bce_jaccard"}),
+        tried(0.77, optimizer={"lr": 0.006}),
     ]
     kept = {"augmentation.gain": 0.1, "optimizer.lr": 0.002, "scheduler.warmup": 1.0}
     (table,) = trials(collect([*rows, row(iou=0.9)]), kept)
@@ -264,6 +265,7 @@ def test_trials_are_compared_with_the_trial_recipe():
         ("nothing", "+0.00", ""),
         ("optimizer.lr=0.001, scheduler.warmup=0.0", "-1.00", "dropped"),
         ("augmentation.gain=0.1, loss.name=bce_jaccard", "-2.00", "dropped"),
+        ("optimizer.lr=0.006", "-3.00", "other values"),
     ]
 
 

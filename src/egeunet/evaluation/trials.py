@@ -17,7 +17,8 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> Iterator
     """Yield a table for each dataset, system and budget that ideas were tried with.
 
     Each is compared with the trial recipe of the dataset as it is. The last column tells whether
-    our recipe sets what the trial changed in it as the trial did.
+    our recipe sets what the trial changed in it as the trial did, or to other values that are
+    neither the paper's nor the trial recipe's.
 
     Args:
         series: Of `egeunet.evaluation.series.collect`; those of the part "val" are taken.
@@ -43,8 +44,7 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> Iterator
                 for key in one.changes | base.changes
                 if one.changes.get(key, papers.get(key)) != base.changes.get(key, papers.get(key))
             }
-            as_ours = all((kept or {}).get(key, papers.get(key)) == own[key] for key in own)
-            verdict = "" if kept is None or not own else "kept" if as_ours else "dropped"
+            verdict = "" if kept is None or not own else _verdict(own, base.changes, kept, papers)
             iou = one.score("iou")
             changed = ", ".join(texts_of(own)) or "nothing"
             scores = (str(iou.n), str(iou), str(one.score("dice")), f"{iou.mean - start:+.2f}")
@@ -59,6 +59,23 @@ def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> Iterator
         yield Table(name, title, columns, tuple(rows))
     if longer:
         yield _whole(longer)
+
+
+def _verdict(
+    own: Mapping[str, Any],
+    base: Mapping[str, Any],
+    kept: Mapping[str, Any],
+    papers: Mapping[str, Any],
+) -> str:
+    """Tell what our recipe made of a trial's own settings."""
+    ours = {key: kept.get(key, papers.get(key)) for key in own}
+    if ours == own:
+        return "kept"
+    moved = all(
+        not isinstance(own[key], str) and ours[key] not in (papers.get(key), base.get(key))
+        for key in own
+    )
+    return "other values" if moved else "dropped"
 
 
 def _whole(series: Sequence[Series]) -> Table:
