@@ -175,7 +175,7 @@ def test_photos_get_masks_of_their_own_size(egeunet, run):
         (("train", "nothing"), 2, "There is no recipe"),
         (("train", "egeunet-synthetic", "trainer.epoch=1"), 2, "did you mean 'trainer.epochs'"),
         (("train", "egeunet-synthetic", "data.root=nowhere"), 1, "no folder nowhere"),
-        (("evaluate", "nowhere"), 1, "nowhere"),
+        (("evaluate", "nowhere"), 2, "nowhere"),
         (("evaluate", "http://x/y.onnx", "--data", "skin"), 2, "append #sha256="),
         (("evaluate", "runs/x", "-o", "photo.txt"), 2, "photo.txt is a file"),
         (("export", "runs/x", "-o", "photo.txt"), 2, "photo.txt is a file"),
