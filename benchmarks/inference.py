@@ -31,16 +31,16 @@ from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.environment import count_cores, environment
 from egeunet.evaluation.report import append_result
+from egeunet.export.backends import onnx_contender
 from egeunet.export.benchmark import benchmark
-from egeunet.export.contenders import onnx_contender
 from egeunet.export.formats import export_run
 from egeunet.export.parity import open_graph
 from egeunet.export.torch_contenders import official_contenders
 from egeunet.files import sha256_file
 from egeunet.inference.folder import plan, run_jobs
+from egeunet.inference.image_io import read_photo
 from egeunet.inference.preprocess import restore, to_input
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.sources import read_photo
 from egeunet.inference.weights import DEFAULT, SHIPPED
 from egeunet.training.run import load_run
 

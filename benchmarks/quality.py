@@ -22,7 +22,7 @@ from torch import Tensor
 from egeunet.data.cache import load_arrays
 from egeunet.data.loader import scale_batch
 from egeunet.environment import environment
-from egeunet.evaluation.quality import auroc, fit_quality
+from egeunet.evaluation.failure_detection import auroc, fit_quality
 from egeunet.evaluation.report import append_result
 from egeunet.files import sha256_file
 from egeunet.inference.quality import FAILURE, evidence

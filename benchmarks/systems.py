@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from egeunet.data.augment import Augmentation
+from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays, load_arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.loader import Loader, scale_batch

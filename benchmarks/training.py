@@ -31,7 +31,7 @@ mend_torchvision()
 from timing import alternate
 from torchvision.transforms import functional
 
-from egeunet.data.augment import Augmentation
+from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.loader import Loader

@@ -25,7 +25,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.evaluator import Evaluation, evaluate_segmenter
 from egeunet.evaluation.report import COLUMNS, append_result, read_results, table_rows
 from egeunet.evaluation.series import changes_of, label_of, recipe_of
-from egeunet.evaluation.subject import PLACES
+from egeunet.evaluation.target import PLACES
 from egeunet.export.formats import export_run
 from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter

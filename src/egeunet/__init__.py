@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from egeunet.api import evaluate, export, train
     from egeunet.errors import EgeunetError
     from egeunet.inference.result import Result
     from egeunet.inference.segmenter import Segmenter
     from egeunet.models.registry import create_model, list_models
     from egeunet.training.run import load_model
-    from egeunet.workflow import evaluate, export, train
 
 _HOME = {
     "EgeunetError": "egeunet.errors",
@@ -24,9 +24,9 @@ _HOME = {
     "create_model": "egeunet.models.registry",
     "list_models": "egeunet.models.registry",
     "load_model": "egeunet.training.run",
-    "evaluate": "egeunet.workflow",
-    "export": "egeunet.workflow",
-    "train": "egeunet.workflow",
+    "evaluate": "egeunet.api",
+    "export": "egeunet.api",
+    "train": "egeunet.api",
 }
 __all__ = [
     "EgeunetError",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from egeunet.api import evaluate
 from egeunet.data.datasets import get_info
 from egeunet.data.splits import Protocol
 from egeunet.environment import count_cores, environment
@@ -18,13 +19,12 @@ from egeunet.evaluation.report import read_results
 from egeunet.evaluation.series import recipe_of
 from egeunet.models.registry import get_system
 from egeunet.reporting import Reporter
-from egeunet.training.earlier_runs import pin_runs
+from egeunet.training.config import DataSettings, Recipe, Settings
+from egeunet.training.distillation import pin_runs
+from egeunet.training.launcher import default_at_once, train_side_by_side
 from egeunet.training.recipe import explain_mistake, load_recipe, read_yaml
 from egeunet.training.run import open_split, read_history
 from egeunet.training.seeds import parse_seeds, split_seeds
-from egeunet.training.settings import DataSettings, Recipe, Settings
-from egeunet.training.side_by_side import default_at_once, train_side_by_side
-from egeunet.workflow import evaluate
 
 EPOCHS_SCORED = {"paper": ("selected", "last"), "holdout": ("selected",)}
 """Protocol: which weights of a run are scored. `holdout` reads the test part once."""
@@ -139,7 +139,7 @@ def sweep(
 
     Args:
         jobs: Of `plan`.
-        record: The file that rows are added to; see `egeunet.workflow.evaluate`.
+        record: The file that rows are added to; see `egeunet.api.evaluate`.
         at_once: How many trainings at a time; one per core by default.
         reporter: Hears of the progress.
 
@@ -148,7 +148,7 @@ def sweep(
 
     Raises:
         InterruptedRunError, EgeunetError: As
-            `egeunet.training.side_by_side.train_side_by_side`.
+            `egeunet.training.launcher.train_side_by_side`.
     """
     reporter = reporter or Reporter()
     for job in jobs:

@@ -12,11 +12,11 @@ from PIL import Image
 
 from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import open_folder
-from egeunet.data.synthetic import draw, write_dataset
+from egeunet.data.synthetic.dermoscopy import draw, write_dataset
 from egeunet.errors import EgeunetError
 from egeunet.files import cache_folder
+from egeunet.inference.image_io import read_photo
 from egeunet.inference.preprocess import resize
-from egeunet.inference.sources import read_photo
 
 LOAD = """
 import hashlib, sys

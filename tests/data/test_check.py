@@ -8,7 +8,7 @@ from PIL import Image
 from egeunet.data.check import check_dataset
 from egeunet.data.datasets import open_folder
 from egeunet.data.splits import split_dataset
-from egeunet.data.synthetic import draw
+from egeunet.data.synthetic.dermoscopy import draw
 
 
 def kinds(folder, **options) -> dict[str, str]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from egeunet.data.augment import Augmentation
+from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import Loader, scale_batch
 from egeunet.inference.preprocess import scale

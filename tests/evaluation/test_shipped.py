@@ -1,8 +1,8 @@
 import numpy as np
 
 from egeunet.environment import environment
+from egeunet.evaluation.failure_detection import QualityScores
 from egeunet.evaluation.publish import write_report
-from egeunet.evaluation.quality import QualityScores
 from egeunet.evaluation.report import append_result
 from egeunet.evaluation.robustness import Robustness, Score
 from egeunet.evaluation.shipped import shipped_figures, shipped_tables

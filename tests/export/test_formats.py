@@ -14,8 +14,8 @@ import egeunet
 from egeunet.data.datasets import open_dataset
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.export.formats import FORMATS, export_run
+from egeunet.inference.image_io import read_photo
 from egeunet.inference.preprocess import to_input
-from egeunet.inference.sources import read_photo
 from egeunet.training.run import load_run, open_split
 
 

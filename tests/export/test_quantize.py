@@ -3,7 +3,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from egeunet.data.synthetic import draw
+from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.export.onnx import core_graph
 from egeunet.export.quantize import quantize_static, store_half, store_int6
 from egeunet.inference.preprocess import to_input

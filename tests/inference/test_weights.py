@@ -12,7 +12,7 @@ from PIL import Image
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import cache_folder
 from egeunet.inference import weights as module
-from egeunet.inference.sources import read_photo
+from egeunet.inference.image_io import read_photo
 from egeunet.inference.weights import find_weights, parse_metadata, run_folder, weights_name
 
 GOOD = {

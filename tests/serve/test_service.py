@@ -21,7 +21,7 @@ from egeunet.errors import UsageError
 from egeunet.inference import rle
 from egeunet.notice import NOTICE
 from egeunet.serve.app import create_app
-from egeunet.serve.replies import Segmentation
+from egeunet.serve.schemas import Segmentation
 
 IN_USE = os.strerror(errno.EADDRINUSE)
 HEAD = "POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"

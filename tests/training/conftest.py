@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from egeunet.data.synthetic import write_dataset
+from egeunet.data.synthetic.dermoscopy import write_dataset
 from egeunet.training.checkpoint import load_checkpoint
 from egeunet.training.recipe import load_recipe
 

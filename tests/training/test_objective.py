@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from egeunet.training.config import LossSettings
 from egeunet.training.objective import Objective, distillation, make_loss
-from egeunet.training.settings import LossSettings
 
 
 def test_distillation_is_the_divergence_from_the_teacher_and_its_entropy():

@@ -7,8 +7,8 @@ import pytest
 
 from egeunet.errors import UsageError
 from egeunet.models import list_models
+from egeunet.training.config import Recipe
 from egeunet.training.recipe import describe_settings, load_recipe, recipe_folder
-from egeunet.training.settings import Recipe
 
 RESULTS = Path(__file__).parents[2] / "results" / "weights.jsonl"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import egeunet
-from egeunet import workflow
+from egeunet import api
 from egeunet.data.cache import load_arrays
 from egeunet.errors import EgeunetError, ParityError, UsageError
 from egeunet.files import held
@@ -67,7 +67,7 @@ def test_a_network_that_has_hardly_learned_may_lack_an_exported_file(words, monk
     def export_run(run):
         raise ParityError("photo.onnx differs from torch: it was not kept.")
 
-    monkeypatch.setattr(workflow, "export_run", export_run)
+    monkeypatch.setattr(api, "export_run", export_run)
     folder = egeunet.train(*words, "trainer.epochs=1", reporter=listener)
     assert load_run(folder).epoch == 1
     assert "The run is trained, but photo.onnx differs" in listener.lines[-1]
@@ -119,7 +119,7 @@ def test_the_loss_falls(samples, words):
 
 
 def test_multi_class_trains_and_is_scored(tmp_path, words):
-    from egeunet.data.synthetic import write_dataset
+    from egeunet.data.synthetic.dermoscopy import write_dataset
 
     write_dataset(tmp_path / "three", 20, size=(32, 32), seed=2, num_classes=3)
     recipe = load_recipe(

@@ -5,7 +5,7 @@ export interface Probability {
   height: number;
 }
 
-/** The green of Okabe and Ito, as `egeunet.inference.drawing` has it. */
+/** The green of Okabe and Ito, as `egeunet.inference.visualize` has it. */
 const COLOUR = [0, 158, 115];
 
 /** Pixels that are lesion, their number, and the box (x0, y0, x1, y1) round them. */

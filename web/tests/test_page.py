@@ -13,8 +13,8 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from egeunet import Segmenter
-from egeunet.data.synthetic import draw
-from egeunet.inference.drawing import bounding_box
+from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.inference.visualize import bounding_box
 
 WEB = Path(__file__).parents[1]
 PAGE = WEB.parent / "src" / "egeunet" / "serve" / "page"

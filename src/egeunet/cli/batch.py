@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from egeunet.batch import SHARD_SIZE
 from egeunet.cli.console import console_reporter, print_json
 from egeunet.cli.options import Weights
 from egeunet.errors import InterruptedRunError, needs_extra
 from egeunet.notice import NOTICE
-from egeunet.scale import SHARD_SIZE
 
 
 def batch(
@@ -58,8 +58,8 @@ def batch(
 
         egeunet batch s3://bucket/photos -o s3://bucket/masks --address auto
     """
-    with needs_extra("scale"):
-        from egeunet.scale.archive import segment_archive
+    with needs_extra("batch"):
+        from egeunet.batch.archive import segment_archive
     try:
         summary = segment_archive(
             inputs,

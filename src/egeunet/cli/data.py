@@ -187,7 +187,7 @@ def synthesize(
 
         egeunet data synthesize -o synthetic --count 400
     """
-    from egeunet.data.synthetic import write_dataset
+    from egeunet.data.synthetic.dermoscopy import write_dataset
 
     size = (height, width)
     folder = write_dataset(output, count, size, seed, num_classes, console_reporter())

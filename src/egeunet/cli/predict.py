@@ -90,7 +90,7 @@ def predict(
 
         egeunet predict - -o - < photo.jpg > mask.png
     """
-    from egeunet.inference.find import find_photos, other_files
+    from egeunet.inference.paths import find_photos, other_files
     from egeunet.inference.segmenter import Segmenter
 
     if overwrite and skip_existing:
@@ -113,7 +113,7 @@ def predict(
         raise UsageError("A photo from a pipe has no name to write to: use `predict - -o -`.")
 
     from egeunet.inference.folder import is_done, mask_options, plan, run_jobs
-    from egeunet.inference.table import TABLE, check_options, open_table, read_rows
+    from egeunet.inference.predictions import TABLE, check_options, open_table, read_rows
 
     reporter = console_reporter()
     jobs = plan(photos, output, recursive, overlay, reporter)

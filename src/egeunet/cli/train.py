@@ -40,7 +40,7 @@ def train(
         egeunet train egeunet-isic2018 data.root=isic2018 devices=2 out=runs/two
     """
     import egeunet
-    from egeunet.training.ranks import is_first
+    from egeunet.training.distributed import is_first
 
     folder = egeunet.train(
         recipe, *settings or (), resume=resume, at_once=at_once, reporter=console_reporter()

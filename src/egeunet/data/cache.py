@@ -23,8 +23,8 @@ from egeunet.data.masks import read_mask, resize_mask
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.files import cache_folder, sha256_file
+from egeunet.inference.image_io import read_photo
 from egeunet.inference.preprocess import resize
-from egeunet.inference.sources import read_photo
 from egeunet.reporting import Reporter
 
 __all__ = ["Arrays", "load_arrays"]

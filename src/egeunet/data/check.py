@@ -18,7 +18,7 @@ from egeunet.data.masks import read_values, to_classes
 from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
-from egeunet.inference.sources import read_photo
+from egeunet.inference.image_io import read_photo
 from egeunet.reporting import Reporter
 
 Level = Literal["error", "warning", "note"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from egeunet.data.registry import REGISTRY, DatasetInfo, Place
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.find import SUFFIXES
+from egeunet.inference.paths import SUFFIXES
 
 PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 MASK_SUFFIXES = ("_segmentation", "_mask", "_lesion")

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egeunet.data.artefacts import hairy
-from egeunet.data.augment import Augmentation, extremes, transform
+from egeunet.data.augmentation.camera import disturb
+from egeunet.data.augmentation.color import recolour
+from egeunet.data.augmentation.geometry import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
-from egeunet.data.camera import disturb
-from egeunet.data.colour import recolour
+from egeunet.data.synthetic.artifacts import hairy
 
 SOFT_STEPS = 127  # of a teacher's probability: seven bits, beside the mask's one
 

@@ -16,9 +16,17 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from egeunet.data.artefacts import hair, ruler
+from egeunet.data.augmentation.camera import (
+    Pixels,
+    blur,
+    compress,
+    grain,
+    side_light,
+    to_bytes,
+    to_floats,
+)
 from egeunet.data.cache import Arrays
-from egeunet.data.camera import Pixels, blur, compress, grain, side_light, to_bytes, to_floats
+from egeunet.data.synthetic.artifacts import hair, ruler
 
 Corruption: TypeAlias = Callable[[np.random.Generator, Pixels, int], Pixels]
 

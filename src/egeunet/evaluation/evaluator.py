@@ -12,8 +12,8 @@ from torch import Tensor
 
 from egeunet.data.cache import Arrays
 from egeunet.errors import EgeunetError
+from egeunet.evaluation.failure_detection import QualityScores
 from egeunet.evaluation.predictors import Predictor, onnx_predictor
-from egeunet.evaluation.quality import QualityScores
 from egeunet.evaluation.summary import Evaluation, summarise
 from egeunet.inference.segmenter import Segmenter
 from egeunet.metrics.counts import Counts, count_pixels, predict_classes

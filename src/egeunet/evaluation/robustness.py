@@ -19,8 +19,8 @@ from egeunet.data.cache import Arrays
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
 from egeunet.evaluation.figures import BLUE, ORANGE
 from egeunet.evaluation.predictors import Predictor
+from egeunet.evaluation.skin_tone import TONES, tone, typology_angle
 from egeunet.evaluation.statistics import bootstrap_interval, image_means, resample
-from egeunet.evaluation.tone import TONES, tone, typology_angle
 from egeunet.inference.quality import FAILURE
 from egeunet.metrics.counts import count_pixels, mean_foreground, predict_classes, scores
 from egeunet.reporting import Reporter

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from egeunet.evaluation.paper import TITLES
+from egeunet.training.config import WHERE, Recipe
 from egeunet.training.recipe import flatten, load_recipe, recipe_folder
-from egeunet.training.settings import WHERE, Recipe
 
 PAPER_EPOCHS = Recipe().trainer.epochs
 _FEW = 2  # changes that stand in a label as they are

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from egeunet.environment import describe_environment
-from egeunet.evaluation.quality import QualityScores
+from egeunet.evaluation.failure_detection import QualityScores
 from egeunet.evaluation.report import quality_rows
 from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS, Robustness
 from egeunet.evaluation.table import NOT_RUN, Table

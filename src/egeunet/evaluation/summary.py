@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egeunet.data.cache import Arrays
+from egeunet.evaluation.failure_detection import QualityScores
 from egeunet.evaluation.figures import contour_grid, save_figure
-from egeunet.evaluation.quality import QualityScores
 from egeunet.evaluation.robustness import Robustness
 from egeunet.evaluation.statistics import (
     RESAMPLES,

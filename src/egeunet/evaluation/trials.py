@@ -9,8 +9,8 @@ from egeunet.errors import UsageError
 from egeunet.evaluation.paper import DATASETS, TITLES
 from egeunet.evaluation.series import Series, changes_of, texts_of
 from egeunet.evaluation.table import Table
+from egeunet.training.config import Recipe
 from egeunet.training.recipe import flatten, load_recipe
-from egeunet.training.settings import Recipe
 
 
 def trials(series: Sequence[Series], kept: Mapping[str, Any] | None) -> Iterator[Table]:

@@ -18,7 +18,7 @@ from egeunet.data.cache import Arrays, load_arrays
 from egeunet.data.datasets import Sample
 from egeunet.environment import count_cores, environment
 from egeunet.errors import MissingExtraError, UsageError, needs_extra
-from egeunet.export.contenders import Contender, Runner, onnx_contender
+from egeunet.export.backends import Contender, Runner, onnx_contender
 from egeunet.inference.preprocess import scale
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import DEFAULT, find_shipped, find_weights, run_folder
@@ -218,7 +218,7 @@ def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, f
 
 def _test_part(data: str | Path, weights: str | Path) -> tuple[str, tuple[Sample, ...]]:
     """What is scored, in words, and the photos: what `egeunet evaluate` would score."""
-    from egeunet.evaluation.subject import choose_samples, open_subject
+    from egeunet.evaluation.target import choose_samples, open_subject
 
     subject = open_subject(weights, last=False, tta=False, device="cpu")
     own = subject.run is not None and str(data) == subject.run.recipe.data.name

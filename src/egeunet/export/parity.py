@@ -11,10 +11,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from egeunet.data.synthetic import draw
+from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.errors import EgeunetError
+from egeunet.inference.image_io import read_photo
 from egeunet.inference.preprocess import restore, to_input
-from egeunet.inference.sources import read_photo
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, open_split
 

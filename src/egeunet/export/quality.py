@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from egeunet.data.cache import load_arrays
 from egeunet.errors import EgeunetError
-from egeunet.evaluation.quality import fit_quality
+from egeunet.evaluation.failure_detection import fit_quality
 from egeunet.inference.preprocess import scale
 from egeunet.inference.quality import QualityModel, evidence
 from egeunet.inference.segmenter import Segmenter, average_mirrors, sigmoid

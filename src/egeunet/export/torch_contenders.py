@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.export.contenders import Batch, Contender, Runner, onnx_contender
+from egeunet.export.backends import Batch, Contender, Runner, onnx_contender
 from egeunet.export.formats import FORMATS, write_format
 from egeunet.export.parity import make_reference
 from egeunet.reporting import Reporter

@@ -16,11 +16,11 @@ from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import check_folder, escape_name, sha256_file
-from egeunet.inference.ahead import work_ahead
-from egeunet.inference.find import locate_photos
+from egeunet.inference.paths import locate_photos
+from egeunet.inference.predictions import JOURNAL, TABLE, Row
+from egeunet.inference.prefetch import work_ahead
 from egeunet.inference.result import Result, save_image
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.table import JOURNAL, TABLE, Row
 from egeunet.reporting import Reporter
 
 _MASK, _OVERLAY = "_mask.png", "_overlay.jpg"

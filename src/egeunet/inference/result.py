@@ -14,10 +14,10 @@ from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
-from egeunet.inference.drawing import bounding_box, class_colour, draw_overlay, trace_contours
+from egeunet.inference.image_io import EncodedPhoto
 from egeunet.inference.preprocess import restore, restore_mask
 from egeunet.inference.quality import REVIEW
-from egeunet.inference.sources import EncodedPhoto
+from egeunet.inference.visualize import bounding_box, class_colour, draw_overlay, trace_contours
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -16,14 +16,8 @@ from numpy.typing import NDArray
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
-from egeunet.inference.ahead import work_ahead
-from egeunet.inference.components import tidy
 from egeunet.inference.fetch import is_url
-from egeunet.inference.find import find_photos
-from egeunet.inference.preprocess import to_input
-from egeunet.inference.result import Result
-from egeunet.inference.session import Provider, check_graph, open_session
-from egeunet.inference.sources import (
+from egeunet.inference.image_io import (
     Source,
     Taken,
     list_photos,
@@ -31,6 +25,12 @@ from egeunet.inference.sources import (
     source_name,
     take_photo,
 )
+from egeunet.inference.onnx_session import Provider, check_graph, open_session
+from egeunet.inference.paths import find_photos
+from egeunet.inference.postprocess import tidy
+from egeunet.inference.prefetch import work_ahead
+from egeunet.inference.preprocess import to_input
+from egeunet.inference.result import Result
 from egeunet.inference.weights import find_weights, weights_name
 from egeunet.memory import keep_freed_memory
 
@@ -129,7 +129,7 @@ class Segmenter:
 
         Args:
             photo: A path, the bytes of an image file, an open binary file, a Pillow image or an
-                array (see `egeunet.inference.sources.read_photo`); or a list of these.
+                array (see `egeunet.inference.image_io.read_photo`); or a list of these.
 
         Returns:
             One result, or a list of them in the same order.

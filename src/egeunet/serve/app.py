@@ -21,10 +21,10 @@ from egeunet import __version__
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.decode import FORMAT_NAMES
 from egeunet.inference.segmenter import Segmenter
-from egeunet.serve.body import MULTIPART, read_uploads
 from egeunet.serve.limits import Limits
+from egeunet.serve.middleware import Metrics, Watch
 from egeunet.serve.pool import Pool
-from egeunet.serve.replies import (
+from egeunet.serve.schemas import (
     FailedFile,
     Failure,
     Format,
@@ -34,7 +34,7 @@ from egeunet.serve.replies import (
     segment_or_fail,
 )
 from egeunet.serve.static import serve_page
-from egeunet.serve.watch import Metrics, Watch
+from egeunet.serve.uploads import MULTIPART, read_uploads
 
 ABOUT = (
     "Skin lesion segmentation with EGE-UNet (MICCAI 2023). For research; not a medical device, "

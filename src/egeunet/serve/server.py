@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from egeunet.errors import EgeunetError
-from egeunet.serve.watch import JsonLines, log
+from egeunet.serve.middleware import JsonLines, log
 
 
 def run(app: FastAPI, host: str, port: int, grace: float) -> None:

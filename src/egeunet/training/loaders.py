@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from egeunet.data.augment import Augmentation
+from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays, load_arrays
 from egeunet.data.loader import Loader
 from egeunet.data.splits import Split
 from egeunet.reporting import Reporter
-from egeunet.training.earlier_runs import draw_soft_masks, open_teachers
-from egeunet.training.ranks import Ranks
-from egeunet.training.settings import Recipe
+from egeunet.training.config import Recipe
+from egeunet.training.distillation import draw_soft_masks, open_teachers
+from egeunet.training.distributed import Ranks
 
 
 def make_loaders(

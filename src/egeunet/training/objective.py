@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from egeunet.training.config import LossSettings
 from egeunet.training.losses import DeepSupervisionLoss, Output, cross_entropy_dice
 from egeunet.training.overlap_losses import (
     bce_jaccard,
@@ -16,7 +17,6 @@ from egeunet.training.overlap_losses import (
     lovasz,
     tversky,
 )
-from egeunet.training.settings import LossSettings
 from egeunet.training.structure_loss import structure_loss
 
 TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

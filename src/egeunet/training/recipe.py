@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from egeunet.errors import UsageError
-from egeunet.training.settings import Recipe, Settings
+from egeunet.training.config import Recipe, Settings
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

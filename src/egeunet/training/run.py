@@ -20,9 +20,9 @@ from egeunet.files import atomic_write
 from egeunet.inference.weights import DEFAULT, find_shipped
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import LAST, PREVIOUS, WEIGHTS, load_checkpoint, load_weights
+from egeunet.training.config import DataSettings, Recipe
+from egeunet.training.provenance import Seen, merge, read_earlier, seen_of
 from egeunet.training.recipe import flatten, load_recipe
-from egeunet.training.seen import Seen, merge, read_earlier, seen_of
-from egeunet.training.settings import DataSettings, Recipe
 
 SPLIT, HISTORY, ENVIRONMENT = "split.txt", "history.csv", "environment.json"
 

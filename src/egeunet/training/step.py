@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from egeunet.data.loader import Batch
 from egeunet.reporting import Reporter
-from egeunet.training.ranks import Ranks
+from egeunet.training.distributed import Ranks
 
 WARM_UP = 5  # steps before one is recorded: libraries choose their algorithms in the first ones
 

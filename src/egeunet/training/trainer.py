@@ -22,14 +22,15 @@ from egeunet.files import held
 from egeunet.memory import keep_freed_memory
 from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
-from egeunet.training.average import Average
 from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
-from egeunet.training.earlier_runs import describe_earlier, pin_runs, start_from
+from egeunet.training.config import Recipe
+from egeunet.training.distillation import describe_earlier, pin_runs, start_from
+from egeunet.training.distributed import Ranks, is_first, open_fabric
+from egeunet.training.ema import Average
 from egeunet.training.loaders import make_loaders
 from egeunet.training.objective import Objective, make_loss
-from egeunet.training.optimizer import learning_rate, make_optimizer, set_rate
+from egeunet.training.optimizers import learning_rate, make_optimizer, set_rate
 from egeunet.training.preview import Board
-from egeunet.training.ranks import Ranks, is_first, open_fabric
 from egeunet.training.run import (
     check_folder,
     check_split,
@@ -41,10 +42,9 @@ from egeunet.training.run import (
     write_history,
     write_summary,
 )
-from egeunet.training.settings import Recipe
-from egeunet.training.shared_norm import share_statistics
+from egeunet.training.signals import StopRequest
 from egeunet.training.step import Step
-from egeunet.training.stop import StopRequest
+from egeunet.training.sync_batchnorm import share_statistics
 from egeunet.training.validation import validate
 
 

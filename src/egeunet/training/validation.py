@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from egeunet.data.loader import Loader
 from egeunet.metrics.counts import PixelCounts
 from egeunet.reporting import Reporter
+from egeunet.training.distributed import Ranks
 from egeunet.training.losses import DeepSupervisionLoss
-from egeunet.training.ranks import Ranks
 
 
 @torch.no_grad()

@@ -1,0 +1,205 @@
+"""What the commands do, as functions: the same words in Python and at the command line."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from egeunet.data.cache import load_arrays
+from egeunet.environment import environment
+from egeunet.errors import ParityError, UsageError
+from egeunet.evaluation.counts_file import write_counts
+from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays, evaluate_segmenter
+from egeunet.evaluation.figures import save_figure, training_curves
+from egeunet.evaluation.report import append_result
+from egeunet.evaluation.robustness import assess
+from egeunet.evaluation.target import PARTS, PROTOCOLS, Subject, choose_samples, open_subject
+from egeunet.export.formats import export, export_run
+from egeunet.files import atomic_write, check_folder
+from egeunet.reporting import Reporter
+from egeunet.training.config import Recipe
+from egeunet.training.distributed import is_first, world_size
+from egeunet.training.launcher import train_side_by_side
+from egeunet.training.recipe import load_recipe
+from egeunet.training.run import HISTORY, check_finished, load_run
+from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
+from egeunet.training.trainer import train as train_recipe
+
+__all__ = ["evaluate", "export", "train"]
+
+
+def train(
+    recipe: str | Path | Recipe,
+    *settings: str,
+    resume: bool = False,
+    at_once: int | None = None,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Train a system, and write its ONNX file beside the weights.
+
+    Args:
+        recipe: A recipe, its YAML file, or the name of one that is shipped.
+        *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`; and
+            `seeds=0-4` or `seeds=1,3` trains several side by side. With `devices=2` a training
+            has a process per device; started by torchrun, it is one of them.
+        resume: Go on from the checkpoint in the run folder.
+        at_once: Of several seeds, how many at a time; see
+            `egeunet.training.launcher.train_side_by_side`.
+        reporter: Hears of the progress.
+
+    Returns:
+        The run folder; see `egeunet.training.trainer.train` for its files and the errors. Of
+        several seeds the folder that holds theirs, `seed-0` and so on, and `seeds.json` with mean
+        and standard deviation.
+    """
+    if isinstance(recipe, Recipe):
+        if settings:
+            raise UsageError("Settings go with the name of a recipe, not with a Recipe object.")
+        return _train_one(recipe, resume, reporter)
+    seeds, others = split_seeds(settings)
+    if not seeds:
+        return _train_one(load_recipe(recipe, others), resume, reporter)
+    folder = load_recipe(recipe, others).out
+    runs = train_side_by_side(
+        [
+            load_recipe(recipe, [*others, f"seed={seed}"]).model_copy(
+                update={"out": folder / f"seed-{seed}"}
+            )
+            for seed in seeds
+        ],
+        resume=resume,
+        at_once=at_once,
+        reporter=reporter,
+    )
+    summary = summarise_seeds(folder, runs)
+    (reporter or Reporter()).info(describe_seeds(summary))
+    return folder
+
+
+def _train_one(recipe: Recipe, resume: bool, reporter: Reporter | None) -> Path:
+    if recipe.devices > 1 and world_size() == 1:
+        return train_side_by_side([recipe], resume=resume, reporter=reporter)[0]
+    folder = train_recipe(recipe, resume=resume, reporter=reporter)
+    if is_first():
+        save_figure(training_curves(folder / HISTORY), folder / "curves.png")
+        try:
+            export_run(load_run(folder))
+        except ParityError as error:  # as of networks that have hardly learned
+            (reporter or Reporter()).warn(f"The run is trained, but {error}")
+    return folder
+
+
+def evaluate(
+    weights: str | Path,
+    *,
+    data: str | Path | None = None,
+    protocol: str | None = None,
+    part: str = "test",
+    last: bool = False,
+    tta: bool = False,
+    corruptions: bool = False,
+    device: str = "auto",
+    out: str | Path | None = None,
+    record: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Score trained weights on the part of a dataset that a protocol names.
+
+    Args:
+        weights: A run folder, or an ONNX file, its name or its URL as `Segmenter` takes them; the
+            latter also have the quality scored that they give each mask.
+        data: A dataset's name or folder; the run's own by default.
+        protocol: "paper", "holdout", or "external": all of `data` that was not seen in training
+            or selection, as far as the weights say. By default that of the run, and of an ONNX
+            file on the dataset it was trained on; "external" on another.
+        part: "train", "val" or "test"; with "external" there are no parts.
+        last: Take the last epoch of a run instead of the selected one.
+        tta: Average over four mirror images; takes an ONNX file.
+        corruptions: Also score eight corruptions at five strengths each, and groups by the size of
+            the lesion and the tone of the photo: 41 times the work.
+        device: "auto", "cpu" or "cuda"; an ONNX file is run on the CPU.
+        out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; by default the folder
+            `evaluation` of a run, `evaluation-NAME` for other data than its own, and nowhere for
+            an ONNX file.
+        record: A file of results (JSON lines) to which a row is added. In its folder, too, the
+            counted pixels of each image go to `per_image/` and a run's epochs to `history/`, so
+            that runs can be compared without their folders; the row names both files.
+        reporter: Hears of the progress.
+
+    Raises:
+        UsageError: If the words do not fit together, images to be scored were trained on, or the
+            run whose row is to be added is not finished.
+    """
+    if part not in PARTS:
+        raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
+    if protocol not in (None, *PROTOCOLS):
+        raise UsageError(f"There is no protocol {protocol!r}: expected {', '.join(PROTOCOLS)}.")
+    reporter = reporter or Reporter()
+    if out:
+        check_folder(out)
+    subject = open_subject(weights, last, tta, device)
+    if record and subject.run:
+        check_finished(subject.run)
+    protocol, dataset, samples = choose_samples(subject, data, protocol, part)
+    part = "all" if protocol == "external" else part
+    reporter.info(
+        f"{len(samples)} of {len(dataset.samples)} images of {dataset.name}: protocol {protocol}, "
+        f"part {part}"
+    )
+    arrays = load_arrays(samples, subject.size, subject.num_classes, reporter=reporter)
+    segmenter, num_classes = subject.segmenter, subject.num_classes
+    if segmenter:
+        result = evaluate_segmenter(segmenter, arrays, reporter)
+    else:
+        result = evaluate_arrays(
+            subject.predict, arrays, num_classes=num_classes, reporter=reporter
+        )
+    if corruptions:
+        model = segmenter.metadata.quality if segmenter else None
+        quality = partial(model.expect_dice, tta=tta) if model else None
+        found = assess(
+            subject.predict, arrays, num_classes=num_classes, quality=quality, reporter=reporter
+        )
+        result = replace(result, robustness=found)
+    about = {
+        "weights_sha256": subject.row["weights_sha256"],
+        "weights_epoch": "last" if last else "selected",
+        "dataset": dataset.name,
+        "protocol": protocol,
+        "part": part,
+    }
+    result = replace(result, about=about)
+    if subject.run and not out:
+        elsewhere = "" if dataset.name == subject.dataset else f"-{dataset.name}"
+        out = subject.run.folder / f"evaluation{elsewhere}"
+    if out:
+        result.write(Path(out), arrays)
+        reporter.info(f"written to {out}: metrics.json, per_image.csv and figures")
+    if record:
+        row = {
+            **subject.row,
+            **_keep_beside(Path(record).parent, subject, dataset.name, protocol, part, result),
+            **result.to_dict(),
+            **({"quality_photos": result.quality.to_list()} if result.quality else {}),
+            **environment(),
+        }
+        append_result(Path(record), row)
+        reporter.info(f"row added to {record}")
+    return result
+
+
+def _keep_beside(
+    folder: Path, subject: Subject, dataset: str, protocol: str, part: str, result: Evaluation
+) -> dict[str, str]:
+    """Write what does not fit into a row of results; return the files, relative to `folder`."""
+    weights = str(subject.row["weights_sha256"])[:16]
+    views = "-tta" if subject.row.get("tta") else ""
+    files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{part}{views}.csv"}
+    write_counts(folder / files["per_image"], result.ids, result.counts)
+    if subject.run:
+        files["history"] = f"history/{subject.row['recipe_hash']}-{dataset}.csv"
+        with atomic_write(folder / files["history"]) as path:
+            shutil.copyfile(subject.run.folder / HISTORY, path)
+    return files

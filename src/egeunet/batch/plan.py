@@ -1,0 +1,199 @@
+"""The plan of an archive: which photos make which shard, written down before the work starts.
+
+A plan is a file of JSON lines. The first says what the work is (weights, options), each further one
+is a shard: `{"photos": [path, …]}`, `{"tar": path}`, or `{"parquet": path, "groups": [first, stop],
+"row": of the first}`. Nothing holds the whole of it in memory, but for what glob patterns find.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from egeunet.batch.storage import Folder, absolute, find_filesystem, list_folder
+from egeunet.batch.tables import cut_table
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.inference.decode import FORMAT_NAMES
+from egeunet.inference.paths import is_photo
+
+PLAN = "plan.jsonl"
+PARTS = "parts"
+TARS = (".tar", ".tar.gz", ".tgz")
+TABLES = (".parquet", ".pq")
+
+Shard = dict[str, Any]
+
+
+def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard]:
+    """Cut an archive into shards, always the same ones for the same archive.
+
+    Args:
+        inputs: Folders, glob patterns, photos, tars and Parquet files; paths or URIs.
+        size: Photos of a shard. A row group of a Parquet file and a tar are never cut.
+        output: Where the work goes to: what a glob pattern finds there is left out.
+
+    Raises:
+        UsageError: An input does not exist.
+        EgeunetError: An input cannot be read.
+    """
+    found: set[str] = set()
+    overlap = any(map(glob.has_magic, inputs))  # those of other inputs are told from their names
+    for one in inputs:
+        photos: list[str] = []
+        paths = _expand(one)
+        for path in _new(paths, found, absolute(output)) if overlap else paths:
+            if path.lower().endswith(TARS):
+                yield {"tar": path}
+            elif path.lower().endswith(TABLES):
+                yield from cut_table(path, size)
+            else:
+                photos.append(path)
+                if len(photos) == size:
+                    yield {"photos": photos}
+                    photos = []
+        if photos:
+            yield {"photos": photos}
+
+
+def open_plan(output: Folder, header: Shard, shards: Iterable[Shard]) -> array[int]:
+    """Write the plan, or hold the one that is there to what is wanted now.
+
+    Args:
+        output: Where the work goes to.
+        header: What the work is.
+        shards: What `plan_shards` gives.
+
+    Returns:
+        Where each shard's line begins in the file, and where the last one ends.
+
+    Raises:
+        UsageError: There is no photo, or the folder was begun with something else.
+    """
+    lines = (_line(one) for one in chain([header], shards))
+    try:
+        file = output.open(PLAN)
+    except FileNotFoundError:
+        return _write(output, lines)
+    with file:
+        first = file.readline()
+        _compare_headers(output, header, first)
+        next(lines)
+        offsets = array("q", [len(first)])
+        for kept, fresh in zip_longest(file, lines):
+            if kept != fresh:
+                raise UsageError(
+                    f"The photos are not those that {output.uri} was begun with "
+                    f"(shard {len(offsets) - 1} differs): choose another output."
+                )
+            offsets.append(offsets[-1] + len(kept))
+    return offsets
+
+
+def read_shard_line(output: Folder, start: int, stop: int) -> Shard:
+    """Return the shard that a line of the plan stands for."""
+    return json.loads(output.read(PLAN, start, stop))
+
+
+def check_places(inputs: Sequence[str], output: str) -> None:
+    """Refuse inputs that hold the output or one another.
+
+    Raises:
+        UsageError: They do; some photo would be segmented twice.
+    """
+    names = {absolute(one): one for one in inputs}
+    if len(names) < len(inputs):
+        raise UsageError("An input is named twice: name each once.")
+    for path, name in {**names, absolute(output): output}.items():
+        above = path
+        while (shorter := above.rpartition("/")[0]) != above:
+            above = shorter
+            if above in names:
+                raise UsageError(f"{name} lies in {names[above]}: name a folder outside of it.")
+    if absolute(output) in names:
+        raise UsageError(f"{output} is an input: name another folder to write to.")
+
+
+def _line(value: Shard) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _write(output: Folder, lines: Iterator[bytes]) -> array[int]:
+    if output.names(PARTS):
+        raise UsageError(f"{output.uri} holds parts and no {PLAN}: choose another output.")
+    begin = list(islice(lines, 2))
+    if len(begin) < 2:  # found out before a folder is made
+        raise UsageError(f"No photo was found ({FORMAT_NAMES}; tar or Parquet of them).")
+    ends = array("q", [0])
+    with output.writing(PLAN) as path, path.open("wb") as file:
+        for line in chain(begin, lines):
+            file.write(line)
+            ends.append(ends[-1] + len(line))
+    return ends[1:]
+
+
+def _compare_headers(output: Folder, wanted: Shard, line: bytes) -> None:
+    try:
+        kept = dict(json.loads(line))
+    except ValueError as error:
+        raise UsageError(f"{output.uri}/{PLAN} is damaged: choose another output.") from error
+    other = [key for key in wanted if kept.get(key) != wanted[key]]
+    if other:
+        raise UsageError(
+            f"{output.uri} was begun with other settings ({', '.join(other).replace('_', ' ')}): "
+            "choose another output, or give the same again."
+        )
+
+
+def _new(paths: Iterable[str], found: set[str], output: str) -> Iterator[str]:
+    """Leave out what an earlier input gave, and what lies in the output."""
+    for path in paths:
+        place = absolute(path)
+        if place not in found and not place.startswith(f"{output}/"):
+            found.add(place)
+            yield path
+
+
+def _expand(one: str) -> Iterator[str]:
+    """Yield the photos, tars and tables behind one input, in a fixed order."""
+    filesystem, path = find_filesystem(one)
+    try:
+        yield from _find(filesystem, path, one)
+    except EgeunetError:
+        raise
+    except Exception as error:  # as in `StoreError`
+        raise EgeunetError(f"{one} cannot be read: {error}") from error
+
+
+def _find(filesystem: AbstractFileSystem, path: str, name: str) -> Iterator[str]:
+    if filesystem.isfile(path):
+        yield name
+    elif filesystem.isdir(path):
+        yield from _walk(filesystem, path, name.rstrip("/"))
+    elif not glob.has_magic(name):
+        raise UsageError(f"There is no file or folder {name}.")
+    elif isinstance(filesystem, LocalFileSystem) and "://" not in name:
+        found = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207
+        yield from (one for one in found if _counts(Path(one).name) and Path(one).is_file())
+    else:
+        found = sorted(filesystem.glob(path))
+        yield from (filesystem.unstrip_protocol(one) for one in found if _counts(Path(one).name))
+
+
+def _walk(filesystem: AbstractFileSystem, folder: str, name: str) -> Iterator[str]:
+    for entry, is_folder in list_folder(filesystem, folder):
+        if is_folder:
+            yield from _walk(filesystem, f"{folder}/{entry}", f"{name}/{entry}")
+        elif _counts(entry):
+            yield f"{name}/{entry}"
+
+
+def _counts(name: str) -> bool:
+    return is_photo(name) or (not name.startswith(".") and name.lower().endswith(TARS + TABLES))

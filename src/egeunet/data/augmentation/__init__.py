@@ -1,0 +1,1 @@
+"""Batched augmentation of training samples."""

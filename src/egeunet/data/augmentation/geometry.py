@@ -1,0 +1,164 @@
+"""What a batch goes through before the network: scaled, and for training moved, in one pass.
+
+The paper's three operations (horizontal flip, vertical flip, rotation, each with probability 0.5),
+and zoom, shear and translation beside them, are one affine map of the image plane per sample,
+applied in a single look-up of the nearest pixel, which is also how the published code rotates.
+Image and mask move together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from egeunet.data.augmentation.color import Colours, make_colours
+from egeunet.native import call, load
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_HALF = 1 << 15
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training sample; see also `egeunet.data.augmentation.color`.
+
+    Attributes:
+        horizontal_flip: Probability of mirroring left and right.
+        vertical_flip: Probability of mirroring top and bottom.
+        rotation: Probability of a rotation by an angle from 0 to 360 degrees.
+        angle: None draws the angle per sample; degrees rotate all samples by the same one, as the
+            published code does, which draws it once when the program starts.
+        scale: Least and greatest enlargement, drawn log-uniformly.
+        shear: Greatest angle of a horizontal shear to either side, in degrees below 90.
+        translation: Greatest shift to any side, as a share of the image's width and height.
+        hair: Probability of drawn hair over the image, 5 ms for each.
+        gain: Each colour channel is multiplied by a factor drawn from 1 ± this.
+        gamma: Brightness in 0…1 is raised to a power drawn from 1 ± this.
+        saturation: Distances from grey are multiplied by a factor drawn from 1 ± this.
+        light: Largest share of light that one side lacks; see `egeunet.data.augmentation.camera`.
+        camera: Probability of blur, grain or compression.
+    """
+
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.5
+    rotation: float = 0.5
+    angle: float | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    translation: float = 0.0
+    hair: float = 0.0
+    gain: float = 0.0
+    gamma: float = 0.0
+    saturation: float = 0.0
+    light: float = 0.0
+    camera: float = 0.0
+
+    def draw(
+        self, aspects: NDArray[np.float32], generator: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Draw one map per sample from places in the new image to places in the old one.
+
+        The new image is the old one shifted, mirrored, enlarged and sheared, and then turned.
+
+        Args:
+            aspects: Width / height of each photo before it was resized to the square, (B,): zoom,
+                shear and rotation happen in the photo's own geometry.
+            generator: Where the numbers come from.
+
+        Returns:
+            (B, 2, 3), acting on (x, y, 1) with x and y from -1 to 1 and 0 in the image's centre.
+        """
+        count = len(aspects)
+        chance = generator.random((4, count))
+        angles = chance[3] * 360 if self.angle is None else np.full(count, self.angle)
+        angles = np.deg2rad(np.where(chance[2] < self.rotation, angles, 0))
+        flip_x = np.where(chance[0] < self.horizontal_flip, -1, 1)
+        flip_y = np.where(chance[1] < self.vertical_flip, -1, 1)
+        cos, sin = np.cos(angles), np.sin(angles)
+        scale = np.exp(generator.uniform(np.log(self.scale[0]), np.log(self.scale[1]), count))
+        shear = np.tan(np.deg2rad(generator.uniform(-self.shear, self.shear, count)))
+        shift = generator.uniform(-2 * self.translation, 2 * self.translation, (2, count))
+        rows = [
+            [flip_x * (cos + shear * sin) / scale, flip_x * (shear * cos - sin) / aspects / scale],
+            [flip_y * sin * aspects / scale, flip_y * cos / scale],
+        ]
+        linear = np.array(rows).transpose(2, 0, 1)
+        return np.concatenate((linear, shift.T[:, :, None]), axis=2).astype(np.float32)
+
+    def draw_colours(self, count: int, generator: np.random.Generator) -> Colours | None:
+        """Draw new colours for so many samples; None where colours stay."""
+        if not (self.gain or self.gamma or self.saturation):
+            return None
+
+        def around_1(spread: float, *shape: int) -> NDArray[np.float64]:
+            return generator.uniform(1 - spread, 1 + spread, shape)
+
+        gain, gamma = around_1(self.gain, count, 3), around_1(self.gamma, count)
+        return make_colours(gain, gamma, around_1(self.saturation, count))
+
+
+def transform(
+    images: Tensor, masks: Tensor, maps: NDArray[np.float32] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scale each image min–max to 0…255 and move each sample by its affine map.
+
+    Places are whole numbers in 1/65536 of a pixel, so that the C code and the formulas below, on
+    any device, give the same bits.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        masks: uint8 (B, H, W).
+        maps: float32 (B, 2, 3), see `Augmentation.draw`; nearest pixel, exact for flips. None
+            moves nothing.
+
+    Returns:
+        Images float32 (B, 3, H, W), channels last in memory, scaled by the extremes of the unmoved
+        image as `egeunet.inference.preprocess.scale` does; masks uint8 (B, H, W). What comes from
+        outside is 0 in both.
+    """
+    count, height, width = masks.shape
+    if maps is None:
+        maps = np.broadcast_to(np.eye(2, 3, dtype=np.float32), (count, 2, 3))
+    per_pixel = np.array([[1, width / height, width], [height / width, 1, height]])
+    fixed = torch.from_numpy(np.rint(maps * per_pixel * _HALF).astype(np.int32, order="C"))
+    library = load(_SOURCE) if masks.device.type == "cpu" else None
+    if library is None:
+        return _transform(images, masks, fixed.to(masks.device))
+    images, masks = images.contiguous(), masks.contiguous()
+    moved = torch.empty(count, height, width, 3)
+    moved_masks = torch.empty_like(masks)
+    call(library, "batch", images, masks, fixed, moved, moved_masks, count, height, width)
+    return moved.permute(0, 3, 1, 2), moved_masks
+
+
+def _transform(images: Tensor, masks: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    """The formulas of `geometry.c`."""
+    count, height, width = masks.shape
+    y = torch.arange(height, device=masks.device, dtype=torch.int32)[:, None] * 2 + 1 - height
+    x = torch.arange(width, device=masks.device, dtype=torch.int32) * 2 + 1 - width
+    m = fixed[:, :, :, None, None]
+    column = (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2] + width * _HALF) >> 16  # (B, H, W)
+    row = (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2] + height * _HALF) >> 16
+    outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
+    place = (row * width + column).masked_fill_(outside, 0).long().flatten(1)
+
+    # The four bytes of a pixel (red, green, blue, class) move as one 32-bit number.
+    pixels = torch.cat((images, masks.unsqueeze(-1)), dim=-1).view(torch.int32).flatten(1)
+    moved = pixels.gather(1, place).view(torch.uint8).view(count, height, width, 4)
+    low, factor = extremes(images)
+    scaled = ((moved[..., :3].float() - low) * factor).masked_fill_(outside.unsqueeze(-1), 0)
+    return scaled.permute(0, 3, 1, 2), moved[..., 3].masked_fill(outside, 0)
+
+
+def extremes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what scales uint8 (B, H, W, 3) min–max to 0…255: subtract the first, then multiply."""
+    pixels = images.flatten(1)
+    low, high = pixels.amin(1).float(), pixels.amax(1).float()
+    # A quotient of tensors: `255 / tensor` is a product with the rounded reciprocal.
+    factor = torch.full_like(low, 255) / (high - low).clamp(min=1)
+    return low[:, None, None, None], factor[:, None, None, None]

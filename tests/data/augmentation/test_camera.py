@@ -1,0 +1,78 @@
+"""Light and camera: what they do to a photo, and to the samples of a training."""
+
+import numpy as np
+import pytest
+import torch
+
+from egeunet.data.augmentation.camera import blur, compress, disturb, grain, side_light
+from egeunet.data.augmentation.geometry import Augmentation
+from egeunet.data.cache import Arrays
+from egeunet.data.loader import Loader
+from egeunet.data.synthetic.dermoscopy import draw
+
+STILL = {"horizontal_flip": 0, "vertical_flip": 0, "rotation": 0}
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return draw(3, (64, 48))[0]
+
+
+def test_one_side_lacks_its_share_of_light_and_the_other_none():
+    white = np.full((64, 48, 3), 250, np.uint8)
+    for seed in range(5):
+        lit = side_light(np.random.default_rng(seed), white, 0.4)
+        assert lit.max() == 250
+        assert lit.min() == pytest.approx(250 * 0.6, abs=1)
+        assert np.ptp(lit.astype(int), axis=2).max() == 0  # no colour comes in
+
+
+def test_blur_keeps_the_mean_and_takes_detail(photo):
+    blurred = blur(photo, 3)
+    assert blurred.mean() == pytest.approx(photo.mean(), abs=2)
+    assert np.abs(np.diff(blurred.astype(int), axis=0)).mean() < 0.5 * (
+        np.abs(np.diff(photo.astype(int), axis=0)).mean()
+    )
+
+
+def test_grain_has_the_deviation_that_is_asked_for():
+    grey = np.full((128, 128, 3), 128, np.uint8)
+    noisy = grain(np.random.default_rng(0), grey, 0.1).astype(float) / 255
+    assert noisy.std() == pytest.approx(0.1, rel=0.03)
+
+
+def test_a_lower_quality_costs_more(photo):
+    errors = [np.abs(compress(photo, q).astype(int) - photo).mean() for q in (90, 50, 10)]
+    assert errors == sorted(errors)
+    assert errors[0] < errors[2]
+
+
+def test_nothing_happens_that_is_not_asked_for(photo):
+    for seed in range(5):
+        same = disturb(np.random.default_rng(seed), photo, 0, 0)
+        np.testing.assert_array_equal(same, photo)
+
+
+def test_one_of_three_faults_with_the_probability_asked_for(photo):
+    found = [disturb(np.random.default_rng(seed), photo, 0, 0.5) for seed in range(60)]
+    changed = sum((one != photo).any() for one in found)
+    assert 18 <= changed <= 42  # 30 ± 3 deviations
+    assert all(one.shape == photo.shape and one.dtype == np.uint8 for one in found)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    images = np.stack([draw(seed, (32, 32))[0] for seed in range(8)])
+    masks = np.eye(32, dtype=np.uint8)[None].repeat(8, 0)
+    return Arrays(tuple("abcdefgh"), images, masks, np.ones(8, np.float32))
+
+
+def test_the_loader_changes_images_and_not_masks(arrays):
+    plain, moved = (
+        next(iter(Loader(arrays, batch_size=8, augmentation=settings).epoch()))
+        for settings in (Augmentation(**STILL), Augmentation(**STILL, light=0.6, camera=0.5))
+    )
+    assert torch.equal(plain.masks, moved.masks)
+    assert all((one != other).any() for one, other in zip(plain.images, moved.images, strict=True))
+    assert moved.images.amin() == 0  # scaled by their own extremes, as at inference
+    assert moved.images.amax().item() == pytest.approx(255)

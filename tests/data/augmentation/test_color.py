@@ -1,0 +1,82 @@
+"""New colours against Pillow's and NumPy's, and the compiled code against the formulas."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from egeunet.data.augmentation import color
+from egeunet.data.augmentation.color import make_colours, recolour
+from egeunet.data.augmentation.geometry import Augmentation
+from egeunet.data.cache import Arrays
+from egeunet.data.loader import Loader
+
+
+def photos(count=3, height=12, width=9, seed=0):
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(generator.integers(0, 256, (count, height, width, 3), np.uint8))
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 2**32))
+def test_compiled_code_and_formulas_give_the_same_bits(height, width, seed):
+    images = photos(4, height, width, seed)
+    generator = np.random.default_rng(seed)
+    settings = Augmentation(gain=0.5, gamma=0.9, saturation=1)
+    colours = settings.draw_colours(4, generator)
+    compiled = recolour(images, colours)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(color, "load", lambda _: None)
+        assert torch.equal(recolour(images, colours), compiled)
+
+
+def test_saturation_is_pillows():
+    images = photos(1)
+    for factor in (0.0, 0.5, 1.0, 1.7):
+        moved = recolour(images, make_colours(np.ones((1, 3)), np.ones(1), np.full(1, factor)))
+        oracle = ImageEnhance.Color(Image.fromarray(images[0].numpy())).enhance(factor)
+        assert np.abs(moved[0].numpy().astype(int) - np.asarray(oracle, int)).max() <= 1
+
+
+def test_gain_and_gamma_are_the_formula():
+    images = photos(2)
+    gain, gamma = np.array([[0.8, 1.0, 1.2], [1, 1, 1]]), np.array([1.0, 1.3])
+    moved = recolour(images, make_colours(gain, gamma, np.ones(2))).numpy()
+    expected = 255 * (images[0].numpy() / 255) * gain[0] / 1.2
+    np.testing.assert_allclose(moved[0], expected, atol=0.51)
+    np.testing.assert_allclose(moved[1], 255 * (images[1].numpy() / 255) ** 1.3, atol=0.51)
+
+
+def test_colours_that_are_not_asked_for_stay():
+    assert Augmentation().draw_colours(4, np.random.default_rng(0)) is None
+    images = photos()
+    same = make_colours(np.ones((3, 3)), np.ones(3), np.ones(3))
+    assert torch.equal(recolour(images, same), images)
+
+
+def test_each_sample_gets_colours_of_its_own():
+    images = photos(1).expand(6, -1, -1, -1)
+    settings = Augmentation(gain=0.2, gamma=0.3, saturation=0.3)
+    moved = recolour(images, settings.draw_colours(6, np.random.default_rng(0)))
+    assert len({sample.numpy().tobytes() for sample in moved}) == 6
+
+
+def test_the_loader_recolours_images_and_not_masks():
+    """The network sees them scaled by their own extremes, as at inference."""
+    arrays = Arrays(
+        ids=tuple("abcdefgh"),
+        images=photos(8, 16, 16).numpy(),
+        masks=np.eye(16, dtype=np.uint8)[None].repeat(8, 0),
+        aspects=np.ones(8, np.float32),
+    )
+    still = {"horizontal_flip": 0, "vertical_flip": 0, "rotation": 0}
+    plain, moved = (
+        next(iter(Loader(arrays, batch_size=8, augmentation=settings).epoch()))
+        for settings in (Augmentation(**still), Augmentation(**still, gain=0.4, saturation=0.4))
+    )
+    assert torch.equal(plain.masks, moved.masks)
+    assert not torch.equal(plain.images, moved.images)
+    for image in moved.images:
+        assert image.min() == 0
+        assert image.max().item() == pytest.approx(255)

@@ -1,0 +1,190 @@
+"""Augmentation moves image and mask alike, by the geometry it claims."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from egeunet import native
+from egeunet.compat import mend_torchvision
+from egeunet.data.augmentation import geometry
+from egeunet.data.augmentation.geometry import Augmentation, transform
+from egeunet.data.loader import scale_batch
+
+NEVER = Augmentation(0, 0, 0)
+SQUARE = np.ones(1, np.float32)
+
+
+def draw(settings, aspects=SQUARE, seed=0):
+    return settings.draw(aspects, np.random.default_rng(seed))
+
+
+def batch(height=12, width=12, count=1, seed=0):
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 256, (count, height, width, 3), np.uint8)
+    masks = generator.integers(0, 2, (count, height, width), np.uint8)
+    return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    seed=st.integers(0, 2**32),
+    on=st.booleans(),
+)
+def test_compiled_code_and_formulas_give_the_same_bits(height, width, seed, on):
+    """Also where photos were anything from four times as high to four times as wide."""
+    images, masks = batch(height, width, count=5, seed=seed)
+    aspects = np.exp2(np.random.default_rng(seed).uniform(-2, 2, 5)).astype(np.float32)
+    more = {"scale": (0.5, 2.0), "shear": 30, "translation": 0.3} if on else {}
+    maps = draw(Augmentation(rotation=float(on), **more), aspects, seed)
+    given_ = transform(images, masks, maps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geometry, "load", lambda _: None)
+        expected = transform(images, masks, maps)
+    for one, other in zip(given_, expected, strict=True):
+        assert torch.equal(one, other)
+    for one, _ in (given_, expected):
+        assert one.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_compiled_code_runs_here():
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler here: the formulas run alone")
+    assert native.load(geometry._SOURCE) is not None
+
+
+@given(height=st.integers(1, 33), width=st.integers(1, 33))
+def test_nothing_drawn_only_scales(height, width):
+    images, masks = batch(height, width)
+    for maps in (None, draw(NEVER)):
+        moved, moved_masks = transform(images, masks, maps)
+        assert torch.equal(moved, scale_batch(images))
+        assert torch.equal(moved_masks, masks)
+
+
+@given(height=st.integers(1, 33), width=st.integers(1, 33))
+def test_flips_are_exact(height, width):
+    images, masks = batch(height, width)
+    moved, moved_masks = transform(images, masks, draw(Augmentation(1, 0, 0)))
+    assert torch.equal(moved, scale_batch(images).flip(3))
+    assert torch.equal(moved_masks, masks.flip(2))
+    moved, moved_masks = transform(images, masks, draw(Augmentation(0, 1, 0)))
+    assert torch.equal(moved, scale_batch(images).flip(2))
+    assert torch.equal(moved_masks, masks.flip(1))
+
+
+def test_a_quarter_turn_is_exact():
+    images, masks = batch()
+    moved, moved_masks = transform(images, masks, draw(Augmentation(0, 0, 1, angle=90)))
+    whole = scale_batch(images)
+    assert any(torch.equal(moved, torch.rot90(whole, k, (2, 3))) for k in (1, -1))
+    assert moved_masks.sum() == masks.sum()
+
+
+def test_a_rotation_is_pillows():
+    images, masks = batch(64, 64)
+    images = torch.nn.functional.avg_pool2d(images.float().permute(0, 3, 1, 2), 9, 1, 4)
+    images = images.permute(0, 2, 3, 1).byte()
+    moved, _ = transform(images, masks, draw(Augmentation(0, 0, 1, angle=30)))
+    moved, whole = moved[0].permute(1, 2, 0).numpy(), scale_batch(images)[0].permute(1, 2, 0)
+    distances = []
+    for angle in (30, -30):
+        turned = np.asarray(Image.fromarray(whole.byte().numpy()).rotate(angle))
+        middle = np.s_[16:48, 16:48]
+        distances.append(np.abs(turned[middle] - moved[middle]).mean())
+    assert min(distances) < 3
+
+
+def test_the_rotation_happens_in_the_photos_geometry():
+    """A disc in a photo twice as wide as high is an ellipse in the square, and stays that one."""
+    y, x = np.mgrid[-1:1:129j, -1:1:129j]
+    disc = (((x * 2) ** 2 + y**2) < 0.5**2).astype(np.uint8)
+    masks = torch.from_numpy(disc).unsqueeze(0)
+    images = masks.unsqueeze(-1).expand(-1, -1, -1, 3) * 255
+    for angle in (20, 45, 90):
+        maps = draw(Augmentation(0, 0, 1, angle=angle), np.full(1, 2, np.float32))
+        _, moved = transform(images, masks, maps)
+        overlap = (moved & masks).sum() / (moved | masks).sum()
+        assert overlap > 0.95
+
+
+@pytest.mark.parametrize("aspect", [1.0, 1.5])
+def test_zoom_shear_and_shift_are_torchvisions(aspect):
+    """In the photo's geometry: a wide photo is stretched, moved by torchvision, and squeezed."""
+    mend_torchvision()
+    from torchvision.transforms.v2 import functional
+
+    side = 120
+    disc = torch.zeros(1, side, side, dtype=torch.uint8)
+    disc[0, 30:80, 40:100] = 1
+    images = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    for seed in range(6):
+        settings = Augmentation(0, 0, 1, angle=25, scale=(0.7, 1.4), shear=20, translation=0.1)
+        maps = draw(settings, np.full(1, aspect, np.float32), seed)
+        _, moved = transform(images, disc, maps)
+        # What was drawn, read from the map: [[1, k], [0, 1]] / scale · rotation.
+        (a, b, right), (c, d, down) = maps[0].astype(float)
+        c, b = c / aspect, b * aspect
+        scale = 1 / np.hypot(c, d)
+        assert 0.7 <= scale <= 1.4
+        shear = np.rad2deg(np.arctan((a * c + b * d) * scale**2))
+        assert abs(shear) <= 20
+        assert max(abs(right), abs(down)) <= 0.2
+        width = round(side * aspect)
+        wide = functional.resize(disc, [side, width], functional.InterpolationMode.NEAREST)
+        shift = [-right * width / 2, -down * side / 2]
+        wide = functional.affine(wide, 0, shift, 1, [0, 0])
+        wide = functional.affine(wide, -25, [0, 0], scale, [shear, 0])
+        expected = functional.resize(wide, [side, side], functional.InterpolationMode.NEAREST)
+        overlap = (moved & expected).sum() / (moved | expected).sum()
+        assert overlap > 0.95
+
+
+def test_what_is_not_asked_for_draws_what_it_always_drew():
+    """The numbers of the paper's operations do not depend on those that came later."""
+    plain, more = draw(Augmentation()), draw(Augmentation(translation=0.1))
+    np.testing.assert_array_equal(plain[:, :, :2], more[:, :, :2])
+    assert (plain[:, :, 2] == 0).all()
+    assert (more[:, :, 2] != 0).all()
+
+
+def test_what_comes_from_outside_is_0_and_does_not_change_the_scale():
+    images, masks = batch(16, 16)
+    images = images.clamp(40, 200)
+    images[0, 8, 8, 1], images[0, 0, 0] = 37, 255  # the brightest pixel is turned out of sight
+    masks = torch.ones_like(masks)
+    moved, moved_masks = transform(images, masks, draw(Augmentation(0, 0, 1, angle=45)))
+    assert (moved[0, :, 0, 0] == 0).all()
+    assert moved_masks[0, 0, 0] == 0
+    values = scale_batch(images).unique()
+    assert torch.isin(moved[0, :, moved_masks[0].bool()], values).all()
+    assert moved.max() < 255
+
+
+def test_image_and_mask_move_together():
+    images, masks = batch(32, 32, count=16)
+    images = masks.unsqueeze(-1).expand(-1, -1, -1, 3) * 200
+    maps = draw(Augmentation(), np.full(16, 4 / 3, np.float32))
+    moved, moved_masks = transform(images, masks, maps)
+    assert torch.equal(moved[:, 0], moved_masks * 255.0)
+
+
+def test_each_operation_is_drawn_as_often_as_asked():
+    count = 20_000
+    maps = draw(Augmentation(), np.ones(count, np.float32))
+    maps = torch.from_numpy(maps)
+    assert abs((torch.linalg.det(maps[:, :, :2]) < 0).float().mean() - 0.5) < 0.02
+    turned = (maps[:, 0, 1].abs() > 1e-6).float().mean()
+    assert abs(turned - 0.5) < 0.02
+    angles = torch.atan2(maps[:, 1, 0], maps[:, 1, 1])
+    assert angles[maps[:, 0, 1].abs() > 1e-6].unique().numel() > 5000
+
+
+def test_the_published_quirk_is_one_angle_for_all():
+    maps = draw(Augmentation(0, 0, 0.5, angle=33.0), np.ones(100, np.float32))
+    assert len(np.unique(maps.reshape(-1, 6), axis=0)) == 2
