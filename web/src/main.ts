@@ -10,7 +10,8 @@ import { text } from "./text";
 /** One of the list. Only the photo on show is held decoded: phones are short of memory. */
 interface Item {
   file: File;
-  points: Point[]; // both ends of the known length, or none
+  length: string; // the known length in mm, as typed
+  points: Point[]; // both ends of the known length; none: the photo's width
 }
 
 interface Shown {
@@ -37,10 +38,10 @@ let queue = Promise.resolve();
 const ruler = new Ruler({
   stage: get("stage"),
   button: get<HTMLButtonElement>("mark"),
+  guide: get("guide"),
   size: () => current!.photo,
-  say,
   draw: update,
-  done: (ends) => (current!.item.points = ends),
+  done: mark,
 });
 
 threshold.value = String(Math.round(100 * facts.threshold));
@@ -79,7 +80,16 @@ function look(wanted: Item[]): void {
 }
 
 function take(files: Iterable<File> | null | undefined): void {
-  look(Array.from(files ?? [], (file) => ({ file, points: [] })));
+  look(Array.from(files ?? [], (file) => ({ file, length: "", points: [] })));
+}
+
+/** Keep both ends of the known length, and ask for it if it is not known yet. */
+function mark(points: Point[]): void {
+  current!.item.points = points;
+  update();
+  const next = points.length && !length.value ? length : get("mark");
+  get("guide").textContent = next === length ? text.markNoLength : "";
+  next.focus({ preventScroll: next !== length });
 }
 
 function explain(error: unknown, name: string): string {
@@ -97,6 +107,8 @@ function explain(error: unknown, name: string): string {
 function showCurrent(): void {
   const { item, photo, answer } = current!;
   ruler.stop();
+  get("guide").textContent = "";
+  length.value = item.length;
   get("list").hidden = items.length < 2;
   get("list").replaceChildren(
     ...items.map((one) => {
@@ -138,12 +150,17 @@ function update(): void {
     get(`${slider.id}-value`).textContent = `${slider.value} %`;
   }
   if (!current) return;
-  const { map } = current;
+  const { map, item } = current;
   const overlay = drawOverlay(map, limit(), tint(), shrink(map));
   show("overlay", overlay, overlay.width, overlay.height);
   drawPoints();
   get("overlay").style.clipPath = `inset(0 ${100 - Number(compare.value)}% 0 0)`;
   get("area").textContent = describeArea(current);
+  get("unmark").hidden = !item.points.length;
+  const wrong = !length.validity.valid || (length.value && !(Number(length.value) > 0));
+  length.setAttribute("aria-invalid", String(Boolean(wrong)));
+  get("length-help").textContent =
+    wrong ? text.lengthWrong : item.points.length ? text.lengthOfPoints : text.lengthOfWidth;
 }
 
 function describeArea(shown: Shown): string {
@@ -155,11 +172,10 @@ function describeArea(shown: Shown): string {
 }
 
 /** The numbers of a result, named as those of the Python package. */
-function tell({ item: { file, points }, photo, map, answer }: Shown) {
+function tell({ item: { file, length, points }, photo, map, answer }: Shown) {
   const { pixels, box } = measure(map, limit());
-  const millimetres = Number(length.value);
   const [from, to] = points.length === 2 ? points : [[0, 0], [photo.width, 0]];
-  const perPixel = millimetres / Math.hypot(to[0] - from[0], to[1] - from[1]);
+  const perPixel = Number(length) / Math.hypot(to[0] - from[0], to[1] - from[1]);
   return {
     source: file.name,
     width: photo.width,
@@ -179,7 +195,9 @@ function tell({ item: { file, points }, photo, map, answer }: Shown) {
 /** The known length: both ends, as far as they are marked, and the cross that keys move. */
 function drawPoints(): void {
   const { ends, cross } = ruler.marks ?? { ends: current!.item.points, cross: undefined };
-  const canvas = get<HTMLCanvasElement>("overlay");
+  const { width, height } = get<HTMLCanvasElement>("photo");
+  const canvas = get<HTMLCanvasElement>("scale"); // not the overlay, which is clipped
+  Object.assign(canvas, { width, height }); // which clears it
   const context = canvas.getContext("2d")!;
   const scale = canvas.width / current!.photo.width;
   const pen = Math.max(2, canvas.width / 250);
@@ -245,7 +263,13 @@ function listen(): void {
     document.body.classList.remove("dropping");
     take(event.dataTransfer?.files);
   };
-  for (const input of [threshold, opacity, compare, length]) input.oninput = update;
+  for (const slider of [threshold, opacity, compare]) slider.oninput = update;
+  length.oninput = () => {
+    current!.item.length = length.value;
+    if (length.value) get("guide").textContent = "";
+    update();
+  };
+  get("unmark").onclick = () => mark([]);
 
   get("engines").hidden = !("gpu" in navigator);
   engine.onchange = () => look([current!.item]);

@@ -11,8 +11,8 @@ export interface Marks {
 interface Settings {
   stage: HTMLElement;
   button: HTMLButtonElement;
+  guide: HTMLElement;
   size: () => { width: number; height: number };
-  say: (words: string) => void;
   draw: () => void;
   done: (ends: Point[]) => void;
 }
@@ -46,6 +46,7 @@ export class Ruler {
   stop(): void {
     if (!this.marks) return;
     this.marks = undefined;
+    this.on.guide.textContent = "";
     this.on.stage.setAttribute("role", "img");
     this.on.button.setAttribute("aria-pressed", "false");
     this.on.stage.classList.remove("marking");
@@ -60,19 +61,24 @@ export class Ruler {
     this.on.stage.setAttribute("role", "application"); // screen readers leave it the arrow keys
     this.on.stage.tabIndex = 0;
     this.on.stage.focus();
-    this.on.say(text.markFirst);
+    this.on.guide.textContent = text.markFirst;
     this.on.draw();
   }
 
   private set(end: Point): void {
     if (!this.marks) return;
-    this.marks.ends.push(end);
-    this.on.say(text.markSecond);
-    if (this.marks.ends.length < 2) return this.on.draw();
-    this.on.say(text.ready);
-    this.on.done(this.marks.ends);
-    this.on.button.focus({ preventScroll: true });
+    const [first] = this.marks.ends;
+    if (!first) {
+      this.marks.ends.push(end);
+      this.on.guide.textContent = text.markSecond;
+      return this.on.draw();
+    }
+    if (first[0] === end[0] && first[1] === end[1]) {
+      this.on.guide.textContent = text.markSame;
+      return;
+    }
     this.stop();
+    this.on.done([first, end]);
   }
 
   private press(event: KeyboardEvent): void {
@@ -88,7 +94,6 @@ export class Ruler {
     } else if (event.key === "Enter") {
       this.set([...cross]);
     } else if (event.key === "Escape") {
-      this.on.say(text.ready);
       this.on.button.focus();
       this.stop();
     } else {

@@ -130,7 +130,7 @@ def test_the_overlay_is_the_photo_with_the_mask_on_it(photo, upload, saved) -> N
 
 def test_square_millimetres_of_a_width_and_of_a_marked_length(page, photo, upload, numbers) -> None:
     upload(photo)
-    page.get_by_label("A known length, in mm").fill("40")  # 400 pixels
+    page.get_by_label("Known length in mm").fill("40")  # 400 pixels
     told = numbers()
     assert told["area_mm2"] == pytest.approx(told["area_pixels"] / 100)
     assert "mm²" in page.locator("#area").inner_text()
@@ -144,7 +144,7 @@ def test_square_millimetres_of_a_width_and_of_a_marked_length(page, photo, uploa
 
 def test_a_length_is_marked_by_keys_too(page: Page, photo, upload, numbers) -> None:
     upload(photo)
-    page.get_by_label("A known length, in mm").fill("10")
+    page.get_by_label("Known length in mm").fill("10")
     page.get_by_role("button", name="Mark two points").press("Enter")
     for key in (*["ArrowLeft"] * 5, "Enter", *["ArrowRight"] * 10, "Shift+ArrowRight", "Enter"):
         page.keyboard.press(key)
@@ -155,6 +155,92 @@ def test_a_length_is_marked_by_keys_too(page: Page, photo, upload, numbers) -> N
     page.keyboard.press("Escape")
     assert page.locator("#mark").get_attribute("aria-pressed") == "false"
     assert numbers() == told
+
+
+def mark(page: Page, *shares: float) -> None:
+    """Mark points at shares of the photo's width."""
+    page.get_by_role("button", name="Mark two points").click()
+    box = page.locator("#stage").bounding_box()
+    for share in shares:
+        page.locator("#stage").click(position={"x": box["width"] * share, "y": box["height"] / 2})
+
+
+def show(page: Page, name: str) -> None:
+    page.locator("#list").get_by_role("button", name=name).click()
+    page.get_by_text(f"Outlined {name}.").wait_for()
+
+
+def test_each_photo_has_its_own_known_length(page: Page, tmp_path, numbers) -> None:
+    paths = [write(tmp_path / f"{seed}.png", seed, (300, 400)) for seed in (1, 2)]
+    page.set_input_files("#file", paths)
+    page.get_by_text("Outlined 2.png.").wait_for()
+    length = page.get_by_label("Known length in mm")
+    length.fill("40")  # 400 pixels
+    first = numbers()
+    assert first["area_mm2"] == pytest.approx(first["area_pixels"] / 100)
+    show(page, "1.png")
+    assert length.input_value() == ""
+    assert numbers()["area_mm2"] is None
+    assert "mm²" not in page.locator("#area").inner_text()
+    length.fill("80")
+    mark(page, 0.25, 0.75)  # 200 pixels
+    told = numbers()
+    assert told["area_mm2"] == pytest.approx(told["area_pixels"] * 0.4**2, rel=0.02)
+    show(page, "2.png")
+    assert length.input_value() == "40"
+    assert numbers() == first
+    show(page, "1.png")
+    assert numbers() == told
+
+
+def test_points_without_a_length_ask_for_it(page: Page, photo, upload, numbers) -> None:
+    upload(photo)
+    mark(page, 0.25, 0.75)
+    guide = page.locator("#guide")
+    assert "Enter the distance between the two points" in guide.inner_text()
+    assert page.evaluate("document.activeElement.id") == "length"
+    assert numbers()["area_mm2"] is None
+    page.get_by_label("Known length in mm").fill("20")  # 200 pixels
+    assert guide.is_hidden()
+    told = numbers()
+    assert told["area_mm2"] == pytest.approx(told["area_pixels"] / 100, rel=0.02)
+    page.get_by_role("button", name="Remove points").click()  # from now on of the whole width
+    assert numbers()["area_mm2"] == pytest.approx(told["area_pixels"] / 400)
+
+
+def test_the_same_point_twice_and_no_length_are_refused(page: Page, photo, upload, numbers) -> None:
+    upload(photo)
+    length = page.get_by_label("Known length in mm")
+    length.fill("-5")
+    assert page.get_by_text("Enter a number greater than 0.").is_visible()
+    assert numbers()["area_mm2"] is None
+    length.fill("20")
+    mark(page, 0.5, 0.5)
+    assert "Both points are the same" in page.locator("#guide").inner_text()
+    box = page.locator("#stage").bounding_box()
+    page.locator("#stage").click(position={"x": box["width"] - 2, "y": box["height"] / 2})
+    told = numbers()
+    assert told["area_mm2"] == pytest.approx(told["area_pixels"] / 100, rel=0.05)
+
+
+def test_the_marked_length_is_drawn_where_the_mask_is_not(page: Page, photo, upload) -> None:
+    upload(photo)
+    page.get_by_label("Known length in mm").fill("20")
+    move(page, "compare", 0)  # the bare photo
+    before = page.locator("#stage").screenshot()
+    mark(page, 0.6, 0.9)
+    assert page.locator("#stage").screenshot() != before
+
+
+def test_instructions_are_in_view_on_a_phone(page: Page, photo, upload) -> None:
+    page.set_viewport_size({"width": 360, "height": 640})
+    upload(photo)
+    page.get_by_role("button", name="Mark two points").click()
+    for words in ("Tap one end", "Now tap the other end"):
+        guide = page.get_by_text(words).bounding_box()
+        assert guide["y"] >= 0
+        assert guide["y"] + guide["height"] <= 640
+        page.locator("#stage").click(position={"x": 20, "y": 100})
 
 
 def test_several_photos_are_a_list(page: Page, tmp_path, numbers) -> None:
