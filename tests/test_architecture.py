@@ -11,7 +11,17 @@ import egeunet
 
 SOURCE = Path(egeunet.__file__).parent
 ANYBODY = {
-    *("errors", "reporting", "files", "environment", "compat", "native", "memory", "notice"),
+    *(
+        "errors",
+        "reporting",
+        "progress",
+        "files",
+        "environment",
+        "compat",
+        "native",
+        "memory",
+        "notice",
+    ),
     "egeunet",
 }
 MAY_IMPORT = {

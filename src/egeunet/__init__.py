@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from egeunet.inference.result import Result
     from egeunet.inference.segmenter import Segmenter
     from egeunet.models.registry import create_model, list_models
+    from egeunet.progress import set_progress
     from egeunet.training.run import load_model
 
 _HOME = {
@@ -26,6 +27,7 @@ _HOME = {
     "load_model": "egeunet.training.run",
     "evaluate": "egeunet.api",
     "export": "egeunet.api",
+    "set_progress": "egeunet.progress",
     "train": "egeunet.api",
 }
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "export",
     "list_models",
     "load_model",
+    "set_progress",
     "train",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from egeunet import progress
 from egeunet.files import escape_name
+from egeunet.progress import stderr_console
 from egeunet.reporting import Bar, Reporter
 
 
 def console_reporter() -> Reporter:
     """Return a reporter on stderr: bars with ETA on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True, highlight=False)
-    return _ConsoleReporter(console)
+    return _ConsoleReporter()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -58,48 +60,38 @@ def print_json(value: Any) -> None:
     sys.stdout.write(escape_name(text) + "\n")
 
 
+def configure_logging() -> None:
+    """Send the package's log messages to stderr: information as is, warnings with their level."""
+    logger = logging.getLogger("egeunet")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [_ConsoleHandler()]
+
+
+class _ConsoleHandler(logging.Handler):
+    """Print through the console of the progress bars, so that bars and lines do not overlap."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelname.lower()
+        prefix = f"[yellow]{level}:[/] " if record.levelno >= logging.WARNING else ""
+        stderr_console().print(prefix + escape(record.getMessage()), soft_wrap=True)
+
+
 class _ConsoleReporter(Reporter):
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    """The messages and bars of code that still takes a `Reporter`."""
 
     def info(self, message: str) -> None:
-        self.console.print(escape(message), soft_wrap=True)
+        logging.getLogger("egeunet").info(message)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+        logging.getLogger("egeunet").warning(message)
 
     @contextmanager
     def bar(self, description: str, total: int | None = None) -> Iterator[Bar]:
-        if not self.console.is_terminal:
-            yield Bar()
-            return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(description, total=total, note="")
-            yield _RichBar(progress, task)
+        with progress.bar(description, total) as advance:
+            yield _ProgressBar(advance)
 
 
-class _RichBar(Bar):
-    def __init__(self, progress: Any, task: Any) -> None:
-        self.progress = progress
-        self.task = task
-
-    def advance(self, steps: int = 1, **fields: float) -> None:
-        note = {"note": "  ".join(f"{k} {v:.4g}" for k, v in fields.items())} if fields else {}
-        self.progress.update(self.task, advance=steps, **note)
+class _ProgressBar(Bar):
+    def __init__(self, advance: progress.Advance) -> None:
+        self.advance = advance  # type: ignore[method-assign]

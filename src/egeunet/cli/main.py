@@ -11,7 +11,7 @@ from egeunet import __version__
 from egeunet.cli import data
 from egeunet.cli.batch import batch
 from egeunet.cli.benchmark import benchmark
-from egeunet.cli.console import prepare_streams
+from egeunet.cli.console import configure_logging, prepare_streams
 from egeunet.cli.demo import demo
 from egeunet.cli.evaluate import evaluate
 from egeunet.cli.export import export
@@ -71,6 +71,7 @@ def _options(
 def main() -> None:
     """Run the program: exit code 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
     prepare_streams()
+    configure_logging()
     try:
         with needs_extra("train"):  # commands that take another say so themselves
             app()
