@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from egeunet.errors import UsageError
+from egeunet.errors import EgeunetError, UsageError
 
 if sys.platform != "win32":
     import fcntl
@@ -103,7 +103,29 @@ def sha256_file(path: str | Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Return where caches lie: $EGEUNET_CACHE, else `egeunet` in the user's cache folder."""
+    """Return the cache folder: $EGEUNET_CACHE, else `egeunet` in the user's cache folder.
+
+    A user without a home folder, as in some containers, gets a private folder below the system's
+    temporary folder.
+
+    Raises:
+        EgeunetError: If that private folder belongs to another user.
+    """
     if own := os.environ.get("EGEUNET_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "egeunet"
+    if user_cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(user_cache) / "egeunet"
+    try:
+        return Path.home() / ".cache" / "egeunet"
+    except RuntimeError:
+        return _temporary_cache()
+
+
+def _temporary_cache() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"egeunet-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise EgeunetError(
+            f"{folder} belongs to another user. Set EGEUNET_CACHE to a folder of your own."
+        )
+    return folder
