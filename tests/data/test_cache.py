@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,6 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.synthetic.dermoscopy import draw, write_dataset
 from egeunet.errors import EgeunetError
-from egeunet.files import cache_folder
 from egeunet.inference.image_io import read_photo
 from egeunet.inference.preprocess import resize
 
@@ -46,6 +46,14 @@ def finish(process: subprocess.Popen) -> str:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out.strip()
+
+
+def flip_last_byte(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
 
 
 def fingerprint(arrays) -> str:
@@ -89,8 +97,14 @@ def test_the_content_decides_not_the_name(folder, tmp_path):
     np.testing.assert_array_equal(before.images[4], after.images[4])
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other shape", "no meta", "bad meta"])
-def test_a_damaged_cache_is_built_again(damage, folder, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("truncated", "empty", "other shape", "no meta", "bad meta", "deep meta"),
+        *("flipped pixel", "flipped mask", "other aspect"),
+    ],
+)
+def test_a_damaged_cache_is_built_again(damage, folder, tmp_path, caplog):
     samples = open_folder(folder).samples
     good = fingerprint(load_arrays(samples, (32, 32), cache_dir=tmp_path / "cache"))
     (built,) = (tmp_path / "cache").iterdir()
@@ -102,10 +116,22 @@ def test_a_damaged_cache_is_built_again(damage, folder, tmp_path):
         np.save(built / "masks.npy", np.zeros((2, 32, 32), np.uint8))
     elif damage == "no meta":
         (built / "meta.json").unlink()
+    elif damage == "deep meta":
+        (built / "meta.json").write_text("[" * 100_000)
+    elif damage == "flipped pixel":
+        flip_last_byte(built / "images.npy")
+    elif damage == "flipped mask":
+        flip_last_byte(built / "masks.npy")
+    elif damage == "other aspect":
+        meta = json.loads((built / "meta.json").read_text())
+        meta["aspects"][3] *= 1.5
+        (built / "meta.json").write_text(json.dumps(meta))
     else:
         (built / "meta.json").write_text("{")
     again = load_arrays(samples, (32, 32), cache_dir=tmp_path / "cache")
     assert fingerprint(again) == good
+    np.testing.assert_allclose(again.aspects, 32 / 24)
+    assert f"The cache {built} is damaged" in caplog.text
     assert list((tmp_path / "cache").iterdir()) == [built]
 
 
@@ -167,11 +193,3 @@ def test_what_cannot_be_loaded_is_named(folder, tmp_path, write_pair):
     (folder / "masks/b.png").write_bytes(b"no image")
     with pytest.raises(EgeunetError, match=r"b\.png is not an image"):
         load_arrays(open_folder(folder).samples, cache_dir=tmp_path)
-
-
-def test_where_caches_lie(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    monkeypatch.delenv("EGEUNET_CACHE", raising=False)
-    assert cache_folder() == tmp_path / "x/egeunet"
-    monkeypatch.setenv("EGEUNET_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"

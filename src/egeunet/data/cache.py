@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,10 +31,11 @@ from egeunet.reporting import Reporter
 
 __all__ = ["Arrays", "load_arrays"]
 
-FORMAT = 1  # changes whenever the same files would give other arrays
+FORMAT = 2  # changes whenever the same files would give other arrays
 _CHUNK = 64  # samples decoded at a time, so that memory does not grow with the dataset
 _STALE = 24 * 3600  # seconds after which a half-built cache is known to be abandoned
 _BUILDING = "building-"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def load_arrays(
     """Decode samples, or map what was decoded before from the same file contents.
 
     The cache is built aside and renamed when it is whole: two processes may build it at once, and
-    one that is killed leaves nothing that is ever read. A damaged one is built again.
+    one that is killed leaves nothing that is ever read. A cache whose checksums do not match its
+    arrays is built again, with a warning in the log.
 
     Args:
         samples: What to load; each needs a mask.
@@ -89,6 +93,8 @@ def load_arrays(
         for _ in range(3):
             if (arrays := _open(folder, ids, size)) is not None:
                 return arrays
+            if folder.exists():
+                _log.warning("The cache %s is damaged; decoding its files again.", folder)
             _remove_stale(root)
             _build(folder, samples, size, num_classes, reporter)
     except OSError as error:
@@ -122,12 +128,16 @@ def _content(path: Path) -> str:
 
 
 def _open(folder: Path, ids: tuple[str, ...], size: tuple[int, int]) -> Arrays | None:
-    """Map a cache; None if it is not there or damaged."""
+    """Map a cache; None if it is missing or does not match its checksums."""
     try:
-        aspects = np.array(json.loads((folder / "meta.json").read_text())["aspects"], np.float32)
+        meta = json.loads((folder / "meta.json").read_text())
+        aspects = np.array(meta["aspects"], np.float32)
         images = np.lib.format.open_memmap(folder / "images.npy", mode="r")
         masks = np.lib.format.open_memmap(folder / "masks.npy", mode="r")
-    except (OSError, ValueError, KeyError, TypeError):
+        checksums = [zlib.crc32(array) for array in (images, masks, aspects)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if checksums != meta.get("crc32"):
         return None
     shape = (len(ids), *size)
     if images.shape != (*shape, 3) or masks.shape != shape or aspects.shape != shape[:1]:
@@ -149,7 +159,7 @@ def _build(
     try:
         # Rows are written one after the other, not through a memory map: a full disk is then an
         # error to report and not a signal that ends the process.
-        aspects = []
+        aspects, crc_images, crc_masks = [], 0, 0
         with (
             (building / "images.npy").open("wb") as images,
             (building / "masks.npy").open("wb") as masks,
@@ -158,13 +168,16 @@ def _build(
             _write_header(masks, (len(samples), *size))
             rows = _decode(samples, size, num_classes)
             for image, mask, aspect in reporter.track(rows, "decoding", len(samples)):
-                images.write(image.tobytes())
-                masks.write(mask.tobytes())
+                images.write(pixels := image.tobytes())
+                crc_images = zlib.crc32(pixels, crc_images)
+                masks.write(classes := mask.tobytes())
+                crc_masks = zlib.crc32(classes, crc_masks)
                 aspects.append(aspect)
             for file in (images, masks):
                 file.flush()
                 os.fsync(file.fileno())
-        (building / "meta.json").write_text(json.dumps({"aspects": aspects}))
+        checksums = [crc_images, crc_masks, zlib.crc32(np.array(aspects, np.float32))]
+        (building / "meta.json").write_text(json.dumps({"aspects": aspects, "crc32": checksums}))
         ids = tuple(sample.id for sample in samples)
         try:
             building.rename(folder)
