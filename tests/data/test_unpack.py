@@ -1,8 +1,10 @@
 import stat
 import zipfile
 
+import numpy as np
 import pytest
 
+from egeunet.data import unpack as module
 from egeunet.data.unpack import unpack
 from egeunet.errors import EgeunetError
 
@@ -80,3 +82,67 @@ def test_a_damaged_archive_is_removed(damage, write_zip, tmp_path):
     with pytest.raises(EgeunetError, match=r"a\.zip is damaged or no zip file.*removed"):
         unpack(path, tmp_path / "out")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compression_is_refused_before_anything_is_decoded(method, write_zip, tmp_path):
+    path = write_zip({"a.txt": b"x" * 500}, compression=method)
+    with pytest.raises(EgeunetError, match="not by deflate; unpack it by hand"):
+        unpack(path, tmp_path / "out")
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_names_that_are_no_text_are_damage(write_zip, tmp_path):
+    path = write_zip({"\u00e9\u00e9\u00e9.txt": b"x"})
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xfe"))
+    with pytest.raises(EgeunetError, match="damaged"):
+        unpack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"n" * 300: b"x"}, {"d/" * 3000 + "x": b"x"}, {"a": b"file", "a/b": b"in it"}],
+    ids=["long name", "deep folders", "a file that is a folder"],
+)
+def test_names_that_the_disk_refuses_are_one_sentence(files, write_zip, tmp_path):
+    path = write_zip(files)
+    with pytest.raises(EgeunetError, match=r"Cannot unpack a\.zip into .*out: \w+") as caught:
+        unpack(path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert path.exists()
+
+
+def test_a_member_that_claims_gigabytes_is_refused_by_its_header(write_zip, tmp_path):
+    path = write_zip({"a": b"x" * 50, "b": b"y" * 50})
+    content = bytearray(path.read_bytes())
+    start = content.find(b"PK\x01\x02")
+    content[start + 24 : start + 28] = (0xFFFFFFF0).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(EgeunetError, match=r"grow to 4\.3 GB"):
+        unpack(path, tmp_path / "out")
+
+
+def test_too_many_members_are_refused(write_zip, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_MEMBERS", 3)
+    path = write_zip({str(index): b"" for index in range(4)})
+    with pytest.raises(EgeunetError, match="4 files, more than the limit of 3"):
+        unpack(path, tmp_path / "out")
+
+
+def test_no_damage_gives_another_error(write_zip, tmp_path):
+    """Bytes changed at random, and cuts: unpacked, or one sentence."""
+    whole = write_zip({f"d/{index}.txt": bytes(range(256)) for index in range(4)}).read_bytes()
+    rng = np.random.default_rng(0)
+    messages = []
+    for index in range(400):
+        content = bytearray(whole)
+        for place in rng.integers(len(content), size=rng.integers(1, 5)):
+            content[place] = rng.integers(256)
+        path = tmp_path / f"{index}.zip"
+        path.write_bytes(content[: rng.integers(len(content)) if index % 4 == 0 else None])
+        try:
+            unpack(path, tmp_path / f"out{index}")
+        except EgeunetError as error:
+            messages.append(str(error))
+    assert len(messages) > 200
+    assert not any("\n" in message for message in messages)

@@ -1,17 +1,17 @@
-"""Unpacks archives that nobody here has made."""
+"""Unpack zip archives from untrusted sources."""
 
 from __future__ import annotations
 
 import shutil
 import stat
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from egeunet.errors import EgeunetError
 from egeunet.reporting import Reporter
 
 MAX_RATIO = 200  # images hardly shrink; black masks as BMP do, by less than this
+MAX_MEMBERS = 100_000
 MARGIN = 1 << 26  # bytes left free on the disk
 
 
@@ -26,8 +26,10 @@ def unpack(archive: Path, folder: Path, reporter: Reporter | None = None) -> Non
         reporter: Hears of the progress.
 
     Raises:
-        EgeunetError: If the archive is damaged, names files outside `folder`, holds links, is
-            encrypted, would grow beyond reason (a zip bomb) or does not fit on the disk.
+        EgeunetError: If the archive is damaged, names files outside `folder`, holds links or more
+            than `MAX_MEMBERS` files, is encrypted or compressed by another method than deflate,
+            would grow to more than `MAX_RATIO` times its size (a zip bomb), or does not fit on the
+            disk.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -36,7 +38,13 @@ def unpack(archive: Path, folder: Path, reporter: Reporter | None = None) -> Non
             reporter = reporter or Reporter()
             for member in reporter.track(members, f"unpacking {archive.name}", len(members)):
                 _extract(file, member, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except EgeunetError:
+        raise
+    except Exception as error:  # a damaged archive raises errors of a dozen kinds
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise EgeunetError(
+                f"Cannot unpack {archive.name} into {folder}: {error.strerror}."
+            ) from error
         archive.unlink()
         archive.with_name(f"{archive.name}.sha256").unlink(missing_ok=True)
         raise EgeunetError(
@@ -53,6 +61,11 @@ def _wanted(member: zipfile.ZipInfo, folder: Path, archive: Path) -> bool:
             f"{archive.name} is not unpacked: it holds {member.filename!r}, which would be written "
             "outside its folder or is a link."
         )
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise EgeunetError(
+            f"{archive.name} is compressed by method {member.compress_type}, not by deflate; "
+            f"unpack it by hand into {folder}."
+        )
     if member.flag_bits & 1:
         raise EgeunetError(f"{archive.name} is encrypted; unpack it by hand into {folder}.")
     target = folder / path
@@ -61,6 +74,11 @@ def _wanted(member: zipfile.ZipInfo, folder: Path, archive: Path) -> bool:
 
 
 def _check_size(members: list[zipfile.ZipInfo], archive: Path, folder: Path) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise EgeunetError(
+            f"{archive.name} is not unpacked: it holds {len(members):,} files, more than the "
+            f"limit of {MAX_MEMBERS:,}."
+        )
     total = sum(member.file_size for member in members)
     if total > MAX_RATIO * archive.stat().st_size:
         raise EgeunetError(
