@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from egeunet.compat import mend_torchvision
 from egeunet.reporting import Reporter
 
 mend_torchvision()  # before tests import torchmetrics and timm as oracles
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no deadline")
 torch.set_num_threads(1)  # seeds side by side have one each, and are compared bit by bit
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -44,7 +44,7 @@ def test_a_user_without_a_home_gets_a_private_temporary_folder(no_home):
 def test_a_temporary_folder_of_another_user_is_refused(no_home, tmp_path):
     (tmp_path / "theirs").mkdir()
     no_home.symlink_to(tmp_path / "theirs")
-    with pytest.raises(EgeunetError, match="belongs to another user.*EGEUNET_CACHE"):
+    with pytest.raises(EgeunetError, match=r"belongs to another user.*EGEUNET_CACHE"):
         cache_folder()
 
 

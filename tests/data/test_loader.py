@@ -1,6 +1,6 @@
 """Batches: the same at any time for the same seed, scaled as inference scales."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays_of
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import Loader, scale_batch
+from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.inference.preprocess import scale
 
 
@@ -92,6 +93,39 @@ def test_a_step_names_the_samples_of_all_its_parts(arrays):
     settings = {"batch_size": 4, "augmentation": Augmentation(), "seed": 1}
     whole = list(Loader(arrays, **settings).epoch(2))
     assert Loader(arrays, **settings, rank=1, ranks=2).ids(2, 3) == whole[3].ids
+
+
+STILL = Augmentation(horizontal_flip=0, vertical_flip=0, rotation=0)
+MOVES = {
+    "horizontal_flip": 1.0,
+    "vertical_flip": 1.0,
+    "rotation": 1.0,
+    "scale": (0.5, 0.7),
+    "shear": 40.0,
+    "translation": 0.4,
+}
+COLORS = {"hair": 1.0, "gain": 0.5, "gamma": 0.9, "saturation": 1.0, "light": 0.9, "camera": 1.0}
+
+
+@pytest.mark.parametrize(("setting", "value"), [*MOVES.items(), *COLORS.items()])
+def test_every_setting_of_the_augmentation_changes_the_batch(setting, value, arrays):
+    """And masks move exactly where images do."""
+    images = np.stack([draw(seed, (32, 32))[0] for seed in range(19)])
+    arrays = replace(arrays, images=images)
+
+    def load(augmentation):
+        (batch,) = Loader(arrays, num_classes=3, batch_size=19, augmentation=augmentation).epoch()
+        return batch
+
+    still, moved = load(STILL), load(replace(STILL, **{setting: value}))
+    assert still.ids == moved.ids
+    changed = (still.images != moved.images).flatten(1).any(1)
+    assert changed.float().mean() > 0.8
+    assert torch.equal(still.masks, moved.masks) == (setting in COLORS)
+
+
+def test_every_setting_is_in_the_test_above():
+    assert {field.name for field in fields(Augmentation)} == {*MOVES, *COLORS, "angle"}
 
 
 def test_hair_lies_over_the_samples_that_are_drawn(arrays):

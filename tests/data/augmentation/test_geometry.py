@@ -1,6 +1,7 @@
 """Augmentation moves image and mask alike, by the geometry it claims."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import kstest
 
 from egeunet import native
 from egeunet.compat import mend_torchvision
@@ -174,15 +176,48 @@ def test_image_and_mask_move_together():
     assert torch.equal(moved[:, 0], moved_masks * 255.0)
 
 
-def test_each_operation_is_drawn_as_often_as_asked():
-    count = 20_000
-    maps = draw(Augmentation(), np.ones(count, np.float32))
-    maps = torch.from_numpy(maps)
-    assert abs((torch.linalg.det(maps[:, :, :2]) < 0).float().mean() - 0.5) < 0.02
-    turned = (maps[:, 0, 1].abs() > 1e-6).float().mean()
-    assert abs(turned - 0.5) < 0.02
-    angles = torch.atan2(maps[:, 1, 0], maps[:, 1, 1])
-    assert angles[maps[:, 0, 1].abs() > 1e-6].unique().numel() > 5000
+def draw_many(count=20_000, **settings):
+    """Maps of a square image, with nothing drawn but what `settings` name."""
+    return draw(replace(NEVER, **settings), np.ones(count, np.float32)).astype(float)
+
+
+def assert_uniform(values, low, high):
+    """Kolmogorov–Smirnov, at a level that a test with a fixed seed passes or fails for good."""
+    assert kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+
+
+def test_rotation_angles_cover_the_full_circle_uniformly():
+    maps = draw_many(rotation=1)
+    angles = np.rad2deg(np.arctan2(maps[:, 1, 0], maps[:, 1, 1])) % 360
+    assert_uniform(angles, 0, 360)
+    np.testing.assert_allclose(np.linalg.det(maps[:, :, :2]), 1, atol=1e-6)
+
+
+def test_flips_and_rotation_happen_independently_as_often_as_asked():
+    maps = draw(Augmentation(0.3, 0.6, 0.2), np.ones(20_000, np.float32)).astype(float)
+    turned = maps[:, 0, 1] != 0
+    flips = np.sign(np.stack((maps[:, 0, 0], maps[:, 1, 1]))[:, ~turned])
+    for flip_x, flip_y, share in ((-1, -1, 0.18), (-1, 1, 0.12), (1, -1, 0.42), (1, 1, 0.28)):
+        found = ((flips[0] == flip_x) & (flips[1] == flip_y)).mean()
+        assert found == pytest.approx(share, abs=0.02)
+    assert turned.mean() == pytest.approx(0.2, abs=0.02)
+    mirrored = np.linalg.det(maps[turned, :, :2]) < 0
+    assert mirrored.mean() == pytest.approx(0.3 * 0.4 + 0.7 * 0.6, abs=0.03)
+
+
+def test_scale_is_log_uniform_between_its_limits():
+    maps = draw_many(scale=(0.5, 4.0))
+    assert_uniform(-np.log(maps[:, 0, 0]), np.log(0.5), np.log(4.0))
+    np.testing.assert_allclose(maps[:, 0, 0], maps[:, 1, 1])
+
+
+def test_shear_and_translation_are_uniform_to_both_sides():
+    sheared = draw_many(shear=30)
+    assert_uniform(np.rad2deg(np.arctan(sheared[:, 0, 1])), -30, 30)
+    shifted = draw_many(translation=0.25)[:, :, 2]
+    for axis in (0, 1):
+        assert_uniform(shifted[:, axis], -0.5, 0.5)  # the image is 2 wide in these units
+    assert abs(np.corrcoef(shifted.T)[0, 1]) < 0.03
 
 
 def test_the_published_quirk_is_one_angle_for_all():
