@@ -134,7 +134,7 @@ def _open(folder: Path, ids: tuple[str, ...], size: tuple[int, int]) -> Arrays |
         aspects = np.array(meta["aspects"], np.float32)
         images = np.lib.format.open_memmap(folder / "images.npy", mode="r")
         masks = np.lib.format.open_memmap(folder / "masks.npy", mode="r")
-        checksums = [zlib.crc32(array) for array in (images, masks, aspects)]
+        checksums = [zlib.crc32(array.data) for array in (images, masks, aspects)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if checksums != meta.get("crc32"):
@@ -176,7 +176,7 @@ def _build(
             for file in (images, masks):
                 file.flush()
                 os.fsync(file.fileno())
-        checksums = [crc_images, crc_masks, zlib.crc32(np.array(aspects, np.float32))]
+        checksums = [crc_images, crc_masks, zlib.crc32(np.array(aspects, np.float32).data)]
         (building / "meta.json").write_text(json.dumps({"aspects": aspects, "crc32": checksums}))
         ids = tuple(sample.id for sample in samples)
         try:
