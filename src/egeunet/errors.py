@@ -17,15 +17,16 @@ class UsageError(EgeunetError):
 class MissingExtraError(EgeunetError):
     """An optional library is not installed.
 
+    The advised command also works where egeunet was installed from source: pip and uv then take the
+    extra's requirements from the installed package.
+
     Args:
-        library: What could not be imported.
-        extra: The extra of this package that brings it.
+        library: Name of the missing library.
+        extra: Extra of this package that installs it.
     """
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(
-            f"This needs {library}, which is not installed: pip install 'egeunet[{extra}]'."
-        )
+        super().__init__(f"{library} is not installed. Run: pip install 'egeunet[{extra}]'.")
 
 
 @contextmanager

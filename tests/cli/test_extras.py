@@ -32,7 +32,7 @@ def egeunet_alone(*words: object) -> subprocess.CompletedProcess[str]:
         (("sweep", "experiments/best.yaml"), "train"),
         (("demo",), "train"),
         (("serve",), "serve"),
-        (("batch", "photos", "-o", "out"), "scale"),
+        (("batch", "photos", "-o", "out"), "batch"),
     ],
 )
 def test_a_command_names_the_extra_it_takes(
@@ -42,8 +42,13 @@ def test_a_command_names_the_extra_it_takes(
     Path("results").mkdir()
     done = egeunet_alone(*words)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: This needs ")
-    assert done.stderr.endswith(f"pip install 'egeunet[{extra}]'.\n")
+    assert done.stderr.endswith(f" is not installed. Run: pip install 'egeunet[{extra}]'.\n")
+
+
+def test_the_advice_holds_for_an_install_from_source() -> None:
+    """Without an index, pip finds the extra's libraries through the installed package alone."""
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--dry-run", "egeunet[serve]"]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_the_network_is_timed_without_an_extra(run_folder: Path) -> None:
@@ -58,7 +63,7 @@ def test_without_words_the_shipped_network_is_timed_and_missing_rows_are_told() 
     report = json.loads(done.stdout)
     assert report["weights"] == "isic2018"
     assert [row["name"] for row in report["rows"]] == ["ONNX"]
-    assert "other formats are left out: This needs torch" in done.stderr
+    assert "other formats are left out: torch is not installed" in done.stderr
 
 
 def test_the_weights_are_told_of_without_an_extra() -> None:

@@ -80,6 +80,4 @@ try:
 except MissingExtraError as error:
     print(error)
 """
-    assert (
-        run(code) == f"This needs {missing}, which is not installed: pip install 'egeunet[zoo]'.\n"
-    )
+    assert run(code) == f"{missing} is not installed. Run: pip install 'egeunet[zoo]'.\n"
