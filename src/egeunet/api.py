@@ -1,33 +1,83 @@
-"""What the commands do, as functions: the same words in Python and at the command line."""
+"""Public functions of the package: create, train, evaluate and export models.
+
+The module imports without torch; a function that needs it says so when it is called.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from egeunet.data.cache import load_arrays
-from egeunet.environment import environment
-from egeunet.errors import ParityError, UsageError
-from egeunet.evaluation.counts_file import write_counts
-from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays, evaluate_segmenter
-from egeunet.evaluation.figures import save_figure, training_curves
-from egeunet.evaluation.report import append_result
-from egeunet.evaluation.robustness import assess
-from egeunet.evaluation.target import PARTS, PROTOCOLS, Subject, choose_samples, open_subject
-from egeunet.export.formats import export, export_run
+from egeunet.errors import ParityError, UsageError, needs_extra
 from egeunet.files import atomic_write, check_folder
 from egeunet.reporting import Reporter
-from egeunet.training.config import Recipe
-from egeunet.training.distributed import is_first, world_size
-from egeunet.training.launcher import train_side_by_side
-from egeunet.training.recipe import load_recipe
-from egeunet.training.run import HISTORY, check_finished, load_run
-from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
-from egeunet.training.trainer import train as train_recipe
 
-__all__ = ["evaluate", "export", "train"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from egeunet.evaluation.evaluator import Evaluation
+    from egeunet.evaluation.target import Subject
+    from egeunet.export.formats import Exported
+    from egeunet.training.config import Recipe
+
+__all__ = ["create_model", "evaluate", "export", "list_models", "train"]
+
+
+def list_models() -> list[str]:
+    """Return the names of all models, sorted."""
+    with needs_extra("train"):
+        from egeunet.models.registry import list_models as names
+    return names()
+
+
+def create_model(
+    name: str = "egeunet",
+    *,
+    weights: str | Path | None = None,
+    in_channels: int = 3,
+    num_classes: int = 1,
+    **options: Any,
+) -> nn.Module:
+    """Create a model, with random or trained weights.
+
+    Args:
+        name: A name of `list_models()`.
+        weights: Name of shipped weights ("isic2018", "kvasir") or a run folder; None: random
+            weights, drawn from torch's global generator.
+        in_channels: Channels of the input image.
+        num_classes: 1 for one foreground logit; K > 1 for K logits, class 0 being the background.
+        **options: Further arguments of the model's constructor, such as `widths` of EGE-UNet.
+
+    Returns:
+        A module from float32 (B, in_channels, H, W), scaled to 0…1 per image by
+        `egeunet.inference.preprocess`, to logits (B, num_classes, H, W). With `weights` it is in
+        eval mode. In training mode, models with deep supervision return
+        `(logits, (stage5, …, stage1))`.
+
+    Raises:
+        UsageError: Unknown name, option or weights, or weights of another model.
+        EgeunetError: The weights are damaged.
+        MissingExtraError: torch is not installed.
+    """
+    with needs_extra("train"):
+        from egeunet.models.registry import create_model as build
+        from egeunet.models.registry import get_system
+        from egeunet.training.run import load_run
+    if weights is None:
+        return build(name, in_channels=in_channels, num_classes=num_classes, **options)
+    get_system(name)
+    run = load_run(weights)
+    if run.recipe.system != name:
+        raise UsageError(
+            f"The weights {weights} belong to the model {run.recipe.system!r}, not to {name!r}."
+        )
+    if options or (in_channels, num_classes) != (3, 1):
+        raise UsageError("Options of a model are stored with its weights: leave them out.")
+    return run.model
 
 
 def train(
@@ -54,6 +104,11 @@ def train(
         several seeds the folder that holds theirs, `seed-0` and so on, and `seeds.json` with mean
         and standard deviation.
     """
+    with needs_extra("train"):
+        from egeunet.training.config import Recipe
+        from egeunet.training.launcher import train_side_by_side
+        from egeunet.training.recipe import load_recipe
+        from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
     if isinstance(recipe, Recipe):
         if settings:
             raise UsageError("Settings go with the name of a recipe, not with a Recipe object.")
@@ -79,6 +134,13 @@ def train(
 
 
 def _train_one(recipe: Recipe, resume: bool, reporter: Reporter | None) -> Path:
+    from egeunet.evaluation.figures import save_figure, training_curves
+    from egeunet.export.formats import export_run
+    from egeunet.training.distributed import is_first, world_size
+    from egeunet.training.launcher import train_side_by_side
+    from egeunet.training.run import HISTORY, load_run
+    from egeunet.training.trainer import train as train_recipe
+
     if recipe.devices > 1 and world_size() == 1:
         return train_side_by_side([recipe], resume=resume, reporter=reporter)[0]
     folder = train_recipe(recipe, resume=resume, reporter=reporter)
@@ -132,6 +194,14 @@ def evaluate(
         UsageError: If the words do not fit together, images to be scored were trained on, or the
             run whose row is to be added is not finished.
     """
+    with needs_extra("train"):
+        from egeunet.data.cache import load_arrays
+        from egeunet.environment import environment
+        from egeunet.evaluation.evaluator import evaluate_arrays, evaluate_segmenter
+        from egeunet.evaluation.report import append_result
+        from egeunet.evaluation.robustness import assess
+        from egeunet.evaluation.target import PARTS, PROTOCOLS, choose_samples, open_subject
+        from egeunet.training.run import check_finished
     if part not in PARTS:
         raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
     if protocol not in (None, *PROTOCOLS):
@@ -194,6 +264,9 @@ def _keep_beside(
     folder: Path, subject: Subject, dataset: str, protocol: str, part: str, result: Evaluation
 ) -> dict[str, str]:
     """Write what does not fit into a row of results; return the files, relative to `folder`."""
+    from egeunet.evaluation.counts_file import write_counts
+    from egeunet.training.run import HISTORY
+
     weights = str(subject.row["weights_sha256"])[:16]
     views = "-tta" if subject.row.get("tta") else ""
     files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{part}{views}.csv"}
@@ -203,3 +276,31 @@ def _keep_beside(
         with atomic_write(folder / files["history"]) as path:
             shutil.copyfile(subject.run.folder / HISTORY, path)
     return files
+
+
+def export(
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    reporter: Reporter | None = None,
+) -> list[Exported]:
+    """Export trained weights to other formats; each file is checked against torch.
+
+    Args:
+        run: A run folder, or the name of shipped weights.
+        output: The folder to write to; the run folder by default.
+        formats: Names of `egeunet.export.formats.FORMATS`.
+        reporter: Progress callback.
+
+    Returns:
+        The files, each with its measured difference from torch.
+
+    Raises:
+        UsageError: Unknown run or format, or `output` is a file.
+        ParityError: A file differs from torch by more than its format allows; it is not kept.
+        EgeunetError: A format is calibrated on images that are not there.
+    """
+    with needs_extra("train"):
+        from egeunet.export.formats import export as export_formats
+    return export_formats(run, output, formats=formats, reporter=reporter)

@@ -137,7 +137,7 @@ def test_what_is_shipped() -> None:
         assert in_torch.stat().st_size < 300_000
         image = torch.from_numpy(to_input(photo))[None]
         with torch.no_grad():
-            scores = egeunet.load_model(file.stem)(image).sigmoid()[0, 0]
+            scores = egeunet.create_model(weights=file.stem)(image).sigmoid()[0, 0]
         np.testing.assert_allclose(scores, result.scores, atol=1e-4)
     sums = (SHIPPED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     both = sorted([*files, *SHIPPED.glob("*.safetensors")])
@@ -150,4 +150,4 @@ def test_shipped_weights_for_torch_are_verified(package: Path, monkeypatch) -> N
     file = package / "weights" / "isic2018.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(EgeunetError, match="is not what was shipped"):
-        egeunet.load_model("isic2018")
+        egeunet.create_model(weights="isic2018")

@@ -17,7 +17,7 @@ from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.distillation import draw_soft_masks, open_teachers
 from egeunet.training.provenance import EARLIER, seen_in
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import SPLIT, load_model, load_run, open_split, read_parts
+from egeunet.training.run import SPLIT, load_run, open_split, read_parts
 from egeunet.training.trainer import train
 
 
@@ -92,7 +92,10 @@ def test_a_training_may_start_from_shipped_weights(words, tmp_path):
     words = [word for word in words[1:] if not word.startswith("options.")]
     more = ["data.size=64", "trainer.epochs=1", "optimizer.lr=1e-12", "start.run=isic2018"]
     recipe = load_recipe("egeunet-synthetic", [*words, *more])
-    before, (after, _) = load_model().state_dict(), load_weights(train(recipe) / WEIGHTS)
+    before, (after, _) = (
+        load_run("isic2018").model.state_dict(),
+        load_weights(train(recipe) / WEIGHTS),
+    )
     for name, tensor in after.items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6)
 
@@ -210,6 +213,6 @@ def test_a_folder_of_ones_own_goes_on_from_shipped_weights_and_selects_on_its_ow
     folder = train(load_recipe("own-folder", words))
     assert load_recipe(folder).start.sha256 is not None
     assert set(read_parts(folder).values()) == {"train", "val", "test"}
-    theirs, ours = (load_model(one).state_dict() for one in ("isic2018", folder))
+    theirs, ours = (load_run(one).model.state_dict() for one in ("isic2018", folder))
     moved = max(float((ours[key] - theirs[key]).abs().max()) for key in theirs)
     assert 0 < moved < 0.01

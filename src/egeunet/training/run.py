@@ -17,7 +17,7 @@ from egeunet.data.splits import Split, format_list, parse_list, shipped_list, sp
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
-from egeunet.inference.weights import DEFAULT, find_shipped
+from egeunet.inference.weights import find_shipped
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import LAST, PREVIOUS, WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.config import DataSettings, Recipe
@@ -81,25 +81,6 @@ def read_environment(folder: Path) -> dict[str, Any]:
     """Return the machine, versions and command that a run began with; empty where none is told."""
     file = folder / ENVIRONMENT
     return json.loads(file.read_bytes()) if file.is_file() else {}
-
-
-def load_model(weights: str | Path = DEFAULT, *, last: bool = False) -> nn.Module:
-    """Return a trained network in torch, in eval mode, to look into or to train on.
-
-    Args:
-        weights: A run folder, or the name of weights that come with the package ("isic2018",
-            "kvasir").
-        last: Of a run folder, the last epoch instead of the selected one.
-
-    Returns:
-        From images as `egeunet.inference.preprocess.to_input` makes them, float32 (B, 3, H, W), to
-        logits (B, K, H, W).
-
-    Raises:
-        UsageError: If there are no such weights.
-        EgeunetError: If they are damaged.
-    """
-    return load_run(weights, last=last).model
 
 
 def weights_file(run: Path) -> Path:
