@@ -38,7 +38,7 @@ from egeunet.export.parity import open_graph
 from egeunet.export.torch_contenders import official_contenders
 from egeunet.files import sha256_file
 from egeunet.inference.folder import plan, run_jobs
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import restore, to_input
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import DEFAULT, SHIPPED
@@ -86,7 +86,7 @@ def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, An
     """
     segmenter = Segmenter(weights, threads=threads)
     size = segmenter.metadata.size
-    images = [to_input(read_photo(photo), size)[None] for photo in photos[:50]]
+    images = [to_input(read_image(photo), size)[None] for photo in photos[:50]]
 
     def spread_out(work: Callable[[int], Any]) -> None:
         with ThreadPoolExecutor(threads) as pool:
@@ -94,7 +94,7 @@ def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, An
                 pass
 
     def decode() -> None:
-        spread_out(lambda index: to_input(read_photo(photos[index]), size))
+        spread_out(lambda index: to_input(read_image(photos[index]), size))
 
     def infer() -> None:
         spread_out(lambda index: segmenter.logits(images[index % len(images)]))
@@ -164,7 +164,7 @@ def agreement(run_folder: Path, core: Path, photo: Path, samples: Sequence[Sampl
     graphs = {"core": open_graph(core), "photo": open_graph(photo)}
     found: dict[str, list[float]] = {"core": [], "photo": [], "Segmenter": []}
     for sample in samples:
-        pixels = read_photo(sample.image)
+        pixels = read_image(sample.image)
         size = (pixels.shape[0], pixels.shape[1])
         image = torch.from_numpy(to_input(pixels, segmenter.metadata.size)[None])
         with torch.no_grad():

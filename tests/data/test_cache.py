@@ -15,7 +15,7 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.synthetic.dermoscopy import draw, write_dataset
 from egeunet.errors import EgeunetError
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import resize
 
 LOAD = """
@@ -69,7 +69,7 @@ def test_arrays_are_the_preprocessed_photos_and_masks(synthetic, tmp_path):
     assert arrays.images.dtype == arrays.masks.dtype == np.uint8
     np.testing.assert_allclose(arrays.aspects, 160 / 120)
     for index in (0, 39):
-        photo = read_photo(samples[index].image)
+        photo = read_image(samples[index].image)
         np.testing.assert_array_equal(arrays.images[index], resize(photo, (64, 96)))
     exact = load_arrays(samples, (120, 160), cache_dir=tmp_path)
     np.testing.assert_array_equal(exact.masks[7], draw((0, 7), (120, 160))[1])

@@ -14,7 +14,7 @@ import egeunet
 from egeunet.data.datasets import open_dataset
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.export.formats import FORMATS, export_run
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input
 from egeunet.training.run import load_run, open_split
 
@@ -120,7 +120,7 @@ def test_on_real_photos_torch_core_photo_and_segmenter_agree(make_run, real_data
     photo_graph = onnxruntime.InferenceSession(str(run.folder / "photo.onnx"))
     ious = []
     for sample in open_dataset("isic2018", real_data / "isic2018").samples[::200]:
-        photo = read_photo(sample.image)
+        photo = read_image(sample.image)
         with torch.no_grad():
             logits = run.model(torch.from_numpy(to_input(photo)[None]))[0, 0].numpy()
         np.testing.assert_allclose(

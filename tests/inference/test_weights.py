@@ -12,7 +12,7 @@ from PIL import Image
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import cache_folder
 from egeunet.inference import weights as module
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.inference.weights import find_weights, parse_metadata, run_folder, weights_name
 
 GOOD = {
@@ -149,9 +149,9 @@ def test_weights_are_named_after_their_run_or_file(
 def test_a_photo_from_a_url(server: str, tmp_path: Path) -> None:
     photo = np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)
     Image.fromarray(photo).save(tmp_path / "files" / "a b.png")
-    np.testing.assert_array_equal(read_photo(f"{server}/a%20b.png"), photo)
+    np.testing.assert_array_equal(read_image(f"{server}/a%20b.png"), photo)
     with pytest.raises(EgeunetError, match="cannot be fetched"):
-        read_photo(f"{server}/none.png")
+        read_image(f"{server}/none.png")
 
 
 def test_a_url_with_other_content_is_refused_and_not_kept(server: str) -> None:

@@ -21,7 +21,7 @@ from fsspec.spec import AbstractFileSystem
 from egeunet.batch.storage import Folder, absolute, find_filesystem, list_folder
 from egeunet.batch.tables import cut_table
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.decode import FORMAT_NAMES
+from egeunet.inference.image_io import FORMAT_NAMES
 from egeunet.inference.paths import is_photo
 
 PLAN = "plan.jsonl"

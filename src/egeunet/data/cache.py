@@ -25,7 +25,7 @@ from egeunet.data.masks import read_mask, resize_mask
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.files import cache_folder, sha256_file
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import resize
 from egeunet.reporting import Reporter
 
@@ -200,7 +200,7 @@ def _decode(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], float]]:
     def decode(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
         assert sample.mask is not None
-        photo = read_photo(sample.image)
+        photo = read_image(sample.image)
         mask = read_mask(sample.mask, num_classes)
         if mask.shape != photo.shape[:2]:
             raise EgeunetError(

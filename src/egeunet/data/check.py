@@ -18,7 +18,7 @@ from egeunet.data.masks import read_values, to_classes
 from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.reporting import Reporter
 
 Level = Literal["error", "warning", "note"]
@@ -144,7 +144,7 @@ def _look(sample: Sample, num_classes: int) -> _Look:
 
     photo = taken = fraction = None
     try:
-        photo = read_photo(sample.image)
+        photo = read_image(sample.image)
         taken = take_print(photo)
     except EgeunetError as error:
         add("error", "unreadable image", str(error))

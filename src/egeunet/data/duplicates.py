@@ -15,7 +15,7 @@ from PIL import Image
 
 from egeunet.data.splits import Split
 from egeunet.environment import count_cores
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.progress import track
 
 # Between the copies and the merely similar pairs of ISIC 2018 and Kvasir-SEG lies a wide gap:
@@ -108,7 +108,7 @@ def leaking_ids(split: Split, name: str = "test") -> tuple[str, ...]:
     compared = [key for key in order[: order.index(name) + 1] if key in splits]
     samples = [(sample, key) for key in compared for sample in splits[key]]
     with ThreadPoolExecutor(count_cores()) as pool:
-        images = pool.map(lambda item: take_print(read_photo(item[0].image)), samples)
+        images = pool.map(lambda item: take_print(read_image(item[0].image)), samples)
         prints = list(track(images, "comparing images", len(samples)))
     same = [pair for group in find_same(prints) for pair in combinations(group, 2)]
     leaks: set[str] = set()

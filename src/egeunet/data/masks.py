@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from egeunet.errors import EgeunetError
-from egeunet.inference.decode import FORMATS
+from egeunet.inference.image_io import FORMATS
 
 # Index 0, 1, 2, … of the masks written here; all but the background read as foreground in grey.
 PALETTE = ((0, 0, 0), (255, 255, 255), (255, 160, 0), (80, 200, 255), (120, 255, 90))

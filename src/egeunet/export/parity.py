@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.errors import EgeunetError
-from egeunet.inference.image_io import read_photo
+from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import restore, to_input
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, open_split
@@ -71,7 +71,7 @@ def pick_photos(run: Run, part: Literal["train", "test"], count: int) -> tuple[s
     dataset, split = open_split(run.recipe.data)
     samples = split.test if part == "test" else split.train
     spread = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
-    return dataset.name, [read_photo(samples[i].image) for i in spread]
+    return dataset.name, [read_image(samples[i].image) for i in spread]
 
 
 def make_reference(run: Run, reporter: Reporter) -> Reference:

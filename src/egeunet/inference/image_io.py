@@ -1,45 +1,117 @@
-"""What a photo may be: a file, a URL, bytes, an open file, a Pillow image, an array."""
+"""Images from files, URLs, bytes, open files, Pillow images and arrays: upright RGB, 8 bits."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from egeunet.errors import EgeunetError
-from egeunet.inference.decode import (
-    check_size,
-    decode_bytes,
-    from_array,
-    open_image,
-    read_orientation,
-    to_upright_rgb,
-)
 from egeunet.inference.fetch import fetch_bytes, is_url
+from egeunet.inference.image_checks import check_jpeg, check_png, check_tiff, read_orientation
 
 Source: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
 )
-Taken: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
-"""What `take_photo` gives."""
+Snapshot: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+"""What `take_snapshot` returns."""
 
-_LARGE = 2_000_000  # pixels
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WebP": (".webp",),
+}
+"""The formats that are read and the suffixes of their files."""
+
+*_most, _last = FORMATS
+FORMAT_NAMES = f"{', '.join(_most)} or {_last}"
+"""The formats, as messages name them."""
+
+MAX_PIXELS = 200_000_000
+"""The largest image that is read: what the largest phone cameras give."""
+MAX_SIDE = 65_500
+"""The longest side of an image that is read: the longest that a JPEG file can have."""
+MAX_BYTES = 2_000_000_000
+"""Memory that reading one image may take: the file, the decoder's buffers, and the pixels."""
+
+_MAX_RLE_PIXELS = 10_000_000  # of BMP files with run lengths, which Pillow decodes in Python
+_LARGE = 2_000_000  # pixels of an image that is kept as its file
+_BAND = 4_000_000  # pixels that are converted at a time
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "JPEG", "JpegImagePlugin", "JpegImageFile"),
+    (b"\x89PNG\r\n\x1a\n", "PNG", "PngImagePlugin", "PngImageFile"),
+    (b"BM", "BMP", "BmpImagePlugin", "BmpImageFile"),
+    (b"II*\0", "TIFF", "TiffImagePlugin", "TiffImageFile"),
+    (b"MM\0*", "TIFF", "TiffImagePlugin", "TiffImageFile"),
+    (b"II+\0", "TIFF", "TiffImagePlugin", "TiffImageFile"),
+    (b"RIFF", "WebP", "WebPImagePlugin", "WebPImageFile"),
+)
+_CHECKS: dict[str, Callable[[bytes], int]] = {
+    "JPEG": check_jpeg,
+    "PNG": check_png,
+    "TIFF": check_tiff,
+}
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+_WEBP = 16  # bytes a pixel that its decoder takes besides
+_PART = 1 << 20  # bytes of a file that are read at a time
 
 
-def read_photo(source: Source) -> NDArray[np.uint8]:
-    """Decode one photo, upright.
+class ImageInfo(NamedTuple):
+    """What an image file says of itself.
+
+    Args:
+        width: In pixels, as stored; the EXIF orientation may swap it with the height.
+        height: In pixels, as stored.
+        memory: Bytes that decoding all of it takes at most, the file included.
+    """
+
+    width: int
+    height: int
+    memory: int
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A large image that is kept as its file, which takes less memory than its pixels.
+
+    Args:
+        shape: (H, W, 3), upright.
+        data: The bytes of the image file.
+        name: What the image is called in errors.
+        max_bytes: As for `read_image`.
+    """
+
+    shape: tuple[int, int, int]
+    data: bytes
+    name: str
+    max_bytes: int = MAX_BYTES
+
+    def decode(self) -> NDArray[np.uint8]:
+        """Decode the whole image: RGB, uint8 (H, W, 3)."""
+        return _decode(self.data, self.name, self.max_bytes)
+
+
+def read_image(source: Source, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uint8]:
+    """Read one image, upright.
 
     Args:
         source: A path, a URL, the bytes of an image file, an open binary file, a Pillow image, or
             an array, grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4): bool, uint8,
             uint16, or float in 0…1.
+        max_bytes: Memory that reading a file may take, with the file itself. It is estimated from
+            the header, before anything is decoded.
 
     Returns:
         RGB, uint8 (H, W, 3). The EXIF orientation is applied, to a Pillow image only as it was
@@ -47,127 +119,106 @@ def read_photo(source: Source) -> NDArray[np.uint8]:
         animation it is the first frame.
 
     Raises:
-        EgeunetError: The source is missing, empty, no image, damaged, too large (`MAX_PIXELS` of
-            `egeunet.inference.decode`), or an array of another shape, type or range.
+        EgeunetError: The source is missing, empty, no image, damaged, larger than `MAX_PIXELS`,
+            `MAX_SIDE` or `max_bytes` allow, or an array of another shape, type or range.
     """
-    photo = take_photo(source)
-    if isinstance(photo, np.ndarray):
-        return photo
-    name = _called(source_name(source))
-    return decode_bytes(_read_bytes(photo, name), name)
+    snapshot = take_snapshot(source, max_bytes=max_bytes)
+    if isinstance(snapshot, np.ndarray):
+        return snapshot
+    name = source_name(source) or "The image"
+    return _decode(_read_bytes(snapshot, name, max_bytes), name, max_bytes)
 
 
-def take_photo(source: Source) -> Taken:
-    """Read what its owner may change, move on or close before the photo is decoded.
+def take_snapshot(source: Source, *, max_bytes: int = MAX_BYTES) -> Snapshot:
+    """Read what its owner may change, move on or close before the image is decoded.
 
     Args:
-        source: As for `read_photo`.
+        source: As for `read_image`.
+        max_bytes: As for `read_image`.
 
     Returns:
-        What `read_photo` gives of an array or a Pillow image, the bytes of an open file or a
-        buffer, and paths, URLs and bytes as they are.
+        The pixels of an array or a Pillow image, as `read_image` returns them; the bytes of an
+        open file or a buffer; and paths, URLs and bytes as they are.
 
     Raises:
-        EgeunetError: As for `read_photo`.
+        EgeunetError: As for `read_image`.
     """
-    name = _called(source_name(source))
-    if isinstance(source, np.ndarray):
-        return from_array(source, name)
-    if isinstance(source, Image.Image):
-        return np.asarray(to_upright_rgb(source, name))
-    if isinstance(source, (str, os.PathLike, bytes)):
-        return source
-    if isinstance(source, (bytearray, memoryview)):
-        return bytes(source)
-    if hasattr(source, "read"):
-        return _read_file(source, name)
+    name = source_name(source) or "The image"
+    try:
+        if isinstance(source, np.ndarray):
+            return _from_array(source, name)
+        if isinstance(source, Image.Image):
+            check_size(source.width, source.height, name)
+            turn = read_orientation(source.info.get("exif", b"")) if source.format else 1
+            return _to_rgb(source, 1 if source.format == "TIFF" else turn, name)
+        if isinstance(source, (str, os.PathLike, bytes)):
+            return source
+        if isinstance(source, (bytearray, memoryview)):
+            return bytes(source)
+        if hasattr(source, "read"):
+            return _read_file(source, name, max_bytes)
+    except MemoryError as error:
+        raise _no_memory(name) from error
     raise EgeunetError(
-        f"A photo cannot be read from {type(source).__name__}: "
-        "give a path, bytes, an open file, a Pillow image or a numpy array."
+        f"Cannot read an image from {type(source).__name__}: "
+        "give a path, a URL, bytes, an open file, a Pillow image or a NumPy array."
     )
 
 
-def list_photos(photos: Source | Iterable[Source]) -> Iterable[Source]:
-    """Return an iterable as it is, and one photo in a list, though it may be iterable as well."""
-    if isinstance(photos, np.ndarray):
-        several = photos.ndim not in (2, 3)
-    else:
-        one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
-        several = not (isinstance(photos, one) or hasattr(photos, "read"))
-    return cast("Iterable[Source]", photos) if several else [cast("Source", photos)]
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedPhoto:
-    """A large photo that is kept as its file, which takes less memory than its pixels.
-
-    Args:
-        shape: (H, W, 3), upright.
-        data: The bytes of the image file.
-        name: What the photo is called in errors.
-    """
-
-    shape: tuple[int, int, int]
-    data: bytes
-    name: str
-
-    def decode(self) -> NDArray[np.uint8]:
-        """Decode the whole photo: RGB, uint8 (H, W, 3)."""
-        return decode_bytes(self.data, self.name)
-
-
 def read_reduced(
-    photo: Taken, least: int, name: str | None = None
-) -> tuple[NDArray[np.uint8] | Image.Image, NDArray[np.uint8] | EncodedPhoto]:
-    """Decode a photo as `read_photo` does; of a large JPEG only the coarse part.
+    snapshot: Snapshot, least: int, name: str | None = None, *, max_bytes: int = MAX_BYTES
+) -> tuple[NDArray[np.uint8] | Image.Image, NDArray[np.uint8] | EncodedImage]:
+    """Decode an image as `read_image` does; of a large JPEG only the coarse part.
 
-    JPEG keeps blocks of 8×8 pixels as frequencies, the lowest of which give the photo at 1/2, 1/4
-    or 1/8 of its size in a fraction of the time.
+    JPEG keeps blocks of 8×8 pixels as frequencies, the lowest of which give the image at 1/2, 1/4
+    or 1/8 of its size in a fraction of the time and memory.
 
     Args:
-        photo: What `take_photo` gave.
-        least: What both sides have at least, if the photo has it.
+        snapshot: What `take_snapshot` returned.
+        least: What both sides have at least, if the image has it.
         name: What it is called in errors.
+        max_bytes: As for `read_image`.
 
     Returns:
-        The upright RGB photo, uint8 (H, W, 3) if it was an array and else an image; and what to
-        keep of it: its pixels (H, W, 3) if it is small.
+        The upright image, an RGB Pillow image or uint8 (H, W, 3), at full or reduced size; and what
+        to keep of it: its pixels (H, W, 3) if it is small.
 
     Raises:
-        EgeunetError: As for `read_photo`.
+        EgeunetError: As for `read_image`.
     """
-    if isinstance(photo, np.ndarray):
-        return photo, photo
-    name = _called(name)
-    data = _read_bytes(photo, name)
-    with open_image(io.BytesIO(data), name) as image:
-        width, height = image.size
-        check_size(width, height, name)
-        if image.format in ("JPEG", "MPO"):  # so Pillow calls a JPEG that holds further pictures
-            image.draft(image.mode, (least, least))
-        large = image.size != (width, height) or width * height > _LARGE
-        upright = to_upright_rgb(image, name)
-        if read_orientation(image) in (5, 6, 7, 8):
-            width, height = height, width
-    kept = EncodedPhoto((height, width, 3), data, name) if large else np.asarray(upright)
-    return upright, kept
+    if isinstance(snapshot, np.ndarray):
+        return snapshot, snapshot
+    name = name or "The image"
+    data = _read_bytes(snapshot, name, max_bytes)
+    image, info, turn = _open(data, name, max_bytes, least)
+    width, height = info[:2]
+    large = image.size != (width, height) or width * height > _LARGE
+    upright: NDArray[np.uint8] | Image.Image = image
+    if turn == 1 and image.mode == "RGB" and not image.has_transparency_data:
+        with _decoding(name):
+            image.load()
+    else:
+        upright = _to_rgb(image, turn, name)
+    if turn > 4 or (image.format == "TIFF" and image.size != (width, height)):
+        width, height = height, width
+    if large:
+        return upright, EncodedImage((height, width, 3), data, name, max_bytes)
+    return upright, np.asarray(upright)
 
 
-def photo_size(data: bytes) -> tuple[int, int]:
-    """Read how large an image file says to be, and decode nothing.
+def inspect_image(data: bytes, least: int | None = None) -> ImageInfo:
+    """Read the size of an image and the memory it takes, and decode nothing.
 
     Args:
         data: The bytes of the file.
-
-    Returns:
-        The width and the height in pixels.
+        least: As for `read_reduced`: tell the memory of that. By default, of decoding all.
 
     Raises:
-        EgeunetError: It is empty or no image of one of `egeunet.inference.decode.FORMATS`.
+        EgeunetError: The file is empty, no image of one of `FORMATS`, or larger than `MAX_PIXELS`
+            or `MAX_SIDE` allow.
     """
-    name = _called(None)
-    with open_image(io.BytesIO(_read_bytes(data, name)), name) as image:
-        return image.size
+    name = "The image"
+    return _open(_read_bytes(data, name, len(data)), name, None, least)[1]
 
 
 def source_name(source: Source) -> str | None:
@@ -178,21 +229,102 @@ def source_name(source: Source) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _called(name: str | None) -> str:
-    return name or "The photo"
+def list_sources(images: Source | Iterable[Source]) -> Iterable[Source]:
+    """Return an iterable as it is, and one image in a list, though it may be iterable as well."""
+    if isinstance(images, np.ndarray):
+        several = images.ndim not in (2, 3)
+    else:
+        one = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+        several = not (isinstance(images, one) or hasattr(images, "read"))
+    return cast("Iterable[Source]", images) if several else [cast("Source", images)]
 
 
-def _read_bytes(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
+def check_size(width: int, height: int, name: str) -> None:
+    """Refuse an image without pixels, or with more than `MAX_PIXELS` or `MAX_SIDE`."""
+    if width * height == 0:
+        raise EgeunetError(f"{name} has no pixels ({width}×{height}).")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise EgeunetError(
+            f"{name} is too large ({width}×{height} pixels, the limit is "
+            f"{MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE} pixels a side): scale it down."
+        )
+
+
+# Files
+
+
+def _open(
+    data: bytes, name: str, max_bytes: int | None, least: int | None = None
+) -> tuple[Image.Image, ImageInfo, int]:
+    """Read the header of an image file and check what decoding it takes.
+
+    Returns:
+        The image, not decoded, a large JPEG at reduced size if `least` is given; its full size and
+        the memory it takes; and the orientation that it still has to be turned by.
+    """
+    found = next((one for one in _SIGNATURES if data.startswith(one[0])), None)
+    if found is None:
+        raise _no_image(name)
+    _, kind, module, opener = found
+    try:
+        extra = _CHECKS[kind](data) if kind in _CHECKS else 0
+    except ValueError as error:
+        raise EgeunetError(
+            f"{name} is no ordinary {kind} file, and is not read: {error}."
+        ) from error
+    try:
+        # Not by `Image.open`, which reads more of a JPEG file, and warns of large images.
+        image: Image.Image = getattr(import_module(f"PIL.{module}"), opener)(io.BytesIO(data))
+    except MemoryError as error:
+        raise _no_memory(name) from error
+    except Exception as error:
+        # The headers of damaged files make the decoders raise errors of a dozen kinds.
+        raise _no_image(name) from error
+    width, height = image.size
+    check_size(width, height, name)
+    if kind == "BMP" and image.info.get("compression") in (1, 2):  # RLE8, RLE4
+        if width * height > _MAX_RLE_PIXELS:
+            raise EgeunetError(
+                f"{name} is a compressed BMP file of {width}×{height} pixels, the limit is "
+                f"{_MAX_RLE_PIXELS // 1_000_000} megapixels: save it as PNG."
+            )
+        extra += 3 * width * height
+    if kind == "WebP":
+        extra += _WEBP * width * height
+    if kind == "JPEG" and least:
+        image.draft(image.mode, (least, least))
+    pixels = image.width * image.height
+    memory = len(data) + extra + pixels * (_STORED.get(image.mode, 4) + 3)
+    if max_bytes is not None and memory > max_bytes:
+        raise EgeunetError(
+            f"{name} is too large: decoding its {width}×{height} pixels takes "
+            f"{memory / 1e6:,.0f} MB, the limit is {max_bytes / 1e6:,.0f} MB. Scale it down."
+        )
+    # Pillow turns TIFF files by itself.
+    turn = 1 if kind == "TIFF" else read_orientation(image.info.get("exif", b""))
+    return image, ImageInfo(width, height, memory), turn
+
+
+def _decode(data: bytes, name: str, max_bytes: int) -> NDArray[np.uint8]:
+    image, _, turn = _open(data, name, max_bytes)
+    return _to_rgb(image, turn, name)
+
+
+def _read_bytes(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
     if isinstance(source, bytes):
         data = source
     elif is_url(source):
         data = fetch_bytes(str(source))
     else:
         try:
-            data = Path(source).read_bytes()
+            with Path(source).open("rb") as file:
+                state = os.fstat(file.fileno())
+                if stat.S_ISREG(state.st_mode) and state.st_size > max_bytes:
+                    raise _too_long(name, max_bytes)
+                data = _read_file(file, name, max_bytes)
         except IsADirectoryError as error:
             raise EgeunetError(
-                f"{name} is a folder and no photo: `Segmenter.stream` takes it by itself."
+                f"{name} is a folder, not an image: `Segmenter.stream` takes folders."
             ) from error
         except (OSError, ValueError) as error:
             raise _unreadable(name, error) from error
@@ -201,17 +333,163 @@ def _read_bytes(source: str | os.PathLike[str] | bytes, name: str) -> bytes:
     return data
 
 
-def _read_file(file: IO[bytes], name: str) -> bytes:
+def _read_file(file: IO[bytes], name: str, max_bytes: int) -> bytes:
+    """Read an open file of unknown length, no further than the limit."""
+    parts = io.BytesIO()
     try:
-        data = file.read()
+        while parts.tell() <= max_bytes and (part := file.read(_PART)):
+            parts.write(part)
+    except MemoryError as error:
+        raise _no_memory(name) from error
+    except TypeError as error:
+        raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.") from error
     except Exception as error:
         # What an archive or a store has opened raises errors of its own kinds.
         raise _unreadable(name, error) from error
-    if not isinstance(data, bytes):
-        raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.")
-    return data
+    if parts.tell() > max_bytes:
+        raise _too_long(name, max_bytes)
+    return parts.getvalue()
 
 
 def _unreadable(name: str, error: Exception) -> EgeunetError:
     reason = str(getattr(error, "strerror", None) or error).rstrip(".")
     return EgeunetError(f"{name} cannot be read: {reason}.")
+
+
+def _no_image(name: str) -> EgeunetError:
+    return EgeunetError(f"{name} is not an image that can be read: expected {FORMAT_NAMES}.")
+
+
+def _too_long(name: str, max_bytes: int) -> EgeunetError:
+    return EgeunetError(f"{name} is too large: the limit is {max_bytes / 1e6:,.0f} MB.")
+
+
+def _no_memory(name: str) -> EgeunetError:
+    return EgeunetError(f"{name} needs more memory than there is: scale it down.")
+
+
+# Pixels
+
+
+def _to_rgb(image: Image.Image, turn: int, name: str) -> NDArray[np.uint8]:
+    """Decode an image, lay it on white and turn it upright: uint8 (H, W, 3)."""
+    with _decoding(name):
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            arrays = (np.asarray(band) for band in _bands(image))
+            extremes = [(values.min(), values.max()) for values in arrays]
+            low, high = np.min(extremes), np.max(extremes)  # to which NaN spreads
+            kind = np.asarray(image.crop((0, 0, 1, 1))).dtype
+            if image.mode == "I" and low >= 0 and high <= 65535:
+                kind = np.dtype(np.uint16)  # so Pillow gives some files of 16 bits
+            _check_values(kind, low, high, name)
+            parts = (_to_uint8(np.asarray(band).astype(kind)) for band in _bands(image))
+        else:
+            convert = _on_white if image.has_transparency_data else _convert
+            parts = (np.asarray(convert(band)) for band in _bands(image))
+        return _assemble(parts, image.height, image.width, turn)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Say in one sentence why an image cannot be decoded."""
+    try:
+        yield
+    except EgeunetError:
+        raise
+    except MemoryError as error:
+        raise _no_memory(name) from error
+    except Exception as error:
+        # As in `_open`: what a damaged file raises depends on its format and on the damage.
+        raise EgeunetError(f"{name} is damaged or cut short and cannot be decoded.") from error
+
+
+def _bands(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield an image a few rows at a time: what is made of them shall take little memory."""
+    rows = max(1, _BAND // image.width)
+    if rows >= image.height:
+        yield image
+        return
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _assemble(
+    bands: Iterable[NDArray[np.uint8]], height: int, width: int, turn: int
+) -> NDArray[np.uint8]:
+    """Put bands, (h, W) or (h, W, C), together as an upright RGB image, turned by EXIF."""
+    upright = np.empty((width, height, 3) if turn > 4 else (height, width, 3), np.uint8)
+    stored = upright.swapaxes(0, 1) if turn > 4 else upright
+    if turn in (3, 4, 6, 7):
+        stored = stored[::-1]
+    if turn in (2, 3, 7, 8):
+        stored = stored[:, ::-1]
+    top = 0
+    for band in bands:
+        stored[top : top + len(band)] = band if band.ndim == 3 else band[..., None]
+        top += len(band)
+    return upright
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+# Arrays
+
+
+def _from_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Return a copy of an array as RGB, uint8 (H, W, 3): the caller's own may change."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise EgeunetError(
+            f"{name} is an array of shape {array.shape}: expected (height, width), or "
+            "(height, width, channels) with 1, 3 or 4 channels."
+        )
+    height, width = array.shape[:2]
+    check_size(width, height, name)
+    low, high = (array.min(), array.max()) if array.dtype.kind in "uf" else (0, 0)
+    _check_values(array.dtype, low, high, name)
+    rows = max(1, _BAND // width)
+    bands = (_to_uint8(array[top : top + rows]) for top in range(0, height, rows))
+    if array.ndim == 3 and array.shape[2] == 4:
+        images = (Image.fromarray(np.ascontiguousarray(band)) for band in bands)
+        bands = (np.asarray(_on_white(image)) for image in images)
+    return _assemble(bands, height, width, 1)
+
+
+def _check_values(dtype: np.dtype[Any], low: Any, high: Any, name: str) -> None:
+    """Refuse values of a type or range that stands for no brightness."""
+    if dtype == np.uint8 or dtype.kind == "b":
+        return
+    if dtype.itemsize == 2 and dtype.kind == "u":
+        if 0 < high <= 255:
+            raise EgeunetError(
+                f"{name} has values up to {high} in 16 bits, which hold 65535: make them "
+                "8 bits (uint8)."
+            )
+    elif dtype.kind == "f":
+        if not (low >= 0 and high <= 1):
+            raise EgeunetError(
+                f"{name} has floating-point values from {low:g} to {high:g}: "
+                "expected finite values in 0…1, or uint8 in 0…255."
+            )
+    else:
+        raise EgeunetError(
+            f"{name} has values of type {dtype}: expected uint8, uint16, or float in 0…1."
+        )
+
+
+def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind == "f":
+        return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+    if values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return values.astype(np.uint8, copy=False)

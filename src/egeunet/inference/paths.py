@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.decode import FORMAT_NAMES, FORMATS
 from egeunet.inference.fetch import is_url
+from egeunet.inference.image_io import FORMAT_NAMES, FORMATS
 
 SUFFIXES = frozenset().union(*FORMATS.values())
 """The files that count as photos in a folder."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIZE = 256
+_ROWS = 4096  # of a mask that are computed at a time
+_VALUES = 16_000_000  # probabilities of several classes that are computed at a time
 NAME = "rgb-bilinear-minmax255"
 """What exported weights call this preprocessing in their metadata."""
 
@@ -109,27 +111,63 @@ def restore_mask(
     """
     height, width = size
     rows, columns = probability.shape
-    if height <= rows or width <= columns:  # shrinking averages, and small photos need no haste
+    if height <= rows or width <= columns:  # shrinking averages, and small images need no haste
         return restore(probability, size) >= np.float32(threshold)
-    knots = _stretch(probability.astype(np.float64), height) - threshold
     # The outermost values reach to the rim.
-    knots = np.concatenate((knots[:, :1], knots, knots[:, -1:]), axis=1)
+    padded = np.pad(probability.astype(np.float64), ((0, 0), (1, 1)), "edge")
+    flips = np.zeros((height, width), np.uint8)
+    for top in range(0, height, _ROWS):
+        knots = _stretch(padded, height, top, min(top + _ROWS, height)) - threshold
+        _mark_crossings(knots, flips[top:])
+    return np.bitwise_xor.accumulate(flips, axis=1, out=flips).view(np.bool_)
+
+
+def restore_classes(scores: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the most probable class of each pixel, without all probabilities at once.
+
+    Args:
+        scores: Probability of each class, float32 (K, h, w) in 0…1.
+        size: Height and width of the image.
+
+    Returns:
+        uint8 (H, W).
+    """
+    (height, width), planes = size, [Image.fromarray(np.ascontiguousarray(one)) for one in scores]
+    found = np.empty(size, np.uint8)
+    rows = max(1, _VALUES // (width * len(planes)))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        box = (
+            0,
+            top * scores.shape[1] / height,
+            scores.shape[2],
+            bottom * scores.shape[1] / height,
+        )
+        shape = (width, bottom - top)
+        band = [np.asarray(one.resize(shape, Image.Resampling.BILINEAR, box)) for one in planes]
+        found[top:bottom] = np.argmax(band, axis=0)
+    return found
+
+
+def _mark_crossings(knots: NDArray[np.float64], flips: NDArray[np.uint8]) -> None:
+    """Mark in each row of `flips` (h, W) where a row of `knots` (h, w + 2) changes its sign."""
+    width, columns = flips.shape[1], knots.shape[1] - 2
     inside = knots >= 0
     at, left = np.nonzero(inside[:, 1:] != inside[:, :-1])
     before, after = knots[at, left], knots[at, left + 1]
     crossing = (left - 0.5 + before / (before - after)) * width / columns - 0.5
     # A pixel whose centre is the crossing itself has the threshold's probability: it is inside.
     first = np.where(after >= 0, np.ceil(crossing), np.floor(crossing) + 1)
-    flips = np.zeros((height, width), np.uint8)
     kept = first < width
     np.bitwise_xor.at(flips, (at[kept], first[kept].clip(0).astype(np.intp)), 1)
-    flips[:, 0] ^= inside[:, 0]
-    return np.bitwise_xor.accumulate(flips, axis=1, out=flips).view(np.bool_)
+    flips[: len(knots), 0] ^= inside[:, 0]
 
 
-def _stretch(values: NDArray[np.float64], length: int) -> NDArray[np.float64]:
-    """Interpolate the rows of (h, w) linearly to (length, w), pixel centres kept in place."""
-    position = (np.arange(length) + 0.5) * len(values) / length - 0.5
+def _stretch(
+    values: NDArray[np.float64], length: int, first: int, last: int
+) -> NDArray[np.float64]:
+    """Return rows `first` to `last` of (h, w) interpolated to (length, w), pixel centres kept."""
+    position = (np.arange(first, last) + 0.5) * len(values) / length - 0.5
     position = position.clip(0, len(values) - 1)
     low = np.minimum(position.astype(np.intp), len(values) - 2) if len(values) > 1 else 0
     weight = (position - low)[:, None]

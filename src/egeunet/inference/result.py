@@ -14,8 +14,8 @@ from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write
-from egeunet.inference.image_io import EncodedPhoto
-from egeunet.inference.preprocess import restore, restore_mask
+from egeunet.inference.image_io import EncodedImage
+from egeunet.inference.preprocess import restore, restore_classes, restore_mask
 from egeunet.inference.quality import REVIEW
 from egeunet.inference.visualize import bounding_box, class_colour, draw_overlay, trace_contours
 
@@ -37,7 +37,7 @@ class Result:
             or exported without their data. It is no guarantee and no diagnosis.
     """
 
-    image: NDArray[np.uint8] | EncodedPhoto
+    image: NDArray[np.uint8] | EncodedImage
     scores: NDArray[np.float32]
     threshold: float = 0.5
     classes: tuple[str, ...] = ("lesion",)
@@ -47,7 +47,7 @@ class Result:
     @cached_property
     def photo(self) -> NDArray[np.uint8]:
         """The photo, upright RGB, uint8 (H, W, 3)."""
-        return self.image.decode() if isinstance(self.image, EncodedPhoto) else self.image
+        return self.image.decode() if isinstance(self.image, EncodedImage) else self.image
 
     @property
     def width(self) -> int:
@@ -72,7 +72,7 @@ class Result:
         """The lesion, bool (H, W); the most probable class of each pixel, uint8 (H, W), if many."""
         if self.scores.ndim == 2:
             return restore_mask(self.scores, (self.height, self.width), self.threshold)
-        return self.probability.argmax(axis=0).astype(np.uint8)
+        return restore_classes(self.scores, (self.height, self.width))
 
     @cached_property
     def _foreground(self) -> NDArray[np.bool_]:

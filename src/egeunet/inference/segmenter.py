@@ -18,12 +18,13 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
 from egeunet.inference.fetch import is_url
 from egeunet.inference.image_io import (
+    MAX_BYTES,
+    Snapshot,
     Source,
-    Taken,
-    list_photos,
+    list_sources,
     read_reduced,
     source_name,
-    take_photo,
+    take_snapshot,
 )
 from egeunet.inference.onnx_session import Provider, check_graph, open_session
 from egeunet.inference.paths import find_photos
@@ -56,6 +57,8 @@ class Segmenter:
         tta: Average over the photo and its three mirror images: four times the work.
         largest_component: Keep the largest piece of the mask alone. One class only.
         fill_holes: Add what the mask surrounds. One class only.
+        max_bytes: Memory that reading one image may take, see
+            `egeunet.inference.image_io.read_image`; `threads` + 1 images are read at a time.
 
     Attributes:
         metadata: What the weights say of themselves.
@@ -83,6 +86,7 @@ class Segmenter:
         tta: bool = False,
         largest_component: bool = False,
         fill_holes: bool = False,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}: expected 1 or more.")
@@ -102,6 +106,7 @@ class Segmenter:
                 "or fill_holes."
             )
         self._threads = threads or min(_MOST_THREADS, count_cores())
+        self._max_bytes = max_bytes
         self.tta = tta
         self.largest_component, self.fill_holes = largest_component, fill_holes
         self.threshold = self.metadata.threshold if threshold is None else float(threshold)
@@ -117,6 +122,7 @@ class Segmenter:
             tta=self.tta,
             largest_component=self.largest_component,
             fill_holes=self.fill_holes,
+            max_bytes=self._max_bytes,
         )
         return again, ()
 
@@ -129,7 +135,7 @@ class Segmenter:
 
         Args:
             photo: A path, the bytes of an image file, an open binary file, a Pillow image or an
-                array (see `egeunet.inference.image_io.read_photo`); or a list of these.
+                array (see `egeunet.inference.image_io.read_image`); or a list of these.
 
         Returns:
             One result, or a list of them in the same order.
@@ -139,7 +145,7 @@ class Segmenter:
         """
         if isinstance(photo, (list, tuple)):
             return list(self.stream(photo))
-        return self._segment(take_photo(photo), source_name(photo), nullcontext())
+        return self._segment(self._take(photo), source_name(photo), nullcontext())
 
     def stream(
         self, photos: Source | Iterable[Source], *, recursive: bool = False
@@ -183,8 +189,8 @@ class Segmenter:
         network = BoundedSemaphore(self._threads)
         # What is taken now, its owner may change as soon as the next one is asked for.
         jobs = (
-            (photo, partial(self._segment, _take(photo), source_name(photo), network))
-            for photo in list_photos(photos)
+            (photo, partial(self._segment, self._take(photo), source_name(photo), network))
+            for photo in list_sources(photos)
         )
         limit = 2 * self._threads + 1  # a slow photo shall not stop the others
         yield from work_ahead(jobs, self._threads + 1, limit)
@@ -204,13 +210,20 @@ class Segmenter:
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._session.run(["logits"], {"image": images})[0]
 
+    def _take(self, photo: Source) -> Snapshot | EgeunetError:
+        try:
+            return take_snapshot(photo, max_bytes=self._max_bytes)
+        except EgeunetError as error:
+            return error
+
     def _segment(
-        self, taken: Taken | EgeunetError, name: str | None, network: AbstractContextManager[Any]
+        self, taken: Snapshot | EgeunetError, name: str | None, network: AbstractContextManager[Any]
     ) -> Result:
         if isinstance(taken, EgeunetError):
             raise taken
         size = self.metadata.size
-        whole, photo = read_reduced(taken, _ENOUGH * max(size), name)
+        least = _ENOUGH * max(size)
+        whole, photo = read_reduced(taken, least, name, max_bytes=self._max_bytes)
         image = to_input(whole, size)
         del whole  # a large one shall not wait for the network
         with network:
@@ -252,13 +265,6 @@ def average_mirrors(
         mirrored = np.ascontiguousarray(np.flip(images, axes))
         total = total + np.flip(run(mirrored), axes)
     return total / np.float32(4)
-
-
-def _take(photo: Source) -> Taken | EgeunetError:
-    try:
-        return take_photo(photo)
-    except EgeunetError as error:
-        return error
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

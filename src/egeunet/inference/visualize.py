@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
+_BAND = 4_000_000  # pixels that are looked at at a time, so that large masks take little memory
 
 # Okabe and Ito's colours, which stay apart for colour-blind eyes; the first is seldom skin's.
 _COLOURS: tuple[Colour, ...] = (
@@ -72,23 +74,19 @@ def trace_contours(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
         return []
     x0, y0, x1, y1 = box
     inside = np.pad(mask[y0:y1, x0:x1].astype(bool, copy=False), 1)
-    left_up, right_up = inside[:-1, :-1], inside[:-1, 1:]
-    left_down, right_down = inside[1:, :-1], inside[1:, 1:]
-    # A border turns where an odd number of the four pixels round a point is true, and twice where
-    # only two that face each other diagonally are.
-    falling = left_up & right_down & ~right_up & ~left_down
-    rising = right_up & left_down & ~left_up & ~right_down
-    corner = left_up ^ right_up ^ left_down ^ right_down | falling | rising
-    ys, xs = np.nonzero(corner)
-    twice = falling[ys, xs] | rising[ys, xs]
-    ys, xs = (np.repeat(axis, 1 + twice) for axis in (ys, xs))
+    rows = max(1, _BAND // inside.shape[1])
+    bands = [
+        _find_corners(inside[top : top + rows + 1], top) for top in range(0, y1 - y0 + 1, rows)
+    ]
+    ys, xs, falling, twice = (np.concatenate(parts) for parts in zip(*bands, strict=True))
+    ys, xs, falling = (np.repeat(axis, 1 + twice) for axis in (ys, xs, falling))
 
     # Row by row, corners 0-1, 2-3, … are the ends of one horizontal edge each; likewise column by
     # column for vertical edges. Of a double corner the first ends the edge from the left; whether
     # it also ends the one from above or starts the one below decides what touches what.
     second = np.zeros(len(xs), dtype=bool)
     second[1:] = (ys[1:] == ys[:-1]) & (xs[1:] == xs[:-1])
-    below = np.where(falling[ys, xs], ~second, second)
+    below = np.where(falling, ~second, second)
     by_column = np.lexsort((below, ys, xs))
     vertical = np.empty(len(xs), dtype=np.int64)
     vertical[by_column[0::2]] = by_column[1::2]
@@ -105,6 +103,23 @@ def trace_contours(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
             polygon = np.roll(polygon[::-1], 1, axis=0)
         polygons.append(polygon)
     return polygons
+
+
+def _find_corners(inside: NDArray[np.bool_], top: int) -> tuple[NDArray[Any], ...]:
+    """Find where the border turns between the pixels of some rows.
+
+    Returns:
+        Rows (from `top` on) and columns of the corners, whether the mask falls from left to right
+        there, touching itself diagonally, and whether two borders meet.
+    """
+    left_up, right_up = inside[:-1, :-1], inside[:-1, 1:]
+    left_down, right_down = inside[1:, :-1], inside[1:, 1:]
+    # A border turns where an odd number of the four pixels round a point is true, and twice where
+    # only two that face each other diagonally are.
+    falling = left_up & right_down & ~right_up & ~left_down
+    rising = right_up & left_down & ~left_up & ~right_down
+    ys, xs = np.nonzero(left_up ^ right_up ^ left_down ^ right_down | falling | rising)
+    return ys + top, xs, falling[ys, xs], falling[ys, xs] | rising[ys, xs]
 
 
 def _cycles(vertical: Sequence[int]) -> list[list[int]]:
@@ -148,8 +163,11 @@ def draw_overlay(
             continue
         colour = class_colour(int(index))
         inside = classes == index
-        strength = inside.astype(np.uint8) * np.uint8(round(opacity * 255))
-        image.paste(colour, mask=Image.fromarray(strength))
+        rows = max(1, _BAND // image.width)
+        for top in range(0, image.height, rows):
+            strength = inside[top : top + rows] * np.uint8(round(opacity * 255))
+            box = (0, top, image.width, top + len(strength))
+            image.paste(colour, box, Image.fromarray(strength))
         for polygon in trace_contours(inside):
             closed = np.concatenate((polygon, polygon[:2]))
             draw.line(list(map(tuple, closed.tolist())), fill=colour, width=width)

@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from egeunet import __version__
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.decode import FORMAT_NAMES
+from egeunet.inference.image_io import FORMAT_NAMES
 from egeunet.inference.segmenter import Segmenter
 from egeunet.serve.limits import Limits
 from egeunet.serve.middleware import Metrics, Watch

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from egeunet.errors import EgeunetError
-from egeunet.inference.image_io import photo_size
+from egeunet.inference.image_io import inspect_image
 from egeunet.inference.result import Result
 from egeunet.inference.rle import encode
 from egeunet.inference.segmenter import Segmenter
@@ -150,7 +150,7 @@ def segment_or_fail(segmenter: Segmenter, limits: Limits, upload: Upload) -> byt
 
 
 def _result(segmenter: Segmenter, limits: Limits, upload: Upload) -> Result:
-    width, height = photo_size(upload.data)
+    width, height, _ = inspect_image(upload.data)
     if width * height > limits.pixels:
         raise HTTPException(
             413,
