@@ -373,23 +373,15 @@ def test_an_odd_map_is_pooled_as_the_framework_does():
     torch.testing.assert_close(stage(x), expected)
 
 
-@pytest.mark.parametrize(
-    "setting", [{"EGEUNET_KERNELS": "0"}, {"CC": "no-such-compiler"}, {"CC": "false"}]
-)
-def test_without_a_compiler_the_plain_formulas_run(setting, tmp_path):
+@pytest.mark.parametrize(("setting", "path"), [("1", "compiled"), ("0", "formulas")])
+def test_the_environment_tells_which_path_runs(setting, path):
     code = (
-        "import torch; from egeunet.models import create_model, kernels;"
-        "assert kernels.library() is None;"
+        "import torch; from egeunet.environment import environment; found = environment();"
+        "assert found['kernels'] is None;"
+        "from egeunet.models import create_model; found = environment();"
+        f"assert found['kernels'] == {path!r}, found;"
+        "assert found['cpu_capability'] == torch.backends.cpu.get_cpu_capability();"
         "create_model('egeunet')(torch.rand(2, 3, 32, 32))[0].sum().backward()"
     )
-    environment = {**os.environ, "EGEUNET_CACHE": str(tmp_path), **setting}
+    environment = {**os.environ, "EGEUNET_KERNELS": setting}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    assert not list(tmp_path.glob("*.so"))
-
-
-def test_two_processes_may_compile_at_once(tmp_path):
-    code = "from egeunet.models import kernels; assert kernels.library() is not None"
-    environment = {**os.environ, "EGEUNET_CACHE": str(tmp_path)}
-    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
-    assert len(list(tmp_path.iterdir())) == 1
