@@ -378,10 +378,11 @@ def test_the_environment_tells_which_path_runs(setting, path):
     code = (
         "import torch; from egeunet.environment import environment; found = environment();"
         "assert found['kernels'] is None;"
-        "from egeunet.models import create_model; found = environment();"
+        "from egeunet.models import create_model; model = create_model('egeunet');"
+        "found = environment();"
         f"assert found['kernels'] == {path!r}, found;"
         "assert found['cpu_capability'] == torch.backends.cpu.get_cpu_capability();"
-        "create_model('egeunet')(torch.rand(2, 3, 32, 32))[0].sum().backward()"
+        "model(torch.rand(2, 3, 32, 32))[0].sum().backward()"
     )
     environment = {**os.environ, "EGEUNET_KERNELS": setting}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
