@@ -57,10 +57,10 @@ def list_(as_json: Json = False) -> None:
         print_json([asdict(info) for info in datasets])
         return
     rows = [
-        (info.name, info.title, info.pairs, info.licence, "yes" if info.archives else "by hand")
+        (info.name, info.title, info.pairs, info.license, "yes" if info.archives else "by hand")
         for info in datasets
     ]
-    print_table("Datasets", ("name", "title", "pairs", "licence", "download"), rows)
+    print_table("Datasets", ("name", "title", "pairs", "license", "download"), rows)
 
 
 @app.command()
@@ -164,7 +164,7 @@ def download(
     """
     from egeunet.data.download import download as fetch
 
-    sys.stdout.write(f"{fetch(name, output, mirror, console_reporter()).root}\n")
+    sys.stdout.write(f"{fetch(name, output, mirror).root}\n")
 
 
 @app.command()

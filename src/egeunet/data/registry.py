@@ -45,7 +45,7 @@ class DatasetInfo:
         name: How it is called here.
         title: How its owner calls it.
         homepage: Its page.
-        licence: Its terms.
+        license: Its terms.
         pairs: Number of images with a mask in the official release.
         folder: Its folder below EGEUNET_DATA.
         layouts: The official arrangements of its files, tried in this order.
@@ -59,7 +59,7 @@ class DatasetInfo:
     name: str
     title: str
     homepage: str
-    licence: str
+    license: str
     pairs: int
     folder: str
     layouts: tuple[tuple[Place, ...], ...]
@@ -79,7 +79,7 @@ _ENTRIES = (
         name="isic2018",
         title="ISIC 2018 Task 1, training set",
         homepage="https://challenge.isic-archive.com/data/#2018",
-        licence="CC BY-NC 4.0",
+        license="CC BY-NC 4.0",
         pairs=2594,
         folder="isic2018",
         layouts=((Place(_ISIC2018_IMAGES, _ISIC2018_MASKS),),),
@@ -92,7 +92,7 @@ _ENTRIES = (
         name="isic2017",
         title="ISIC 2017 Part 1",
         homepage="https://challenge.isic-archive.com/data/#2017",
-        licence="CC0 1.0",
+        license="CC0 1.0",
         pairs=2750,
         folder="isic2017",
         layouts=(
@@ -128,7 +128,7 @@ _ENTRIES = (
         name="ph2",
         title="PH2",
         homepage="https://www.fc.up.pt/addi/ph2%20database.html",
-        licence="research and education; see the owner's terms",
+        license="research and education; see the owner's terms",
         pairs=200,
         folder="ph2",
         layouts=tuple(
@@ -147,7 +147,7 @@ _ENTRIES = (
         name="kvasir_seg",
         title="Kvasir-SEG",
         homepage="https://datasets.simula.no/kvasir-seg/",
-        licence="research and education; see the owner's terms",
+        license="research and education; see the owner's terms",
         pairs=1000,
         folder="kvasir_seg",
         layouts=((Place(("Kvasir-SEG/images/*",), "Kvasir-SEG/masks/*"),),),
@@ -157,7 +157,7 @@ _ENTRIES = (
         name="cvc_clinicdb",
         title="CVC-ClinicDB",
         homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
-        licence="research; see the owner's terms",
+        license="research; see the owner's terms",
         pairs=612,
         folder="cvc_clinicdb",
         layouts=tuple(
@@ -171,7 +171,7 @@ _ENTRIES = (
         name="ham10000",
         title="HAM10000 with lesion segmentations",
         homepage="https://doi.org/10.7910/DVN/DBW86T",
-        licence="CC BY-NC 4.0",
+        license="CC BY-NC 4.0",
         pairs=10015,
         folder="ham10000",
         layouts=(

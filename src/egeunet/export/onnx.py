@@ -117,7 +117,7 @@ def describe(run: Run, **entries: str) -> dict[str, str]:
         "egeunet_version": __version__,
         "system": run.recipe.system,
         "dataset": run.dataset,
-        "data_licence": info.licence if info else "unknown",
+        "data_licence": info.license if info else "unknown",
         "protocol": data.protocol,
         "scores": json.dumps(scores),
         "scores_on": scores_on,
