@@ -221,6 +221,25 @@ def inspect_image(data: bytes, least: int | None = None) -> ImageInfo:
     return _open(_read_bytes(data, name, len(data)), name, None, least)[1]
 
 
+@contextmanager
+def open_image(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
+) -> Iterator[tuple[Image.Image, int]]:
+    """Decode an image file in its own mode, with the limits of `read_image`.
+
+    Yields:
+        The decoded image as it is stored, and its EXIF orientation, 1 (upright) to 8.
+
+    Raises:
+        EgeunetError: As for `read_image`; also if the block runs out of memory.
+    """
+    name = os.fspath(path)
+    image, _, turn = _open(_read_bytes(path, name, max_bytes), name, max_bytes)
+    with _decoding(name):
+        image.load()
+        yield image, turn
+
+
 def source_name(source: Source) -> str | None:
     """Return what a source is called: its path where it has one, else None."""
     if isinstance(source, (str, os.PathLike)):
