@@ -126,6 +126,7 @@ def _transfer(url: str, path: Path) -> None:
                 break
             reason = "the connection was closed early"
         except requests.HTTPError as error:
+            assert error.response is not None
             status = error.response.status_code
             reason = f"the server answers {status} {error.response.reason}"
             if status < 500 and status not in (408, 416, 429):
