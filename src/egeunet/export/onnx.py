@@ -20,8 +20,10 @@ from torch import nn
 
 from egeunet import __version__
 from egeunet.data.registry import REGISTRY
+from egeunet.errors import EgeunetError
 from egeunet.export.fold import can_fold, fold
 from egeunet.export.graph import IR_VERSION, OPSET, Graph, shorten
+from egeunet.files import read_json
 from egeunet.inference import preprocess
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_shipped
@@ -140,9 +142,12 @@ def _selected_scores(run: Run) -> tuple[dict[str, float], str]:
         metadata = Segmenter(shipped).metadata
         return dict(metadata.scores), metadata.scores_on
     file = run.folder / "metrics.json"
-    summary: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
-    selected = summary.get("selected", {})
-    scores = {key: value for key, value in selected.items() if key.startswith("val_")}
+    summary: dict[str, Any] = read_json(file) if file.is_file() else {}
+    try:
+        selected = summary.get("selected", {}).items()
+    except AttributeError as error:
+        raise EgeunetError(f"{file} is not the summary of a training.") from error
+    scores = {key: value for key, value in selected if key.startswith("val_")}
     return scores, summary.get("selected_on", "unknown")
 
 
