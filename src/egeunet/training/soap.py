@@ -45,7 +45,7 @@ class Soap(torch.optim.Optimizer):
         super().__init__(parameters, settings)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the weights; the first gradient of a weight only sets its directions.
 
         A weight without a gradient is left as it is; its moments are those of a zero gradient.
@@ -125,7 +125,7 @@ def _eigenvectors(products: Tensor) -> Tensor:
     for jitter in (0.0, 1e-12, 1e-8):
         try:
             return torch.linalg.eigh(wide + jitter * identity)[1].flip(2).to(products.dtype)
-        except torch.linalg.LinAlgError:
+        except RuntimeError:  # did not converge
             continue
     return identity.expand_as(wide).to(products.dtype)  # Adam's own axes
 
