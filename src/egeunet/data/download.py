@@ -7,6 +7,7 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 from egeunet.data.datasets import Dataset, data_root, get_info, open_dataset
@@ -126,9 +127,9 @@ def _transfer(url: str, path: Path) -> None:
                 break
             reason = "the connection was closed early"
         except requests.HTTPError as error:
-            assert error.response is not None
-            status = error.response.status_code
-            reason = f"the server answers {status} {error.response.reason}"
+            response = cast("requests.Response", error.response)
+            status = response.status_code
+            reason = f"the server answers {status} {response.reason}"
             if status < 500 and status not in (408, 416, 429):
                 raise EgeunetError(f"Cannot download {url}: {reason}.") from error
             if status == 416:  # the partial file belongs to another version

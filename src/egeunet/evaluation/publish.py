@@ -83,7 +83,7 @@ def write_report(
     drawn.update(_figures1(results))
     drawn.update(shipped_figures(rows, SHIPPED_FOR[0]))
     if runs is not None:
-        drawn.update(figures4(Path(runs), photos, reporter))
+        drawn.update(figures4(Path(runs), photos))
     written = []
     for name, figure in drawn.items():
         written.append(out / f"{name}.png")

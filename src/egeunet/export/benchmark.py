@@ -115,7 +115,7 @@ def benchmark(
         scored_on = None
         if data:
             scored_on, samples = _test_part(data, weights)
-            arrays = load_arrays(samples, size, classes, reporter=reporter)
+            arrays = load_arrays(samples, size, classes)
             scores = _score(contenders, arrays, classes, reporter)
         rows = []
         for contender in contenders:

@@ -43,7 +43,7 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
     if "val" not in split.parts() or len(unseen) < FEWEST:
         return None
     try:
-        arrays = load_arrays(unseen, data.shape, reporter=reporter)
+        arrays = load_arrays(unseen, data.shape)
     except EgeunetError as error:
         reporter.warn(f"the quality of masks cannot be told: {error}")
         return None
