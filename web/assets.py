@@ -17,7 +17,7 @@ from PIL import Image
 from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.export.onnx import around_photo
 from egeunet.files import atomic_write
-from egeunet.inference.quality import REVIEW, QualityModel
+from egeunet.inference.quality import REVIEW, DiceEstimator
 from egeunet.inference.weights import find_weights
 
 GENERATED = Path(__file__).parent / "generated"
@@ -33,7 +33,7 @@ def main() -> None:
     facts = {
         "weights": WEIGHTS,
         "threshold": float(said["threshold"]),
-        "quality": QualityModel.from_json(said["quality"]).plain,
+        "quality": DiceEstimator.from_json(said["quality"]).plain,
         "review": REVIEW,
         "not_for_webgpu": name_resizing(graph),
     }

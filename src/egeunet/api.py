@@ -228,7 +228,7 @@ def evaluate(
         )
     if corruptions:
         model = segmenter.metadata.quality if segmenter else None
-        quality = partial(model.expect_dice, tta=tta) if model else None
+        quality = partial(model.estimate, tta=tta) if model else None
         found = assess(
             subject.predict, arrays, num_classes=num_classes, quality=quality, reporter=reporter
         )

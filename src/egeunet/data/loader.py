@@ -43,7 +43,7 @@ class Batch:
 def scale_batch(images: Tensor) -> Tensor:
     """Scale uint8 (B, H, W, 3) to float32 (B, 3, H, W), each image min–max to 0…255.
 
-    The same values as `egeunet.inference.preprocess.scale`, for a batch on any device.
+    The same values as `egeunet.inference.preprocess.min_max_normalize`, for a batch on any device.
     """
     low, factor = extremes(images)
     return ((images.float() - low) * factor).permute(0, 3, 1, 2)

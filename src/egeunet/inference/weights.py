@@ -13,7 +13,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, cache_folder, sha256_file
 from egeunet.inference import preprocess
 from egeunet.inference.fetch import fetch_bytes, is_url
-from egeunet.inference.quality import QualityModel
+from egeunet.inference.quality import DiceEstimator
 
 DEFAULT = "isic2018"
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -147,7 +147,7 @@ class Metadata:
     size: tuple[int, int]
     threshold: float
     classes: tuple[str, ...]
-    quality: QualityModel | None = None
+    quality: DiceEstimator | None = None
     protocol: str = ""
     data_licence: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -180,7 +180,7 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             size=(height, width),
             threshold=float(entries["threshold"]),
             classes=tuple(names) if isinstance(names, list) else (),
-            quality=QualityModel.from_json(entries["quality"]) if "quality" in entries else None,
+            quality=DiceEstimator.from_json(entries["quality"]) if "quality" in entries else None,
             protocol=entries.get("protocol", ""),
             data_licence=entries.get("data_licence", ""),
             scores={key: float(value) for key, value in scores},

@@ -57,7 +57,6 @@ class Segmentation(BaseModel):
         area: Share of the photo that the mask covers, 0…1.
         area_pixels: Number of pixels in the mask.
         box: x0, y0, x1, y1, of which x1 and y1 lie outside; null if the mask is empty.
-        confidence: How sure the network is, 0…1; not calibrated.
         quality: The Dice score to be expected of the mask, 0…1; null if the weights tell none.
         review: Whether a person should look; null if the weights tell no quality.
         threshold: Probability from which a pixel is lesion (one class).
@@ -74,7 +73,6 @@ class Segmentation(BaseModel):
     area: float
     area_pixels: int
     box: list[int] | None
-    confidence: float
     quality: float | None
     review: bool | None
     threshold: float | None = None

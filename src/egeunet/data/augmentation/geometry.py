@@ -118,8 +118,8 @@ def transform(
 
     Returns:
         Images float32 (B, 3, H, W), channels last in memory, scaled by the extremes of the unmoved
-        image as `egeunet.inference.preprocess.scale` does; masks uint8 (B, H, W). What comes from
-        outside is 0 in both.
+        image as `egeunet.inference.preprocess.min_max_normalize` does; masks uint8 (B, H, W). What
+        comes from outside is 0 in both.
     """
     count, height, width = masks.shape
     if maps is None:
