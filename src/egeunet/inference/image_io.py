@@ -267,7 +267,7 @@ def open_image(
         EgeunetError: As for `read_image`; also if the block runs out of memory.
     """
     name = os.fspath(path)
-    image, _, turn = _open(_read_bytes(path, name, max_bytes), name, max_bytes)
+    image, _, turn = _open(read_bytes(path, name, max_bytes), name, max_bytes)
     with _decoding(name):
         image.load()
         yield image, turn
