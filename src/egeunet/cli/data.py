@@ -85,8 +85,7 @@ def check(
     from egeunet.data.check import check_dataset
     from egeunet.data.datasets import open_data
 
-    reporter = console_reporter()
-    result = check_dataset(open_data(dataset), protocol.value, num_classes, reporter)
+    result = check_dataset(open_data(dataset), protocol.value, num_classes)
     if as_json:
         print_json(result.to_dict())
     else:

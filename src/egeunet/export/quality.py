@@ -40,7 +40,7 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> DiceEstimator | None:
         return None
     parts = run.parts
     unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
-    if "val" not in split.parts() or len(unseen) < FEWEST:
+    if "val" not in split.subsets() or len(unseen) < FEWEST:
         return None
     try:
         arrays = load_arrays(unseen, data.shape)

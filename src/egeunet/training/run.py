@@ -298,7 +298,7 @@ def check_split(folder: Path, split: Split) -> None:
     """
     if not (folder / SPLIT).is_file() or not _has_checkpoint(folder):
         return
-    before, now = read_parts(folder), split.part_of()
+    before, now = read_parts(folder), split.split_of()
     changed = sorted(id for id in before.keys() | now.keys() if before.get(id) != now.get(id))
     if changed:
         raise UsageError(
