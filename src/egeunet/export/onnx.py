@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from egeunet import __version__
@@ -184,5 +184,40 @@ def _convert(model: nn.Module, size: tuple[int, int], dynamic: bool) -> onnx.Mod
         node.doc_string = ""
     del graph.graph.metadata_props[:]
     del graph.metadata_props[:]
+    _fix_sizes(graph.graph)
     shorten(graph)
     return graph
+
+
+def _fix_sizes(graph: onnx.GraphProto) -> None:
+    """Write the sizes of values as constants where the exporter computes them from other values.
+
+    Only the batch is free, and `egeunet.inference.onnx_check` refuses sizes that are not known
+    before the graph runs.
+    """
+    made = {name: node for node in graph.node for name in node.output}
+    shapes = {
+        one.name: [side.dim_value for side in one.type.tensor_type.shape.dim]
+        for one in graph.value_info
+    }
+    constants = {one.name for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Resize" and len(node.input) == 4 and node.input[3] in made:
+            sizes = made[node.input[3]]
+            if sizes.op_type == "Concat" and len(sizes.input) == 2 and sizes.input[1] in constants:
+                node.input[3] = sizes.input[1]  # without the batch and channels of the input
+                node.attribute.append(helper.make_attribute("axes", [2, 3]))
+        elif node.op_type == "Reshape" and node.input[1] in made:
+            shape = made[node.input[1]]
+            sides = shapes.get(shape.input[0], [])
+            whole = all(one.name == "start" and not one.i for one in shape.attribute)
+            if shape.op_type == "Shape" and whole and sides and all(sides[1:]):
+                target = numpy_helper.from_array(np.array([-1, *sides[1:]]), f"{node.name}.shape")
+                graph.initializer.append(target)
+                node.input[1] = target.name
+    names = {one.name for one in graph.output}
+    for node in reversed(list(graph.node)):
+        if names.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            names.update(node.input)

@@ -17,6 +17,7 @@ from egeunet.inference.quality import DiceEstimator
 
 DEFAULT = "isic2018"
 SHIPPED = Path(__file__).parents[1] / "weights"
+_LARGEST_SIDE = 4096  # pixels of the network's input
 _NONSENSE = "The metadata of {} makes no sense: expected a file that `egeunet export` wrote."
 
 
@@ -194,10 +195,10 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             f"{name} does not say its {error.args[0]} in its metadata: "
             "expected a file that `egeunet export` wrote."
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise EgeunetError(_NONSENSE.format(name)) from error
     if (
-        min(metadata.size) < 1
+        not 1 <= min(metadata.size) <= max(metadata.size) <= _LARGEST_SIDE
         or not 0 < metadata.threshold < 1
         or not 1 <= count <= 255
         or len(metadata.classes) != count
