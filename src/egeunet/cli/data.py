@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import asdict
 from enum import Enum
@@ -10,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.console import print_json, print_table
 from egeunet.cli.options import Overwrite, check_absent
 
+_log = logging.getLogger(__name__)
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
@@ -136,7 +138,7 @@ def split(
         return
     with atomic_write(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    console_reporter().info(f"{text.splitlines()[0].removeprefix('# ')}, written to {output}")
+    _log.info("%s, written to %s", text.splitlines()[0].removeprefix("# "), output)
 
 
 @app.command()
@@ -189,5 +191,5 @@ def synthesize(
     from egeunet.data.synthetic.dermoscopy import write_dataset
 
     size = (height, width)
-    folder = write_dataset(output, count, size, seed, num_classes, console_reporter())
+    folder = write_dataset(output, count, size, seed, num_classes)
     sys.stdout.write(f"{folder}\n")
