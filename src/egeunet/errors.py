@@ -45,6 +45,10 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise MissingExtraError(library, extra) from error
 
 
+class ImageTooLargeError(EgeunetError):
+    """An image has more pixels, or takes more memory to decode, than allowed."""
+
+
 class ParityError(EgeunetError):
     """An exported file computes something else than the network in torch; it is not kept."""
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `hostile`
 
 
 def free_port():
@@ -78,6 +81,33 @@ class Service:
         raw.sendall(head)
         return raw
 
+    def wait_for_open(self, requests):
+        """Wait until some requests are under way, beside the ones that ask."""
+        deadline = time.monotonic() + 60
+        wanted = f"egeunet_requests_open {requests + 1}.0".encode()
+        while wanted not in self.ask("GET", "/metrics")[2]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def workers(self):
+        """Return the process ids of the workers (Linux only)."""
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        found = [int(child) for path in children for child in path.read_text().split()]
+        return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    @contextmanager
+    def stopped(self):
+        """Stop the workers for the duration of the block: whatever is asked stays under way."""
+        pids = self.workers()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pids
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def logged(self):
         return [json.loads(line) for line in self.log.read_text("utf-8").splitlines()]
 
@@ -106,7 +136,7 @@ def service(start):
 
 
 @pytest.fixture(scope="session")
-def photo():
+def image():
     """The bytes of a JPEG file with something dark in it."""
     image = Image.new("RGB", (160, 120), (220, 200, 190))
     ImageDraw.Draw(image).ellipse((40, 30, 99, 79), fill=(90, 50, 40))
@@ -120,7 +150,7 @@ def to_bytes(image, kind):
 
 
 @pytest.fixture(scope="session")
-def slow_photo():
+def slow_image():
     """The bytes of a PNG file that takes a good part of a second: noise does not compress."""
     noise = np.random.default_rng(0).integers(0, 255, (2000, 2000, 3), np.uint8)
     return to_bytes(Image.fromarray(noise), "PNG")

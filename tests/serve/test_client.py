@@ -12,14 +12,14 @@ from egeunet.inference import rle
 from egeunet.serve import Client
 
 
-def test_a_photo_comes_back_as_each_form(service, photo, tmp_path):
-    client, result = Client(service.url), Segmenter()(photo)
-    (tmp_path / "a.jpg").write_bytes(photo)
+def test_a_photo_comes_back_as_each_form(service, image, tmp_path):
+    client, result = Client(service.url), Segmenter()(image)
+    (tmp_path / "a.jpg").write_bytes(image)
     values = client.segment(tmp_path / "a.jpg")
-    assert values == client.segment(photo) | {"source": str(tmp_path / "a.jpg")}
+    assert values == client.segment(image) | {"source": str(tmp_path / "a.jpg")}
     assert (rle.decode(values["mask"]) == result.mask).all()
-    assert client.mask(photo).startswith(b"\x89PNG")
-    assert client.overlay(photo).startswith(b"\x89PNG")
+    assert client.mask(image).startswith(b"\x89PNG")
+    assert client.overlay(image).startswith(b"\x89PNG")
     assert client.models()[0]["name"] == "isic2018"
 
 
@@ -29,10 +29,10 @@ def test_an_address_without_its_scheme_is_refused_at_once(url):
         Client(url)
 
 
-def test_a_batch_keeps_the_names_at_home(service, photo, tmp_path):
+def test_a_batch_keeps_the_names_at_home(service, image, tmp_path):
     path = tmp_path / "a.jpg"
-    path.write_bytes(photo)
-    named, bare, bad = Client(service.url).segment_batch([path, photo, b"no image"])
+    path.write_bytes(image)
+    named, bare, bad = Client(service.url).segment_batch([path, image, b"no image"])
     assert (named["source"], bare["source"]) == (str(path), None)
     assert "not an image" in bad["error"]
 
@@ -46,20 +46,19 @@ def test_a_refusal_is_the_sentence_of_the_service(service, tmp_path):
         Client(service.url + "/nowhere").models()
 
 
-def test_it_asks_again_while_the_service_is_busy(start, photo):
+def test_it_asks_again_while_the_service_is_busy(start, image):
     with start("--requests", "1") as service, ThreadPoolExecutor(4) as clients:
-        answers = list(clients.map(Client(service.url, retries=20).segment, [photo] * 4))
+        answers = list(clients.map(Client(service.url, retries=20).segment, [image] * 4))
         assert all(one == answers[0] for one in answers)
-        with service.open_raw(
-            b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
-            b"Content-Length: 9\r\n\r\n"
-        ):
-            time.sleep(0.2)
+        with service.stopped():
+            asked = clients.submit(Client(service.url).segment, image)
+            service.wait_for_open(1)
             with pytest.raises(EgeunetError, match="busy"):
-                Client(service.url, retries=0).segment(photo)
+                Client(service.url, retries=0).segment(image)
+        assert asked.result() == answers[0]
 
 
-def test_it_waits_for_a_service_that_is_not_there_yet(start, photo):
+def test_it_waits_for_a_service_that_is_not_there_yet(start, image):
     with start() as service:
         service.process.kill()
         service.process.wait()
@@ -67,7 +66,7 @@ def test_it_waits_for_a_service_that_is_not_there_yet(start, photo):
             Client(service.url, retries=0).models()
         answers = []
         client = Client(service.url, retries=8)
-        asking = threading.Thread(target=lambda: answers.append(client.segment(photo)))
+        asking = threading.Thread(target=lambda: answers.append(client.segment(image)))
         asking.start()
         with start(port=service.port):
             asking.join(60)
@@ -92,8 +91,8 @@ def test_an_end_under_load_and_a_new_start_lose_nothing(start, tmp_path, number,
             assert [one.result(60)["width"] for one in asked] == list(widths)
 
 
-def test_a_token_is_sent(start, photo):
+def test_a_token_is_sent(start, image):
     with start(EGEUNET_TOKEN="secret") as service:
-        assert Client(service.url, token="secret").segment(photo)["width"] == 160
+        assert Client(service.url, token="secret").segment(image)["width"] == 160
         with pytest.raises(EgeunetError, match="token"):
-            Client(service.url).segment(photo)
+            Client(service.url).segment(image)

@@ -15,7 +15,7 @@ def memory(service):
 
 
 @pytest.mark.slow
-def test_sixty_four_clients_for_a_minute_lose_nothing_and_memory_is_flat(start, photo):
+def test_sixty_four_clients_for_a_minute_lose_nothing_and_memory_is_flat(start, image):
     if not Path("/proc/self/status").exists():
         pytest.skip("no /proc: memory is read there")
     end = time.monotonic() + 60
@@ -24,7 +24,7 @@ def test_sixty_four_clients_for_a_minute_lose_nothing_and_memory_is_flat(start, 
         def ask():
             answers = Counter()
             while time.monotonic() < end:
-                answers[service.post(photo)[0]] += 1
+                answers[service.post(image)[0]] += 1
             return answers
 
         asking = [clients.submit(ask) for _ in range(64)]

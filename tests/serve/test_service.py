@@ -5,15 +5,14 @@ import io
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hostile import png_that_claims
 from PIL import Image
 
 from egeunet import Segmenter
@@ -32,13 +31,13 @@ def png(data):
 
 
 @pytest.fixture(scope="module")
-def result(photo):
-    return Segmenter()(photo)
+def result(image):
+    return Segmenter()(image)
 
 
 @pytest.mark.parametrize("form", [False, True])
-def test_json_is_the_result_and_its_run_lengths(service, photo, result, form):
-    answer = service.post_files(("a b.jpg", photo)) if form else service.post(photo)
+def test_json_is_the_result_and_its_run_lengths(service, image, result, form):
+    answer = service.post_files(("a b.jpg", image)) if form else service.post(image)
     status, headers, body = answer
     assert (status, headers["content-type"]) == (200, "application/json")
     values = json.loads(body)
@@ -62,19 +61,19 @@ def test_the_documented_fields_are_those_of_a_result(result):
         ("", "image/png;q=0, */*;q=0.1", "json"),
     ],
 )
-def test_the_form_is_chosen_by_parameter_and_accept(service, photo, result, query, accept, kind):
-    status, headers, body = service.post(photo, f"/v1/segment{query}", Accept=accept)
+def test_the_form_is_chosen_by_parameter_and_accept(service, image, result, query, accept, kind):
+    status, headers, body = service.post(image, f"/v1/segment{query}", Accept=accept)
     assert status == 200
     if kind == "json":
         assert json.loads(body)["width"] == 160
         return
     assert headers["content-type"] == "image/png"
-    image = result.mask_image() if kind == "mask" else result.overlay()
-    assert (png(body) == np.asarray(image)).all()
+    expected = result.mask_image() if kind == "mask" else result.overlay()
+    assert (png(body) == np.asarray(expected)).all()
 
 
-def test_a_batch_is_in_order_and_goes_on_after_a_bad_file(service, photo):
-    files = [("one", photo), ("bad", photo[: len(photo) // 2]), ("empty", b""), ("two", photo)]
+def test_a_batch_is_in_order_and_goes_on_after_a_bad_file(service, image):
+    files = [("one", image), ("bad", image[: len(image) // 2]), ("empty", b""), ("two", image)]
     status, _, body = service.post_files(*files, path="/v1/segment/batch")
     one, bad, empty, two = json.loads(body)
     assert status == 200
@@ -98,22 +97,9 @@ def test_the_other_routes_answer(service):
     assert 'egeunet_requests_total{route="/healthz",status="200"}' in metrics
 
 
-def test_other_origins_are_not_let_in(service, photo):
-    _, headers, _ = service.post(photo, Origin="https://elsewhere.example")
+def test_other_origins_are_not_let_in(service, image):
+    _, headers, _ = service.post(image, Origin="https://elsewhere.example")
     assert headers["access-control-allow-origin"] is None
-
-
-def bomb(side):
-    """A PNG file of a few kilobytes that says it is white, `side` pixels wide and high."""
-
-    def chunk(kind, data):
-        crc = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + crc
-
-    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    data = zlib.compress(b"\xff" * 1_000_000)
-    end = chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + end
 
 
 @pytest.mark.parametrize(
@@ -121,7 +107,8 @@ def bomb(side):
     [
         (b"", "image/jpeg", 400, "0 bytes"),
         (b"no image", "image/png", 400, "not an image"),
-        (bomb(50_000), "image/png", 413, "too large"),
+        (png_that_claims(3000, 3000), "image/png", 413, "4 megapixels"),
+        (png_that_claims(50_000, 50_000), "image/png", 413, "too large"),
         (b"x" * 2_000_001, "image/png", 413, "2 MB"),
         (b"x", "text/plain", 415, "content type"),
         (b"x", "", 415, "content type"),
@@ -142,20 +129,20 @@ def test_a_bad_body_is_refused_in_one_sentence(service, body, kind, status, says
     assert says in json.loads(answer)["detail"]
 
 
-def test_a_photo_cut_short_is_refused(service, photo):
-    status, _, body = service.post(photo[: len(photo) // 2])
+def test_a_photo_cut_short_is_refused(service, image):
+    status, _, body = service.post(image[: len(image) // 2])
     assert (status, "cut short" in json.loads(body)["detail"]) == (400, True)
 
 
-def test_two_files_are_a_batch(service, photo):
-    assert service.post_files(("a", photo), ("b", photo))[0] == 400
-    assert service.post_files(*[("a", photo)] * 33, path="/v1/segment/batch")[0] == 400
-    assert service.post(photo, "/v1/segment/batch")[0] == 415
+def test_two_files_are_a_batch(service, image):
+    assert service.post_files(("a", image), ("b", image))[0] == 400
+    assert service.post_files(*[("a", image)] * 33, path="/v1/segment/batch")[0] == 400
+    assert service.post(image, "/v1/segment/batch")[0] == 415
 
 
-def test_a_form_that_cannot_be_given_is_refused(service, photo):
-    assert service.post(photo, Accept="text/html")[0] == 406
-    status, _, body = service.post(photo, "/v1/segment?format=gif")
+def test_a_form_that_cannot_be_given_is_refused(service, image):
+    assert service.post(image, Accept="text/html")[0] == 406
+    status, _, body = service.post(image, "/v1/segment?format=gif")
     assert status == 422
     assert json.loads(body)["detail"].startswith("format: Input should be 'json'")
 
@@ -164,7 +151,7 @@ def test_an_address_in_use_is_one_sentence(service):
     command = [sys.executable, "-m", "egeunet", "serve", "--port", str(service.port)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == f"error: 127.0.0.1:{service.port} cannot be listened on: {IN_USE}.\n"
+    assert done.stderr == f"error: Cannot listen on 127.0.0.1:{service.port}: {IN_USE}.\n"
 
 
 def test_an_address_that_is_none_is_one_sentence():
@@ -172,7 +159,7 @@ def test_an_address_that_is_none_is_one_sentence():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
-    assert line.startswith("error: no.such.host.invalid:8000 cannot be listened on: ")
+    assert line.startswith("error: Cannot listen on no.such.host.invalid:8000: ")
     assert "Unknown error" not in line
 
 
@@ -188,18 +175,18 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(service):
     assert any(line.get("status") == 413 for line in service.logged())
 
 
-def test_a_client_that_goes_away_is_no_error(service, photo):
-    service.open_raw(f"{HEAD}Content-Length: {len(photo)}\r\n\r\n".encode() + photo[:100]).close()
+def test_a_client_that_goes_away_is_no_error(service, image):
+    service.open_raw(f"{HEAD}Content-Length: {len(image)}\r\n\r\n".encode() + image[:100]).close()
     deadline = time.monotonic() + 10
     while not any(line.get("status") == 499 for line in service.logged()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert service.post(photo)[0] == 200
+    assert service.post(image)[0] == 200
     assert not any("traceback" in line or line.get("status") == 500 for line in service.logged())
 
 
-def test_logs_tell_nothing_of_the_photo(service, photo):
-    service.post_files(("Jane Doe.jpg", photo))
+def test_logs_tell_nothing_of_the_photo(service, image):
+    service.post_files(("Jane Doe.jpg", image))
     assert "Jane" not in service.log.read_text("utf-8")
     assert {"id", "method", "route", "status", "seconds"} <= service.logged()[-1].keys()
 
@@ -218,26 +205,35 @@ def test_work_that_takes_too_long_is_given_up(start):
         assert service.post(file.getvalue(), kind="image/png")[0] == 504
 
 
-def test_a_full_house_says_when_to_come_again(start, photo):
-    with start("--requests", "1") as service:
-        with service.open_raw(f"{HEAD}Content-Length: 1000\r\n\r\nabc".encode()):
-            time.sleep(0.3)
-            status, headers, _ = service.post(photo)
+def test_a_busy_service_says_when_to_come_again(start, image):
+    with start("--requests", "1") as service, ThreadPoolExecutor(1) as client:
+        with service.stopped():
+            asked = client.submit(service.post, image)
+            service.wait_for_open(1)
+            status, headers, _ = service.post(image)
             assert (status, headers["retry-after"]) == (503, "1")
             assert service.ask("GET", "/readyz")[0] == 503
             assert service.ask("GET", "/healthz")[0] == 200
-        time.sleep(0.3)
-        assert service.post(photo)[0] == 200
+        assert asked.result()[0] == 200
+        assert service.post(image)[0] == 200
 
 
-def test_tokens_guard_what_costs_and_what_tells(start, photo):
+def test_the_threshold_and_mirrored_copies_can_be_chosen(start, image):
+    expected = Segmenter(threshold=0.9, tta=True)(image)
+    with start("--threshold", "0.9", "--tta") as service:
+        values = json.loads(service.post(image)[2])
+        assert values["threshold"] == 0.9
+        assert (rle.decode(values["mask"]) == expected.mask).all()
+
+
+def test_tokens_guard_what_costs_and_what_tells(start, image):
     with start(EGEUNET_TOKEN="one two") as service:
         for path in ("/v1/models", "/metrics"):
             status, headers, _ = service.ask("GET", path)
             assert (status, headers["www-authenticate"]) == (401, "Bearer")
-        assert service.post(photo, Authorization="Bearer three")[0] == 401
-        assert service.post(photo, Authorization="Basic one")[0] == 401
-        assert service.post(photo, Authorization="Bearer two")[0] == 200
+        assert service.post(image, Authorization="Bearer three")[0] == 401
+        assert service.post(image, Authorization="Basic one")[0] == 401
+        assert service.post(image, Authorization="Bearer two")[0] == 200
         assert service.ask("GET", "/readyz")[0] == 200
 
 
@@ -246,7 +242,7 @@ def test_a_token_that_is_empty_lets_nobody_in():
         create_app(Segmenter(), name="x", workers=1, tokens=["", "one"])
 
 
-def test_the_page_and_an_origin_are_served_when_asked_for(start, tmp_path, photo):
+def test_the_page_and_an_origin_are_served_when_asked_for(start, tmp_path, image):
     page = tmp_path / "page"
     page.mkdir()
     (page / "index.html").write_text("<title>the page</title>")
@@ -256,9 +252,9 @@ def test_the_page_and_an_origin_are_served_when_asked_for(start, tmp_path, photo
         assert b"the page" in service.ask("GET", "/")[2]
         for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt"):
             assert service.ask("GET", path)[0] == 404
-        _, headers, _ = service.post(photo, Origin=origin)
+        _, headers, _ = service.post(image, Origin=origin)
         assert headers["access-control-allow-origin"] == origin
-        _, headers, _ = service.post(photo, Origin="https://elsewhere.example")
+        _, headers, _ = service.post(image, Origin="https://elsewhere.example")
         assert headers["access-control-allow-origin"] is None
         asks = {
             "Access_Control_Request_Method": "POST",
@@ -268,12 +264,10 @@ def test_the_page_and_an_origin_are_served_when_asked_for(start, tmp_path, photo
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_was_taken_is_finished_when_the_service_ends(start, slow_photo, number):
+def test_what_was_taken_is_finished_when_the_service_ends(start, slow_image, number):
     with start("--workers", "1") as service, ThreadPoolExecutor(4) as clients:
-        asked = [clients.submit(service.post, slow_photo) for _ in range(4)]
-        deadline = time.monotonic() + 20
-        while b"egeunet_requests_open 5.0" not in service.ask("GET", "/metrics")[2]:
-            assert time.monotonic() < deadline
+        asked = [clients.submit(service.post, slow_image) for _ in range(4)]
+        service.wait_for_open(4)
         service.process.send_signal(number)
         assert [one.result()[0] for one in asked] == [200] * 4
         assert service.process.wait(30) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -18,32 +19,24 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
 
 from egeunet import __version__
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import UsageError
 from egeunet.inference.image_io import FORMAT_NAMES
 from egeunet.inference.segmenter import Segmenter
 from egeunet.serve.limits import Limits
-from egeunet.serve.middleware import Metrics, Watch
-from egeunet.serve.pool import Pool
-from egeunet.serve.schemas import (
-    FailedFile,
-    Failure,
-    Format,
-    Segmentation,
-    choose_format,
-    segment,
-    segment_or_fail,
-)
+from egeunet.serve.middleware import Metrics, RequestMiddleware
+from egeunet.serve.schemas import FailedFile, Failure, Format, Segmentation, choose_format
 from egeunet.serve.static import serve_page
 from egeunet.serve.uploads import MULTIPART, read_uploads
+from egeunet.serve.workers import Workers
 
 ABOUT = (
     "Skin lesion segmentation with EGE-UNet (MICCAI 2023). For research; not a medical device, "
-    "and a mask is not a diagnosis. Photos are kept in memory until they are answered, and nowhere "
-    "else."
+    "and a mask is not a diagnosis. Images are kept in memory until the response is sent, and are "
+    "never written to disk."
 )
 WITHOUT_PAGE = (
-    "POST a photo to /v1/segment, /docs says more; the page for browsers is not part of this "
-    "install: run `make web` in a checkout and install from there, or give its folder as --page."
+    "POST an image to /v1/segment; /docs describes the API. The web page is not part of this "
+    "install: run `make web` in a checkout and install from there, or pass its folder as --page."
 )
 _bearer = HTTPBearer(auto_error=False)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -60,36 +53,35 @@ def create_app(
     origins: Sequence[str] = (),
     page: Path | None = None,
 ) -> FastAPI:
-    """Make the application.
+    """Create the ASGI application.
 
     Args:
-        segmenter: What segments; it is tried once here.
-        name: What its weights are called.
-        workers: Photos that are worked on at a time.
-        limits: What is refused; see `Limits`.
-        tokens: Who has one of them may use `/v1/…` and `/metrics`; empty: everybody.
-        origins: Pages from other hosts that browsers let ask; none by default.
-        page: A folder with an `index.html` that is served at `/`; by default the one that comes
-            with the package, if there is one.
+        segmenter: Segments the images; it is tried once here.
+        name: Name of its weights.
+        workers: Number of worker processes; they start with the application.
+        limits: Bounds on requests; see `Limits`.
+        tokens: Bearer tokens, one of which `/v1/…` and `/metrics` require; empty: none.
+        origins: Other origins whose pages may send requests; none by default.
+        page: Folder with an `index.html` to serve at `/`; by default the one in the package.
 
     Raises:
         EgeunetError: The weights are damaged.
-        UsageError: `page` has no `index.html`, or a token is empty.
+        UsageError: `page` has no `index.html`, or a token is empty or has spaces.
     """
     segmenter(np.zeros((*segmenter.metadata.size, 3), np.uint8))
     limits = limits or Limits()
-    pool, metrics = Pool(workers, limits), Metrics()
-    allowed = Depends(_authorization(tokens))
+    pool, metrics = Workers(segmenter, workers, limits), Metrics()
+    allowed, same_origin = Depends(_authorization(tokens)), Depends(_origin_check(origins))
 
     files = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": limits.files}
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        pool.close()
+        with pool:
+            yield
 
     app = FastAPI(title="egeunet", version=__version__, description=ABOUT, lifespan=lifespan)
-    app.add_middleware(Watch, metrics=metrics)
+    app.add_middleware(RequestMiddleware, metrics=metrics)
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -98,10 +90,6 @@ def create_app(
             allow_headers=["Authorization"],
         )
 
-    @app.exception_handler(EgeunetError)
-    async def unreadable(_: Request, error: EgeunetError) -> Response:
-        return JSONResponse({"detail": str(error)}, 400)
-
     @app.exception_handler(RequestValidationError)
     async def unknown(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
@@ -109,10 +97,10 @@ def create_app(
 
     @app.post(
         "/v1/segment",
-        dependencies=[allowed],
+        dependencies=[same_origin, allowed],
         responses={
             200: {"model": Segmentation, "content": {"image/png": _BINARY}},
-            **_failures(400, 401, 406, 408, 413, 415, 422, 503, 504),
+            **_failures(400, 401, 403, 406, 408, 413, 415, 422, 503, 504),
         },
         openapi_extra=_body(
             {MULTIPART: _form({"file": _FILE}), "image/*": _BINARY}
@@ -126,32 +114,42 @@ def create_app(
             Query(alias="format", description="By default what the Accept header prefers."),
         ] = None,
     ) -> Response:
-        """Segment one photo: the file of a form, or a body that is the image itself."""
+        """Segment one image: the file of a form, or a body that is the image itself."""
         chosen = choose_format(form, request.headers.get("accept", ""))
-        with pool.place():
-            (upload,) = await read_uploads(request, limits)
-            (body,) = await pool.map(segment, [(segmenter, limits, upload, chosen)])
-        return Response(body, media_type=chosen.media_type)
+        pool.check_slot()
+        (job,) = await read_uploads(request, limits)
+        with pool.slot():
+            (reply,) = await pool.map([job._replace(form=chosen.value)])
+        if reply.status != 200:
+            raise HTTPException(reply.status, reply.body.decode())
+        return Response(reply.body, media_type=chosen.media_type)
 
     @app.post(
         "/v1/segment/batch",
-        dependencies=[allowed],
+        dependencies=[same_origin, allowed],
         responses={
             200: {"model": list[Segmentation | FailedFile]},
-            **_failures(400, 401, 408, 413, 415, 503, 504),
+            **_failures(400, 401, 403, 408, 413, 415, 503, 504),
         },
         openapi_extra=_body({MULTIPART: _form({"files": files})}),
     )
     async def segment_batch(request: Request) -> Response:
         """Segment the files of a form; a list in their order, with an error for each bad file."""
-        with pool.place():
-            uploads = await read_uploads(request, limits, batch=True)
-            bodies = await pool.map(segment_or_fail, [(segmenter, limits, one) for one in uploads])
-        return Response(b"[" + b",".join(bodies) + b"]", media_type="application/json")
+        pool.check_slot()
+        jobs = await read_uploads(request, limits, batch=True)
+        with pool.slot():
+            replies = await pool.map(jobs)
+        rows = [
+            reply.body
+            if reply.status == 200
+            else json.dumps({"source": job.name, "error": reply.body.decode()}).encode()
+            for job, reply in zip(jobs, replies, strict=True)
+        ]
+        return Response(b"[" + b",".join(rows) + b"]", media_type="application/json")
 
     @app.get("/v1/models", dependencies=[allowed], responses=_failures(401))
     async def models() -> list[dict[str, Any]]:
-        """Tell which weights answer, and the limits."""
+        """Return the weights that are served, and the limits."""
         metadata = segmenter.metadata
         model = {
             "name": name,
@@ -168,15 +166,15 @@ def create_app(
     @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
-        """Answer: the process lives."""
+        """Return 200 while the process lives."""
         return "ok"
 
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", response_class=PlainTextResponse, responses=_failures(503))
     async def readyz() -> str:
-        """Answer 200 if another request would be taken, 503 if all places are."""
-        with pool.place():
-            return "ok"
+        """Return 200 if another request would be accepted, else 503."""
+        pool.check_slot()
+        return "ok"
 
     @app.get(
         "/metrics",
@@ -185,7 +183,7 @@ def create_app(
         responses=_failures(401),
     )
     async def prometheus() -> Response:
-        """Tell counts and times in the form of Prometheus."""
+        """Return counts and times in the text format of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     serve_page(app, page, f"{ABOUT}\n{WITHOUT_PAGE}\n")
@@ -193,24 +191,43 @@ def create_app(
 
 
 def _authorization(tokens: Sequence[str]) -> Any:
-    if not all(tokens):  # who sends none would be let in
-        raise UsageError("A token is empty: give one of some length, or leave it out.")
+    if not all(token.split() == [token] for token in tokens):
+        raise UsageError("A token is empty or has spaces: give a longer one, or leave it out.")
     known = [token.encode() for token in tokens]
 
     async def authorize(
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> None:
-        token = given.credentials.encode() if given else b""
-        # All are compared, each in constant time: how long it takes tells nothing.
+        # HTTP headers are decoded as Latin-1; the token in them is UTF-8.
+        token = given.credentials.encode("latin-1") if given else b""
+        # All are compared, each in constant time, so that the time says nothing about them.
         if not sum(hmac.compare_digest(token, one) for one in known):
             raise HTTPException(
-                401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"}
+                401, "A valid bearer token is required.", {"WWW-Authenticate": "Bearer"}
             )
 
     async def anybody() -> None:
         pass
 
     return authorize if known else anybody
+
+
+def _origin_check(origins: Sequence[str]) -> Any:
+    """Refuse what browsers send on behalf of other pages, whether or not they may read it."""
+
+    async def check(request: Request) -> None:
+        origin = request.headers.get("origin")
+        if "*" in origins or origin in origins:
+            return
+        if origin is None:
+            foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        else:
+            host = origin.lower().partition("://")[2]  # empty for "null"
+            foreign = not host or host != request.headers.get("host", "").lower()
+        if foreign:
+            raise HTTPException(403, "Pages of other origins may not send requests.")
+
+    return check
 
 
 def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:

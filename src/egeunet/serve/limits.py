@@ -1,4 +1,4 @@
-"""What one request may ask of the service."""
+"""Bounds on what one request, and all requests together, may ask of the service."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused, so that no client can take the service from the others.
+    """Bounds of the service.
 
     Args:
-        body_bytes: The largest body; more is answered with 413.
-        pixels: The largest photo; more is answered with 413, before it is decoded.
-        files: The most photos of one batch; more are answered with 400.
-        seconds: How long a request may take to arrive (408), and then to be answered (504).
-        requests: How many are taken at a time, arriving, waiting or worked on; more are answered
-            with 503 and Retry-After. With `body_bytes` it bounds the memory.
+        body_bytes: Largest request body; larger ones are answered with 413.
+        pixels: Largest image; larger ones are answered with 413 before they are decoded.
+        files: Maximum number of files in a batch; more are answered with 400.
+        seconds: Time for a body to arrive (408), for its images to be segmented (504) and for the
+            answer to be read (the connection is closed).
+        requests: Requests that wait for a worker or are being segmented; more are answered with
+            503 and Retry-After.
+        connections: Open connections. A new one closes the one that has been sending or idle for
+            longest.
     """
 
     body_bytes: int = 20_000_000
@@ -23,3 +26,29 @@ class Limits:
     files: int = 32
     seconds: float = 30
     requests: int = 64
+    connections: int = 512
+
+    @property
+    def head_seconds(self) -> float:
+        """Time for the head of a request to arrive; then the connection is closed."""
+        return min(10, self.seconds)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bound on the bodies and answers that all connections hold together."""
+        return max(256_000_000, 4 * self.body_bytes)
+
+    @property
+    def image_bytes(self) -> int:
+        """Memory that decoding one image may take; images that take more are answered with 413."""
+        return max(600_000_000, 9 * self.pixels)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Memory that decoding may take in all workers together; further images wait."""
+        return max(1_000_000_000, self.image_bytes)
+
+    @property
+    def worker_bytes(self) -> int:
+        """Memory of a worker beyond what it has at rest, which the system enforces on Linux."""
+        return 2 * self.image_bytes

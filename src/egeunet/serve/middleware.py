@@ -1,9 +1,10 @@
-"""What the service tells of itself: metrics for Prometheus, and a line of JSON per request."""
+"""What happens around each request: its id, log line, metrics and security headers."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 import uuid
 from typing import Any
@@ -14,12 +15,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("egeunet.serve")
 
+INFO_PER_SECOND, OTHERS_PER_SECOND = 1000, 10
+"""Log lines that are written; the next one says how many were dropped."""
 
-class JsonLines(logging.Formatter):
-    """Log records as JSON, one line each."""
+_HEADERS = [
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats log records as JSON, one ASCII line each."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line: time, level, message, and what the record was given besides."""
+        """Return the line: time, level, message and the fields of the record."""
         line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
@@ -28,11 +39,43 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # ASCII: no control characters reach a terminal
+
+
+class RateLimit(logging.Filter):
+    """Drops log records that come too often, so that no client can fill a disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen = {True: (0, 0), False: (0, 0)}  # is it INFO: the second, the count within it
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is written."""
+        info, now = record.levelno == logging.INFO, int(record.created)
+        limit = INFO_PER_SECOND if info else OTHERS_PER_SECOND
+        second, count = self._seen[info]
+        if second != now and count > limit:
+            record.fields = getattr(record, "fields", {}) | {"dropped": count - limit}
+        count = count + 1 if second == now else 1
+        self._seen[info] = (now, count)
+        return count <= limit
+
+
+def configure_logging() -> None:
+    """Write all logs and warnings to stderr as lines of JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(RateLimit())
+    ours = logging.getLogger("egeunet")
+    ours.handlers, ours.propagate = [], True  # the command line set them for its own messages
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for logger in (log, logging.getLogger("uvicorn")):
+        logger.setLevel(logging.INFO)
 
 
 class Metrics:
-    """Counters of one application, in a registry of its own."""
+    """Prometheus metrics of one application, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -46,14 +89,15 @@ class Metrics:
             registry=self.registry,
         )
         self.open = Gauge(
-            "egeunet_requests_open", "Requests that are in work.", registry=self.registry
+            "egeunet_requests_open", "Requests that are not yet answered.", registry=self.registry
         )
 
 
-class Watch:
-    """Counts, times and logs each request; neither photos nor their names, nor who sent them.
+class RequestMiddleware:
+    """Identifies, times, counts and logs requests, and sets security headers.
 
-    A client that goes away in the middle is logged with status 499.
+    Neither images nor file names nor addresses are logged. A client that disconnects before it is
+    answered is logged with status 499.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -67,16 +111,17 @@ class Watch:
             return
         start, identity, status = time.perf_counter(), uuid.uuid4().hex, 500
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", identity.encode())]
+                own = (b"x-request-id", identity.encode())
+                message["headers"] = [*message["headers"], *_HEADERS, own]
             await send(message)
 
         self.metrics.open.inc()
         try:
-            await self.app(scope, receive, send_marked)
+            await self.app(scope, receive, send_with_headers)
         except ClientDisconnect:
             status = 499
         finally:
@@ -87,7 +132,7 @@ class Watch:
             self.metrics.seconds.labels(route).observe(seconds)
             fields = {
                 "id": identity,
-                "method": scope["method"],
+                "method": scope["method"][:20],
                 "route": route,
                 "status": status,
                 "seconds": round(seconds, 4),

@@ -1,28 +1,15 @@
-"""What a photo is answered with: JSON, the mask or the overlay."""
+"""Formats and JSON schemas of the responses."""
 
 from __future__ import annotations
 
-import io
-import json
 from enum import Enum
-from typing import Any
 
 from fastapi import HTTPException
-from PIL import Image
 from pydantic import BaseModel
-
-from egeunet.errors import EgeunetError
-from egeunet.inference.image_io import inspect_image
-from egeunet.inference.result import Result
-from egeunet.inference.rle import encode
-from egeunet.inference.segmenter import Segmenter
-from egeunet.notice import NOTICE
-from egeunet.serve.limits import Limits
-from egeunet.serve.uploads import Upload
 
 
 class Format(str, Enum):
-    """The forms of an answer."""
+    """The format of a response."""
 
     JSON = "json"
     MASK = "mask"
@@ -35,11 +22,11 @@ class Format(str, Enum):
 
 
 class RunLengths(BaseModel):
-    """A mask as `egeunet.inference.rle` writes it.
+    """A mask as uncompressed run lengths, as COCO stores them.
 
     Args:
         size: Height and width.
-        counts: Pixels outside, inside, outside and so on, column by column.
+        counts: Lengths of the runs outside, inside, outside and so on, column by column.
     """
 
     size: list[int]
@@ -47,23 +34,23 @@ class RunLengths(BaseModel):
 
 
 class Segmentation(BaseModel):
-    """The segmentation of one photo.
+    """The segmentation of one image.
 
     Args:
-        notice: What it must not be used for.
-        source: What the client calls the file.
-        width: Of the photo, in pixels.
-        height: Of the photo, in pixels.
-        area: Share of the photo that the mask covers, 0…1.
+        notice: Intended use.
+        source: File name that the client sent, if any.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        area: Fraction of the image that the mask covers, 0…1.
         area_pixels: Number of pixels in the mask.
-        box: x0, y0, x1, y1, of which x1 and y1 lie outside; null if the mask is empty.
-        quality: The Dice score to be expected of the mask, 0…1; null if the weights tell none.
-        review: Whether a person should look; null if the weights tell no quality.
-        threshold: Probability from which a pixel is lesion (one class).
-        areas: Share of the photo by class (several classes).
+        box: Bounding box x0, y0, x1, y1, where x1 and y1 are exclusive; null if the mask is empty.
+        confidence: How certain the network is, 0…1; not calibrated.
+        quality: Estimated Dice score of the mask, 0…1; null if the weights have no estimator.
+        review: Whether a person should check the mask; null if there is no estimate.
+        threshold: Probability from which a pixel is foreground (one class).
+        areas: Fraction of the image by class (several classes).
         contours: Polygons of [x, y] along pixel edges, holes included.
-        mask: The mask as COCO's uncompressed run lengths; of several classes, all but the
-            background.
+        mask: The mask as run lengths; with several classes, all but the background.
     """
 
     notice: str
@@ -73,6 +60,7 @@ class Segmentation(BaseModel):
     area: float
     area_pixels: int
     box: list[int] | None
+    confidence: float
     quality: float | None
     review: bool | None
     threshold: float | None = None
@@ -82,7 +70,7 @@ class Segmentation(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why there is no answer, in one sentence."""
+    """Why a request failed, in one sentence."""
 
     detail: str
 
@@ -95,10 +83,10 @@ class FailedFile(BaseModel):
 
 
 def choose_format(wanted: Format | None, accept: str) -> Format:
-    """Return the form of an answer: what the parameter says, else what the Accept header prefers.
+    """Return the format of a response: the parameter, else what the Accept header prefers.
 
     Raises:
-        HTTPException: 406, the header takes neither JSON nor PNG.
+        HTTPException: 406, the header accepts neither JSON nor PNG.
     """
     if wanted:
         return wanted
@@ -110,7 +98,7 @@ def choose_format(wanted: Format | None, accept: str) -> Format:
     for name, weight in sorted(ranges, key=lambda one: -one[1]):
         if name in known and weight > 0:
             return known[name]
-    raise HTTPException(406, "The answer is application/json or image/png: accept one of them.")
+    raise HTTPException(406, "The response is application/json or image/png: accept one of them.")
 
 
 def _media_range(text: str) -> tuple[str, float]:
@@ -120,44 +108,3 @@ def _media_range(text: str) -> tuple[str, float]:
         return name, float(weight)
     except ValueError:
         return name, 0
-
-
-def segment(segmenter: Segmenter, limits: Limits, upload: Upload, form: Format) -> bytes:
-    """Segment a file and return the body of the answer.
-
-    Raises:
-        EgeunetError: It is no photo that can be read.
-        HTTPException: 413, it has too many pixels.
-    """
-    result = _result(segmenter, limits, upload)
-    if form is Format.JSON:
-        return json.dumps(_to_dict(result, upload), allow_nan=False).encode()
-    file = io.BytesIO()
-    image: Image.Image = result.mask_image() if form is Format.MASK else result.overlay()
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def segment_or_fail(segmenter: Segmenter, limits: Limits, upload: Upload) -> bytes:
-    """Segment a file of a batch and return JSON: a `Segmentation`, or a `FailedFile`."""
-    try:
-        return segment(segmenter, limits, upload, Format.JSON)
-    except (EgeunetError, HTTPException) as error:
-        reason = error.detail if isinstance(error, HTTPException) else str(error)
-        return json.dumps({"source": upload.name, "error": reason}).encode()
-
-
-def _result(segmenter: Segmenter, limits: Limits, upload: Upload) -> Result:
-    width, height, _ = inspect_image(upload.data)
-    if width * height > limits.pixels:
-        raise HTTPException(
-            413,
-            f"The photo is too large ({width}×{height} pixels, the limit is "
-            f"{limits.pixels / 1e6:g} megapixels): scale it down first.",
-        )
-    return segmenter(upload.data)
-
-
-def _to_dict(result: Result, upload: Upload) -> dict[str, Any]:
-    mask = encode(result.mask.astype(bool, copy=False))
-    return {"notice": NOTICE, **result.to_dict(), "source": upload.name, "mask": mask}

@@ -1,61 +1,55 @@
-"""The process of the service: uvicorn, its logs and its end."""
+"""The process of the service: uvicorn with bounded connections."""
 
 from __future__ import annotations
 
-import logging
 import math
 import signal
 import socket
-import sys
-from types import FrameType
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from egeunet.errors import EgeunetError
-from egeunet.serve.middleware import JsonLines, log
+from egeunet.serve.connections import BoundedConnection, Connections
+from egeunet.serve.limits import Limits
+
+_BACKLOG = 128  # connections that the system accepts ahead of us; beyond, clients try again
 
 
-def run(app: FastAPI, host: str, port: int, grace: float) -> None:
-    """Serve until SIGTERM or Ctrl-C; what was taken by then is finished.
+def run(app: FastAPI, host: str, port: int, limits: Limits) -> None:
+    """Serve until SIGTERM or Ctrl-C; then finish the requests under way within their time.
 
     Args:
-        app: What `egeunet.serve.app.create_app` gave.
+        app: From `egeunet.serve.app.create_app`.
         host: The address to listen on.
         port: The port; 0 takes a free one, which the log names.
-        grace: Seconds that what was taken has left when the end is asked for.
+        limits: Bounds on connections and time.
 
     Raises:
-        EgeunetError: The address is in use, or none of this machine.
+        EgeunetError: The address is in use, or not one of this machine.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(handlers=[handler])
-    for logger in (log, logging.getLogger("uvicorn")):
-        logger.setLevel(logging.INFO)
-    # It quotes bytes of damaged bodies, and the client is told of them anyhow.
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]  # without Python's words
-        raise EgeunetError(f"{host}:{port} cannot be listened on: {reason}.") from error
+        raise EgeunetError(f"Cannot listen on {host}:{port}: {reason}.") from error
+    protocol: Any = partial(BoundedConnection, Connections(limits))
     config = uvicorn.Config(
         app,
         host,
         port,
+        http=cast("type[BoundedConnection]", protocol),
         log_config=None,
         access_log=False,
         server_header=False,
         ws="none",
-        timeout_graceful_shutdown=math.ceil(grace),
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=math.ceil(2 * limits.seconds),
     )
     # uvicorn raises the signal that ended it once more: after an orderly end that is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _nothing)
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """Let a signal pass."""

@@ -1,7 +1,8 @@
-"""The built page as the service gives it."""
+"""The built web page, served at `/`."""
 
 from __future__ import annotations
 
+import mimetypes
 import os
 from pathlib import Path, PurePath
 
@@ -14,27 +15,20 @@ from starlette.types import Scope
 from egeunet.errors import UsageError
 
 PAGE = Path(__file__).with_name("page")
-"""Where `make web` builds the page; a wheel that was built after it has it too."""
+"""Where `make web` builds the page; a wheel built after it contains the page."""
 
-_TYPES = {  # told here: what Python knows of endings is the system's, and may be wrong
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".wasm": "application/wasm",
-    ".onnx": "application/octet-stream",
-}
-_HEADERS = {
-    # What a page cannot say of itself; the rest of its policy is in its own head.
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 _ASSETS = "assets"  # the folder of files that have a hash of their content in the name
+
+# The system's table of types may be incomplete or wrong.
+for _type, _suffix in (
+    ("text/javascript", ".js"),
+    ("application/wasm", ".wasm"),
+    ("application/octet-stream", ".onnx"),
+):
+    mimetypes.add_type(_type, _suffix)
 
 
 class _PageFiles(StaticFiles):
-    """Files of the page, with types, caching and policy."""
-
     def file_response(
         self,
         full_path: str | os.PathLike[str],
@@ -42,26 +36,22 @@ class _PageFiles(StaticFiles):
         scope: Scope,
         status_code: int = 200,
     ) -> Response:
-        """Return the answer for a file that is there."""
+        """Return the response for a file, cacheable for ever if its name has a hash."""
         response = super().file_response(full_path, stat_result, scope, status_code)
-        path = PurePath(full_path)
-        response.headers.update(_HEADERS)
-        lasts = path.parent.name == _ASSETS
+        hashed = PurePath(full_path).parent.name == _ASSETS
         response.headers["Cache-Control"] = (
-            "public, max-age=31536000, immutable" if lasts else "no-cache"
+            "public, max-age=31536000, immutable" if hashed else "no-cache"
         )
-        if "content-type" in response.headers and path.suffix in _TYPES:
-            response.headers["Content-Type"] = _TYPES[path.suffix]
         return response
 
 
-def serve_page(app: FastAPI, folder: Path | None, otherwise: str) -> None:
-    """Give the page at `/`; if it was not built, a few words.
+def serve_page(app: FastAPI, folder: Path | None, fallback: str) -> None:
+    """Serve the page at `/`; if it was not built, a short text.
 
     Args:
-        app: What none of its routes takes is looked for in the page.
-        folder: Where the page lies; by default `PAGE`.
-        otherwise: The words.
+        app: Paths that are none of its routes are looked up in the page.
+        folder: Folder of the page; by default `PAGE`.
+        fallback: The text.
 
     Raises:
         UsageError: `folder` was given and has no `index.html`.
@@ -75,4 +65,4 @@ def serve_page(app: FastAPI, folder: Path | None, otherwise: str) -> None:
 
         @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
         async def plain() -> str:
-            return otherwise
+            return fallback

@@ -1,0 +1,111 @@
+"""HTTP/1.1 connections with bounds on their number, on the bytes they hold and on time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from egeunet.serve.limits import Limits
+from egeunet.serve.middleware import log
+
+
+class Connections:
+    """The open connections, the longest inactive first, and the bytes that they hold.
+
+    Args:
+        limits: When there are more connections or bytes, the first connection is closed whose
+            request is not complete.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.bytes = 0
+        self.ordered: dict[BoundedConnection, None] = {}
+
+    def make_room(self) -> None:
+        """Close connections until the limits hold."""
+        limits = self.limits
+        while len(self.ordered) > limits.connections or self.bytes > limits.buffered_bytes:
+            victim = next((one for one in self.ordered if not one.working), None)
+            if victim is None:
+                return
+            log.warning("closed a connection to make room for others")
+            victim.abort()
+
+
+class BoundedConnection(H11Protocol):
+    """One connection: closed when a request, or the reading of its answer, takes too long.
+
+    Args:
+        shared: The open connections.
+        arguments: For uvicorn's protocol.
+        keywords: For uvicorn's protocol.
+    """
+
+    def __init__(self, shared: Connections, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._shared = shared
+        self._held = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def working(self) -> bool:
+        """Whether a request is complete and not yet answered."""
+        return bool(self.cycle) and not (self.cycle.more_body or self.cycle.response_complete)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._shared.ordered[self] = None
+        self._expect_within(self._shared.limits.head_seconds)
+        self._shared.make_room()
+
+    def data_received(self, data: bytes) -> None:
+        """Count what arrives."""
+        if self in self._shared.ordered:
+            self._hold(self._held + len(data))
+            super().data_received(data)
+            self._shared.make_room()
+
+    def handle_events(self) -> None:
+        """Give each new request its time."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            limits = self._shared.limits
+            self._expect_within(limits.head_seconds + 2 * limits.seconds)
+
+    def on_response_complete(self) -> None:
+        """Give the client time to read the answer and to ask again."""
+        if self in self._shared.ordered:
+            self._hold(self.transport.get_write_buffer_size())
+            self._shared.ordered[self] = self._shared.ordered.pop(self)
+            self._expect_within(self._shared.limits.seconds)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close the connection at once; what was not yet sent is lost."""
+        self._forget()
+        self.transport.abort()
+
+    def _forget(self) -> None:
+        self._hold(0)
+        self._shared.ordered.pop(self, None)
+        if self._timer:
+            self._timer.cancel()
+
+    def _hold(self, count: int) -> None:
+        self._shared.bytes += count - self._held
+        self._held = count
+
+    def _expect_within(self, seconds: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, self.abort)

@@ -1,0 +1,126 @@
+"""The worker process: decodes and segments one image at a time within a bound on memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from egeunet.errors import EgeunetError, ImageTooLargeError
+from egeunet.inference.image_io import inspect_image
+from egeunet.inference.result import Result
+from egeunet.inference.rle import encode
+from egeunet.inference.segmenter import Segmenter
+from egeunet.notice import NOTICE
+from egeunet.serve.limits import Limits
+
+_SMALL = 24_000_000  # bytes that an image takes without a worker asking for them
+
+
+class Job(NamedTuple):
+    """An image to segment.
+
+    Args:
+        name: What the client calls the file; None if it has no name.
+        data: The bytes of the image file.
+        form: The form of the answer: "json", "mask" or "overlay".
+    """
+
+    name: str | None
+    data: bytes
+    form: str = "json"
+
+
+class Reply(NamedTuple):
+    """The answer to a job: an HTTP status with the body, or with a sentence if it failed."""
+
+    status: int
+    body: bytes
+
+
+def work(connection: Connection, segmenter: Segmenter, limits: Limits) -> None:
+    """Answer jobs until the connection is closed.
+
+    The first message says that the worker has started. For an image of more than a few megapixels,
+    the worker first sends the bytes it will need and waits for an answer, so that the service can
+    bound the sum.
+
+    Args:
+        connection: Receives a `Job`, sends a `Reply`.
+        segmenter: Segments the images.
+        limits: Bounds on pixels and memory.
+    """
+    # A supervisor may signal all processes of the service; the jobs under way are to be finished.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    # Native decoders write to stderr, where every line of the service's log is JSON.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    segmenter(np.zeros((*segmenter.metadata.size, 3), np.uint8))
+    _bound_memory(limits.worker_bytes)
+    try:
+        connection.send(None)
+        while True:
+            connection.send(_answer(connection.recv(), connection, segmenter, limits))
+    except (EOFError, OSError):
+        return  # the service has ended
+
+
+def _answer(job: Job, connection: Connection, segmenter: Segmenter, limits: Limits) -> Reply:
+    try:
+        width, height, memory = inspect_image(job.data)
+        if width * height > limits.pixels:
+            return _too_large(
+                f"has {width}×{height} pixels; the limit is {limits.pixels / 1e6:g} megapixels"
+            )
+        if memory > limits.image_bytes:
+            limit = f"the limit is {limits.image_bytes / 1e6:.0f}"
+            return _too_large(f"takes {memory / 1e6:.0f} MB of memory to decode; {limit}")
+        if memory > _SMALL:
+            connection.send(memory)
+            connection.recv()
+        return Reply(200, _encode(segmenter(job.data), job))
+    except ImageTooLargeError as error:
+        return Reply(413, str(error).encode())
+    except EgeunetError as error:
+        return Reply(400, str(error).encode())
+    except MemoryError:
+        return _too_large("takes too much memory")
+    except Exception:  # a defect: the service logs it
+        return Reply(500, traceback.format_exc().encode())
+
+
+def _too_large(why: str) -> Reply:
+    return Reply(413, f"The image {why}. Scale it down.".encode())
+
+
+def _encode(result: Result, job: Job) -> bytes:
+    if job.form == "json":
+        return json.dumps(_to_dict(result, job.name), allow_nan=False).encode()
+    file = io.BytesIO()
+    image = result.mask_image() if job.form == "mask" else result.overlay()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _to_dict(result: Result, name: str | None) -> dict[str, Any]:
+    mask = encode(result.mask.astype(bool, copy=False))
+    return {"notice": NOTICE, **result.to_dict(), "source": name, "mask": mask}
+
+
+def _bound_memory(extra: int) -> None:
+    """Let this process allocate no more than `extra` bytes beyond what it has (Linux only)."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    status = Path("/proc/self/status").read_text("utf-8")
+    used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (used * 1024 + extra, resource.RLIM_INFINITY))
