@@ -1,4 +1,4 @@
-# `make` lists what can be made. Everything runs in .venv, made from Python alone.
+# `make` lists the targets. Everything runs in .venv, which needs Python alone.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?=
@@ -7,9 +7,9 @@ RUN ?=
 NAME ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs weights test test-slow web test-web lint format clean
+.PHONY: help install demo docs docs-site weights test test-slow web test-web lint format clean
 
-help: ## show this list
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # torch comes first and by its exact version: the pinned number is what selects a CPU build.
@@ -19,51 +19,56 @@ help: ## show this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-install: .venv/installed ## make .venv with pinned versions
+install: .venv/installed ## create .venv with pinned versions
 
-demo: .venv/installed ## train, evaluate and segment in minutes (DATA=folder: on a real dataset)
+demo: .venv/installed ## train, evaluate and segment in minutes (DATA=folder for a real dataset)
 	$(BIN)/egeunet demo --out $(OUT) $(if $(DATA),--data $(DATA))
 
-docs: .venv/installed ## write the generated tables and figures of README and docs anew
+docs: .venv/installed ## regenerate tables, figures and reference pages
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/reference.py
 
-weights: .venv/installed ## make shipped weights of a run, with their card (RUN=folder NAME=isic2018)
+docs-site: .venv/installed ## build the docs site in build/site and check its links
+	@test -x $(BIN)/zensical || echo "SKIPPED: the docs site needs Python 3.11 or newer."
+	test ! -x $(BIN)/zensical || $(BIN)/zensical build --clean --strict
+
+weights: .venv/installed ## turn a run into shipped weights with a card (RUN=folder NAME=isic2018)
 	$(BIN)/python docs/weights.py $(RUN) $(NAME)
 
 # One process per core, each with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
-test: .venv/installed ## run the tests that take minutes at most
+test: .venv/installed ## run the tests
 	$(PYTEST)
 
-test-slow: .venv/installed ## run the long checks too
+test-slow: .venv/installed ## run the slow tests too
 	$(PYTEST) -m "slow or not slow"
 
-# Node comes from a wheel, so that the page too is built in .venv with a pinned version.
+# Node comes from a wheel, so that the page is built with a pinned version too.
 .venv/web: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[web]'
 	touch $@
 
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix web
 
-web: .venv/web ## build the page into the package, for `egeunet serve` and wheels
+web: .venv/web ## build the browser page into the package
 	$(BIN)/python web/assets.py
 	$(NPM) ci --no-audit --no-fund
 	$(NPM) run build
 
-test-web: web ## build the page and test it in Chromium (apt-get install chromium)
+test-web: web ## build and test the browser page (needs chromium)
 	$(BIN)/pytest web/tests
 
-lint: .venv/installed ## check style and types, Dockerfile and compose.yaml
+lint: .venv/installed ## check style, types, Dockerfile and compose.yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	test ! -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile # there is none for some machines
+	test ! -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile # no wheel on some platforms
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
-format: .venv/installed ## rewrite the files in the common style
+format: .venv/installed ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove .venv and caches; runs stay
-	rm -rf web/node_modules web/generated src/egeunet/serve/page .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove .venv, build output and caches; keep runs
+	rm -rf web/node_modules web/generated src/egeunet/serve/page build .cache .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

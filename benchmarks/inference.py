@@ -39,7 +39,7 @@ from egeunet.export.torch_contenders import official_contenders
 from egeunet.files import sha256_file
 from egeunet.inference.folder import plan, run_jobs
 from egeunet.inference.image_io import read_image
-from egeunet.inference.preprocess import restore, to_input
+from egeunet.inference.preprocess import to_input, upsample
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import DEFAULT, SHIPPED
 from egeunet.training.run import load_run
@@ -168,11 +168,11 @@ def agreement(run_folder: Path, core: Path, photo: Path, samples: Sequence[Sampl
         size = (pixels.shape[0], pixels.shape[1])
         image = torch.from_numpy(to_input(pixels, segmenter.metadata.size)[None])
         with torch.no_grad():
-            truth = restore(run.model(image).sigmoid()[0, 0].numpy(), size) >= 0.5
+            truth = upsample(run.model(image).sigmoid()[0, 0].numpy(), size) >= 0.5
         (logits,) = graphs["core"].run(["logits"], {"image": image.numpy()})
         (probability,) = graphs["photo"].run(["probability"], {"photo": pixels})
         masks = {
-            "core": restore(1 / (1 + np.exp(-logits[0, 0])), size) >= 0.5,
+            "core": upsample(1 / (1 + np.exp(-logits[0, 0])), size) >= 0.5,
             "photo": probability >= 0.5,
             "Segmenter": segmenter(sample.image).mask,
         }

@@ -40,7 +40,7 @@ def main() -> None:
             page = browser.new_page()
             start = time.perf_counter()
             page.goto(given.url)
-            page.get_by_text("Ready for a photo.").wait_for()
+            page.get_by_text("Ready. Choose a photo.").wait_for()
             ready.append(time.perf_counter() - start)
             first.append(segment(page)[0])
             runs += [segment(page)[1] for _ in range(RUNS)]
@@ -71,7 +71,7 @@ def main() -> None:
 def segment(page: Page) -> tuple[float, int]:
     """Press the button for the sample; seconds to its mask, and ms of the network as told."""
     start = time.perf_counter()
-    page.get_by_role("button", name="Try a drawn sample").click()
+    page.get_by_role("button", name="Try a sample").click()
     page.get_by_text("Outlined sample.jpg.").wait_for()
     told = re.search(r"\d+", page.locator("#runs").inner_text())
     assert told

@@ -25,7 +25,7 @@ from egeunet.environment import environment
 from egeunet.evaluation.failure_detection import auroc, fit_quality
 from egeunet.evaluation.report import append_result
 from egeunet.files import sha256_file
-from egeunet.inference.quality import FAILURE, evidence
+from egeunet.inference.quality import FAILURE, features
 from egeunet.models.layers import resize
 from egeunet.training.run import Run, load_run, open_split, weights_file
 
@@ -63,7 +63,7 @@ def agreement(masks: list[Tensor]) -> float:
 def look(logits: Tensor) -> dict[str, float]:
     """What the logits (H, W) of one mask say."""
     p = logits.sigmoid().double()
-    own, area = evidence(p.numpy())
+    own, area = features(p.numpy())
     entropy = -(p * (p + 1e-9).log() + (1 - p) * (1 - p + 1e-9).log()).mean()
     steep = torch.stack(torch.gradient(p)).norm(dim=0)
     sharpness = (steep**2).sum() / steep.sum()

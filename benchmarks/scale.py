@@ -132,7 +132,7 @@ def predict(archive: Path, count: int, output: Path) -> float:
     start = time.perf_counter()
     output_of(sys.executable, "-m", "egeunet", "predict", *folders, "-o", str(output))
     seconds = time.perf_counter() - start
-    done = len(json.loads((output / "predictions.json").read_bytes())["photos"])
+    done = len(json.loads((output / "predictions.json").read_bytes())["images"])
     shutil.rmtree(output)
     return done / seconds
 

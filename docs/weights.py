@@ -183,7 +183,7 @@ def card(row: dict[str, Any], evaluation: Evaluation) -> str:
         kilobytes=round(row["bytes"] / 1000),
         sha256=row["weights_sha256"],
         data=f"[{info.title}]({info.homepage})" if info else row["dataset"],
-        licence=info.licence if info else "unknown",
+        licence=info.license if info else "unknown",
         trained=row["epochs"],
         planned=row["recipe"]["trainer"]["epochs"],
         batch=row["recipe"]["trainer"]["batch_size"],
@@ -202,7 +202,7 @@ def name_weights(sha256: str) -> str:
     if recipe is None:
         return f"weights {sha256[:12]}"
     info = REGISTRY.get(rows[-1]["dataset"])
-    data = f"{info.title} ({info.licence})" if info else rows[-1]["dataset"]
+    data = f"{info.title} ({info.license})" if info else rows[-1]["dataset"]
     pretrained = ", from ImageNet weights" if recipe.options.get("pretrained") else ""
     label = label_of(recipe.system, changes_of(recipe))
     return f"{label}: {recipe.trainer.epochs} epochs on {data}{pretrained}; weights {sha256[:12]}"

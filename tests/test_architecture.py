@@ -82,7 +82,10 @@ def test_a_file_imports_only_from_rooms_below(path, room):
 
 @pytest.mark.parametrize(("path", "room"), [p for p in files() if "inference" in p.id])
 def test_inference_never_imports_torch(path, room):
-    assert not {name.split(".")[0] for name in imports(path)} & HEAVY
+    assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
+    # A result may be plotted, and become a table.
+    on_demand = {"matplotlib", "pandas"}
+    assert not {name.split(".")[0] for name in imports(path)} & (HEAVY - on_demand)
 
 
 @pytest.mark.parametrize(("path", "room"), [p for p in files() if p.id.startswith("cli/")])

@@ -133,9 +133,9 @@ def test_links_within_the_repository_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_the_smallest_system_of_contributing_works(tmp_path, monkeypatch):
-    """What CONTRIBUTING shows is one file, and that file is enough."""
-    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Adding a system")[1]
+def test_the_smallest_model_of_the_docs_works(tmp_path, monkeypatch):
+    """The page on the architecture shows one file, and that file is enough."""
+    section = (ROOT / "docs" / "architecture.md").read_text("utf-8").split("## Add a model")[1]
     code = re.search("```python\n(.*?)```", section, re.DOTALL)[1]
     (tmp_path / "tinynet.py").write_text(code, encoding="utf-8")
 

@@ -1,9 +1,8 @@
-"""Write what the page takes from the package: the graph, what it says of itself, and a sample.
+"""Write the assets of the page: the network, its metadata and a sample image.
 
     python web/assets.py
 
-The graph is the shipped one with pre- and postprocessing put around it. The sample is drawn; it
-shows nobody's skin.
+The network is the shipped graph with pre- and postprocessing inside. The sample is synthetic.
 """
 
 from __future__ import annotations
@@ -17,36 +16,36 @@ from PIL import Image
 from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.export.onnx import around_photo
 from egeunet.files import atomic_write
-from egeunet.inference.quality import REVIEW, QualityModel
+from egeunet.inference.quality import REVIEW, DiceEstimator
 from egeunet.inference.weights import find_weights
 
 GENERATED = Path(__file__).parent / "generated"
 WEIGHTS = "isic2018"
-SAMPLE = 8  # seed of the drawing: a lesion beside a ruler
+SAMPLE = 8  # seed of the synthetic image: a lesion beside a ruler
 
 
 def main() -> None:
-    """Write all three."""
+    """Write all assets."""
     core = onnx.load(find_weights(WEIGHTS))
     graph = around_photo(core)
-    said = {entry.key: entry.value for entry in core.metadata_props}
-    facts = {
+    properties = {entry.key: entry.value for entry in core.metadata_props}
+    metadata = {
         "weights": WEIGHTS,
-        "threshold": float(said["threshold"]),
-        "quality": QualityModel.from_json(said["quality"]).plain,
+        "threshold": float(properties["threshold"]),
+        "quality": DiceEstimator.from_json(properties["quality"]).plain,
         "review": REVIEW,
         "not_for_webgpu": name_resizing(graph),
     }
     with atomic_write(GENERATED / "photo.onnx") as path:
         onnx.save(graph, path)
-    with atomic_write(GENERATED / "facts.json") as path:
-        path.write_text(json.dumps(facts))
+    with atomic_write(GENERATED / "metadata.json") as path:
+        path.write_text(json.dumps(metadata))
     with atomic_write(GENERATED / "sample.jpg") as path:
         Image.fromarray(draw(SAMPLE, (480, 640))[0]).save(path, quality=85)
 
 
 def name_resizing(graph: onnx.ModelProto) -> list[str]:
-    """Give the nodes that resize a photo names; ONNX Runtime has no antialiasing for WebGPU."""
+    """Name the resizing nodes; ONNX Runtime has no antialiased Resize on WebGPU."""
     names = []
     for node in graph.graph.node:
         if any(attribute.name == "antialias" for attribute in node.attribute):

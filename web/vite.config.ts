@@ -3,24 +3,24 @@ import { readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vite";
 import { text } from "./src/text.ts";
 
-/** Puts the words into the page. */
-const words: Plugin = {
-  name: "words",
+/** Fills the placeholders of index.html with src/text.ts. */
+const pageText: Plugin = {
+  name: "page-text",
   transformIndexHtml: {
     order: "pre",
     handler: (html) =>
       html.replace(/{{(\w+)}}/g, (_, key: string) => {
-        const words = text[key as keyof typeof text];
-        if (typeof words !== "string") throw new Error(`src/text.ts has no words "${key}"`);
-        return words;
+        const value = text[key as keyof typeof text];
+        if (typeof value !== "string") throw new Error(`src/text.ts has no text "${key}"`);
+        return value;
       }),
   },
 };
 
-/** What WebGPU needs: twice as large as the rest, and seldom asked for. */
+/** Files of the WebGPU build: twice the size of the rest, and loaded only when chosen. */
 const WEBGPU = /webgpu|asyncify/;
 
-/** Writes the service worker, which keeps the files of the build. */
+/** Writes the service worker, which caches the files of the build. */
 const offline: Plugin = {
   name: "offline",
   apply: "build",
@@ -39,7 +39,7 @@ const offline: Plugin = {
 
 export default defineConfig({
   base: "./",
-  plugins: [words, offline],
-  // Into the package: `egeunet serve` gives the page at `/`, and wheels contain it.
+  plugins: [pageText, offline],
+  // Into the package: `egeunet serve` serves the page at `/`, and wheels contain it.
   build: { outDir: "../src/egeunet/serve/page", emptyOutDir: true, target: "es2022", assetsInlineLimit: 0 },
 });

@@ -11,7 +11,7 @@ from egeunet.errors import EgeunetError
 from egeunet.progress import set_progress
 
 if TYPE_CHECKING:
-    from egeunet.inference.result import Result
+    from egeunet.inference.result import Result, to_dataframe
     from egeunet.inference.segmenter import Segmenter
 
 __version__ = "0.1.0"
@@ -25,12 +25,14 @@ __all__ = [
     "export",
     "list_models",
     "set_progress",
+    "to_dataframe",
     "train",
 ]
 
 _LAZY = {
     "Result": "egeunet.inference.result",
     "Segmenter": "egeunet.inference.segmenter",
+    "to_dataframe": "egeunet.inference.result",
 }
 
 

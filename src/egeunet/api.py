@@ -218,7 +218,7 @@ def evaluate(
         f"{len(samples)} of {len(dataset.samples)} images of {dataset.name}: protocol {protocol}, "
         f"part {part}"
     )
-    arrays = load_arrays(samples, subject.size, subject.num_classes, reporter=reporter)
+    arrays = load_arrays(samples, subject.size, subject.num_classes)
     segmenter, num_classes = subject.segmenter, subject.num_classes
     if segmenter:
         result = evaluate_segmenter(segmenter, arrays, reporter)
@@ -228,7 +228,7 @@ def evaluate(
         )
     if corruptions:
         model = segmenter.metadata.quality if segmenter else None
-        quality = partial(model.expect_dice, tta=tta) if model else None
+        quality = partial(model.estimate, tta=tta) if model else None
         found = assess(
             subject.predict, arrays, num_classes=num_classes, quality=quality, reporter=reporter
         )

@@ -30,7 +30,10 @@ def environment() -> dict[str, Any]:
 
     Returns:
         What JSON can hold: `python`, `os`, `cpu`, `cores` (those this process may use), `ram_gb`,
-        `gpu` (None without one, or where torch is not loaded), `versions` (None: not installed),
+        `gpu` (None without one, or where torch is not loaded), `kernels` ("compiled" or "formulas":
+        how float32 networks are computed on the CPU; None where no network is loaded),
+        `cpu_capability` (the vector instructions torch uses, such as "AVX2"; None without torch),
+        `versions` (None: not installed),
         `git_commit` of the checkout this package runs from (`-dirty` when the package's own files
         were changed, None outside a checkout) and the `command` line, absolute paths by their last
         name.
@@ -42,6 +45,8 @@ def environment() -> dict[str, Any]:
         "cores": count_cores(),
         "ram_gb": _ram_gb(),
         "gpu": _gpu(),
+        "kernels": _kernels(),
+        "cpu_capability": _cpu_capability(),
         "versions": {name: _version(name) for name in LIBRARIES},
         "git_commit": _git_commit(),
         "command": _command(),
@@ -91,6 +96,18 @@ def _gpu() -> str | None:
     if torch is None or not torch.cuda.is_available():
         return None
     return str(torch.cuda.get_device_name())
+
+
+def _kernels() -> str | None:
+    kernels = sys.modules.get("egeunet.models.kernels")
+    if kernels is None:
+        return None
+    return "formulas" if kernels.library() is None else "compiled"
+
+
+def _cpu_capability() -> str | None:
+    torch = sys.modules.get("torch")
+    return None if torch is None else str(torch.backends.cpu.get_cpu_capability())
 
 
 def _version(name: str) -> str | None:

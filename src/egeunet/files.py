@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from egeunet.errors import EgeunetError, UsageError
 
 if sys.platform != "win32":
     import fcntl
 
+MAX_TEXT_BYTES = 16 << 20  # of a text file that is read whole
 _CALLED = 20  # characters of its name that a temporary file has
+_TEMPORARY = re.compile(rf"\..{{1,{_CALLED}}}-[a-z0-9_]{{8}}(\.\w+)?")
 
 # Reading the mask means setting it for an instant, so it is done once, before there are threads.
 _UMASK = os.umask(0o077)
@@ -91,6 +96,45 @@ def held(folder: Path) -> Iterator[None]:
 def escape_name(name: str) -> str:
     """Escape what is no Unicode: files may have such names, tables and JSON no such text."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the temporary files of `atomic_write` that killed processes left in a folder.
+
+    To be called by the only process that writes there.
+    """
+    for path in folder.glob(".*-????????*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """Read a UTF-8 text file of bounded size.
+
+    Raises:
+        EgeunetError: If it cannot be read.
+        ValueError: If it is larger than `limit` bytes or not UTF-8.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise EgeunetError(f"Cannot read {path}: {error.strerror or error}.") from error
+    if len(content) > limit:
+        raise ValueError(f"it is larger than {limit >> 10} KiB")
+    return content.decode("utf-8")
+
+
+def read_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
+    """Read a JSON file of bounded size.
+
+    Raises:
+        EgeunetError: If it cannot be read, is larger than `limit` bytes or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path, limit))
+    except (ValueError, RecursionError) as error:
+        raise EgeunetError(f"{path} is not valid JSON ({error}).") from error
 
 
 def sha256_file(path: str | Path) -> str:

@@ -35,13 +35,13 @@ def drawn(egeunet, tmp_path) -> Path:
     return tmp_path / "drawn"
 
 
-def test_list_names_every_dataset_with_its_licence(egeunet):
+def test_list_names_every_dataset_with_its_license(egeunet):
     table = egeunet("list").stdout
     rows = json.loads(egeunet("list", "--json").stdout)
     assert {row["name"] for row in rows} >= {"isic2017", "isic2018", "ph2", "kvasir_seg"}
     for row in rows:
         assert row["name"] in table
-        assert row["licence"]
+        assert row["license"]
 
 
 def test_check_passes_a_good_set_and_fails_a_broken_one(egeunet, drawn):

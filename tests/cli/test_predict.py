@@ -106,7 +106,7 @@ def test_a_folder_becomes_masks_overlays_and_a_table(
     assert mask[135, 175] == 255
     document = json.loads((out / "predictions.json").read_text())
     assert document["notice"] == NOTICE
-    rows = {row["name"]: row for row in document["photos"]}
+    rows = {row["name"]: row for row in document["images"]}
     assert list(rows) == ["a.jpg", "b.png", "sub/a.webp"]
     assert rows["b.png"]["area_pixels"] == (mask == 255).sum()
     assert rows["sub/a.webp"]["mask"] == "sub/a_mask.png"
@@ -151,7 +151,7 @@ def test_what_is_broken_is_reported_and_skipped(
         (line,) = [line for line in done.stderr.splitlines() if name in line]
         assert words in line
     assert files(out) == ["a_mask.png", "b_mask.png", "predictions.csv", "predictions.json"]
-    rows = json.loads((out / "predictions.json").read_text())["photos"]
+    rows = json.loads((out / "predictions.json").read_text())["images"]
     assert sum(row["error"] is not None for row in rows) == 4
 
 
@@ -173,7 +173,7 @@ def test_existing_masks_are_left_alone_unless_told_otherwise(
     skipped = predict(photos, "-o", out, "-w", run, "--skip-existing", text=True)
     assert skipped.stdout == f"1 done, 0 failed, 1 already there: {out}\n"
     assert (out / "a_mask.png").read_bytes() == b"mine"
-    rows = json.loads((out / "predictions.json").read_text())["photos"]
+    rows = json.loads((out / "predictions.json").read_text())["images"]
     assert [row["name"] for row in rows] == ["a.jpg", "b.png"], "earlier rows are kept"
 
     replaced = predict(photos, "-o", out, "-w", run, "--overwrite", text=True)
@@ -242,7 +242,7 @@ def test_help_states_the_intended_use_and_an_example() -> None:
     done = predict("--help", text=True)
     text = " ".join(done.stdout.split())
     assert "Research use only; not a medical device or a diagnosis" in text
-    assert "egeunet predict photos/ -o masks/" in text
+    assert "egeunet predict images/ -o masks/" in text
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
     assert code == 130, stderr
     assert "Traceback" not in stderr
     assert "--skip-existing" in stderr
-    rows = json.loads((out / "predictions.json").read_text())["photos"]
+    rows = json.loads((out / "predictions.json").read_text())["images"]
     assert 2 <= len(rows) < 100
     assert stdout.startswith(f"{len(rows)} done")
     assert not (out / "predictions.jsonl").exists()
@@ -310,7 +310,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(
     assert 2 <= there < 100
     assert len(masks) - there <= 3, "masks may be written and their rows not yet"
     assert done.stdout.startswith(f"{100 - there} done, 0 failed")
-    rows = json.loads((out / "predictions.json").read_text())["photos"]
+    rows = json.loads((out / "predictions.json").read_text())["images"]
     assert len(rows) == len(list(out.glob("*_mask.png"))) == 100
     assert not (out / "predictions.jsonl").exists()
 
@@ -366,9 +366,9 @@ def test_no_row_describes_another_mask_than_its_file(
     (out / "predictions.json").unlink()
     done = predict(*words, "--threshold", 0.0001, text=True)
     assert done.returncode == 1
-    assert "a_mask.png exists and shows another mask" in done.stderr
+    assert "a_mask.png exists and differs from the mask" in done.stderr
     np.testing.assert_array_equal(read_mask(out / "a_mask.png"), mask)
-    rows = json.loads((out / "predictions.json").read_text())["photos"]
+    rows = json.loads((out / "predictions.json").read_text())["images"]
     assert [row["mask"] for row in rows] == [None, None]
 
 
@@ -385,7 +385,7 @@ def test_the_mask_of_another_photo_of_that_name_is_not_taken_for_its_own(
     assert photo.stat().st_size == size
     done = predict(*words, text=True)
     assert done.returncode == 2
-    assert "is of another photo than" in done.stderr
+    assert "belongs to another image than" in done.stderr
 
 
 def test_masks_of_other_options_are_not_mixed_in_one_folder(
@@ -403,7 +403,7 @@ def test_masks_of_other_options_are_not_mixed_in_one_folder(
     with (out / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["tta"], row["threshold"]) for row in rows] == [("True", "0.9")] * 2
-    assert rows[0]["photo_sha256"] == sha256_file(photos / "a.jpg")
+    assert rows[0]["image_sha256"] == sha256_file(photos / "a.jpg")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode here")
@@ -413,7 +413,7 @@ def test_a_name_that_is_no_unicode_stands_escaped_in_the_table(
     (photos / "a.jpg").rename(os.fsdecode(os.fsencode(photos) + b"/\xff.jpg"))
     done = predict(photos, "-o", tmp_path / "out", "-w", weights, "--json", text=True)
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["photos"]
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     assert sorted(row["name"] for row in json.loads(done.stdout)) == [row["name"] for row in rows]
     assert {row["name"] for row in rows} == {"\\udcff.jpg", "b.png"}
 
@@ -437,7 +437,7 @@ def test_a_console_that_lacks_characters_loses_no_result(
     rows = json.loads(done.stdout.decode(encoding))
     assert [row["name"] for row in rows] == ["b.png", "皮膚 é 😀.jpg"]
     table = json.loads((out / "predictions.json").read_text("utf-8"))
-    assert [row["name"] for row in table["photos"]] == ["b.png", "皮膚 é 😀.jpg"]
+    assert [row["name"] for row in table["images"]] == ["b.png", "皮膚 é 😀.jpg"]
 
 
 def test_masks_can_be_tidied(weights: Path, tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ def jpeg_like(image):
 @pytest.mark.parametrize(
     ("change", "across", "within"),
     [
-        (lambda image: image.copy(), "same image in two parts", "same image twice"),
-        (jpeg_like, "near-copies in two parts", "near-copies"),
+        (lambda image: image.copy(), "same image in two splits", "same image twice"),
+        (jpeg_like, "near copies in two splits", "near copies"),
     ],
 )
 def test_copies_within_and_across_the_parts_of_a_split(change, across, within, photos):

@@ -86,7 +86,7 @@ def test_every_registered_dataset_is_tested_here():
 
 def test_isic2017_keeps_its_official_parts(official):
     dataset = open_dataset("isic2017", official("isic2017"))
-    assert [sample.part for sample in dataset.samples] == ["train", "val", "test"]
+    assert [sample.split for sample in dataset.samples] == ["train", "val", "test"]
 
 
 def test_superpixels_beside_the_photos_are_no_photos(official, write_pair):
@@ -105,7 +105,7 @@ def test_isic2017_is_found_inside_isic2018(official, monkeypatch, write_pair):
     monkeypatch.setenv("EGEUNET_DATA", str(root.parent))
     dataset = open_dataset("isic2017")
     assert ids(dataset) == ["ISIC_0000001"]
-    assert dataset.samples[0].part == "val"
+    assert dataset.samples[0].split == "val"
     assert not dataset.orphans
     assert open_folder(root).name == "isic2018"
 
@@ -132,7 +132,7 @@ def test_part_folders_give_parts_and_unique_ids(tmp_path, write_pair):
     for part in ("train", "validation", "test"):
         write_pair(tmp_path / part / "images/0.png", tmp_path / part / "masks/0.png")
     dataset = open_folder(tmp_path)
-    assert {sample.id: sample.part for sample in dataset.samples} == {
+    assert {sample.id: sample.split for sample in dataset.samples} == {
         "train_0": "train",
         "val_0": "val",
         "test_0": "test",
@@ -156,7 +156,7 @@ def test_hidden_and_foreign_files_are_passed_over(folder, write_pair):
     ("extra", "message"),
     [
         (["masks/a00_mask.png"], "image a00 has two masks"),
-        (["images/a00_mask.png", "masks/a00_mask.png"], "fits two images, a00 and a00_mask"),
+        (["images/a00_mask.png", "masks/a00_mask.png"], "matches two images, a00 and a00_mask"),
         (["images/a00.jpg"], "Two images .* a00"),
     ],
 )
@@ -173,7 +173,7 @@ def test_errors_name_the_remedy(tmp_path, monkeypatch):
         open_dataset("isic2018")
     with pytest.raises(UsageError, match="did you mean isic2018"):
         open_dataset("isic-2018")
-    with pytest.raises(UsageError, match="known are"):
+    with pytest.raises(UsageError, match="choose"):
         open_dataset("xyz")
     with pytest.raises(EgeunetError, match="ISIC2018_Task1-2_Training_Input"):
         open_dataset("isic2018", tmp_path)
@@ -189,7 +189,7 @@ def test_errors_name_the_remedy(tmp_path, monkeypatch):
 @pytest.mark.data
 def test_the_real_folders(real_data):
     assert len(open_folder(real_data / "isic2018").samples) == 2594
-    parts = [sample.part for sample in open_dataset("isic2017", real_data / "isic2018").samples]
+    parts = [sample.split for sample in open_dataset("isic2017", real_data / "isic2018").samples]
     assert {part: parts.count(part) for part in set(parts)} == {
         "train": 1800,
         "val": 121,

@@ -13,7 +13,7 @@ from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import Loader, scale_batch
 from egeunet.data.synthetic.dermoscopy import draw
-from egeunet.inference.preprocess import scale
+from egeunet.inference.preprocess import min_max_normalize
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_scaling_is_that_of_inference(images, constant):
     if constant:
         images[0] = images[0, 0, 0, 0]
     ours = scale_batch(torch.from_numpy(images)).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(ours, scale(images), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(ours, min_max_normalize(images), rtol=1e-6, atol=1e-4)
 
 
 def test_an_epoch_sees_every_sample_once_in_its_own_order(arrays):

@@ -1,3 +1,7 @@
+import struct
+import zlib
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +11,7 @@ from PIL import Image
 
 from egeunet.data.masks import read_mask, resize_mask, write_mask
 from egeunet.errors import EgeunetError
+from egeunet.inference.image_io import read_image
 
 SHAPE = np.zeros((20, 30), bool)
 SHAPE[3:11, 5:17] = True
@@ -15,12 +20,12 @@ SHAPE[3:11, 5:17] = True
 @pytest.mark.parametrize(
     ("name", "image"),
     [
-        ("grey.png", Image.fromarray(SHAPE.astype(np.uint8) * 255)),
+        ("gray.png", Image.fromarray(SHAPE.astype(np.uint8) * 255)),
         ("ones.png", Image.fromarray(SHAPE.astype(np.uint8))),
-        ("grey.jpg", Image.fromarray(SHAPE.astype(np.uint8) * 255)),
+        ("gray.jpg", Image.fromarray(SHAPE.astype(np.uint8) * 255)),
         ("bits.png", Image.fromarray(SHAPE)),
         ("bits.bmp", Image.fromarray(SHAPE)),
-        ("colour.png", Image.fromarray(SHAPE.astype(np.uint8) * 255).convert("RGB")),
+        ("color.png", Image.fromarray(SHAPE.astype(np.uint8) * 255).convert("RGB")),
         ("alpha.png", Image.fromarray(SHAPE.astype(np.uint8) * 255).convert("RGBA")),
         ("deep.png", Image.fromarray(SHAPE.astype(np.uint16) * 65535)),
         ("deep.tif", Image.fromarray(SHAPE.astype(np.uint16) * 65535)),
@@ -39,11 +44,11 @@ def test_the_threshold_is_127(tmp_path):
     assert read_mask(tmp_path / "soft.png").tolist() == [[0, 0, 1, 1]]
 
 
-@pytest.mark.parametrize("mode", ["grey", "palette", "palette with colours"])
+@pytest.mark.parametrize("mode", ["gray", "palette", "palette with colors"])
 def test_classes_are_indices(mode, tmp_path):
     classes = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
     path = tmp_path / "classes.png"
-    if mode == "palette with colours":
+    if mode == "palette with colors":
         write_mask(path, classes, 3)
     else:
         image = Image.fromarray(classes)
@@ -96,3 +101,55 @@ def test_a_broken_file_is_one_sentence(content, tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(EgeunetError, match=r"none\.png"):
         read_mask(tmp_path / "none.png")
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+    """A gray PNG file that claims any size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [((64_000_000, 1), "too large"), ((60_000, 60_000), "too large")]
+)
+def test_a_mask_beyond_the_limits_of_images_is_refused_by_its_header(size, message, tmp_path):
+    (tmp_path / "m.png").write_bytes(png(*size, b"\0"))
+    with pytest.raises(EgeunetError, match=rf"m\.png is {message}"):
+        read_mask(tmp_path / "m.png")
+
+
+def test_a_sparse_file_is_refused_by_its_length(tmp_path):
+    with (tmp_path / "m.png").open("wb") as file:
+        file.truncate(300 * 10**9)
+    with pytest.raises(EgeunetError, match=r"m\.png is too large: the limit is"):
+        read_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_mask_is_turned_as_its_image_is(turn, tmp_path):
+    pixels = np.zeros((20, 30), np.uint8)
+    pixels[2:8, 3:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(pixels).save(tmp_path / "m.png", exif=exif)
+    image = read_image(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), image[..., 0] > 127)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+def test_no_damage_of_a_mask_gives_another_error(suffix, tmp_path):
+    path = tmp_path / f"m.{suffix}"
+    Image.fromarray(SHAPE.astype(np.uint8) * 255).save(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for index in range(200):
+        content = bytearray(whole)
+        for place in rng.integers(len(content), size=rng.integers(1, 4)):
+            content[place] = rng.integers(256)
+        path.write_bytes(content[: rng.integers(len(content)) if index % 4 == 0 else None])
+        with suppress(EgeunetError):
+            assert read_mask(path).ndim == 2

@@ -37,7 +37,7 @@ names = st.sets(
 @given(names, st.sampled_from(PROTOCOLS), st.integers(0, 9))
 def test_a_split_covers_everything_once_in_the_right_sizes(keys, protocol, seed):
     split = cut(dataset(keys), protocol, seed)
-    parts = split.parts()
+    parts = split.subsets()
     together = [key for samples in parts.values() for key in ids(samples)]
     assert sorted(together) == sorted(keys)
     n = len(keys)
@@ -54,9 +54,9 @@ def test_groups_stay_whole(keys, data, seed):
     groups = {key: data.draw(st.sampled_from("ABCDEFGHIJKL")) for key in keys}
     # Few large groups can leave a part empty; a lone sample for each part keeps this out.
     split = cut(dataset(keys | {f"lone {i}" for i in range(90)}, groups), "holdout", seed)
-    parts = [{sample.group for sample in part} - {None} for part in split.parts().values()]
+    parts = [{sample.group for sample in part} - {None} for part in split.subsets().values()]
     assert len(set().union(*parts)) == sum(map(len, parts))
-    assert sum(map(len, split.parts().values())) == len(keys) + 90
+    assert sum(map(len, split.subsets().values())) == len(keys) + 90
 
 
 def test_the_order_of_listing_does_not_matter_and_the_seed_does():
@@ -78,7 +78,7 @@ def test_the_order_is_that_of_sha256():
 def test_the_owners_parts_are_kept_by_holdout_and_pooled_by_paper():
     parts = {f"{part}_{i}": part for part in ("train", "val", "test") for i in range(10)}
     split = cut(dataset(parts, parts=parts))
-    assert {part: {s.part for s in samples} for part, samples in split.parts().items()} == {
+    assert {part: {s.split for s in samples} for part, samples in split.subsets().items()} == {
         "train": {"train"},
         "val": {"val"},
         "test": {"test"},
@@ -93,8 +93,8 @@ def test_an_absent_part_is_cut_from_the_owners_train(absent):
     parts = {f"{part}_{i:02d}": part for part in there for i in range(16)}
     split = cut(dataset(parts, parts=parts))
     assert [len(samples) for samples in (split.train, split.val, split.test)] == [14, 2, 16]
-    assert {s.part for s in split.test} == {there[1]}
-    assert {s.part for s in split.train + split.val} == {"train"}
+    assert {s.split for s in split.test} == {there[1]}
+    assert {s.split for s in split.train + split.val} == {"train"}
 
 
 def test_overlap_and_emptiness_are_errors():
@@ -104,11 +104,11 @@ def test_overlap_and_emptiness_are_errors():
     torn = [Sample(key, Path(key), Path(key), group="lesion 7") for key in "abc"]
     with pytest.raises(EgeunetError, match="lesion 7 is in both"):
         Split((torn[0],), (torn[1],), (torn[2],))
-    with pytest.raises(EgeunetError, match="nothing for val"):
+    with pytest.raises(EgeunetError, match="val split is empty"):
         Split((a,), (), (b,))
     with pytest.raises(EgeunetError, match="too small"):
         cut(dataset("ab"))
-    with pytest.raises(UsageError, match="known are paper, holdout"):
+    with pytest.raises(UsageError, match="choose paper or holdout"):
         split_dataset(dataset("abcdefghij"), "official")
 
 
@@ -122,7 +122,7 @@ def test_shipped_lists_are_sorted_disjoint_and_of_the_sizes_of_the_protocol(name
     assert {part: parts.count(part) for part in set(parts)} == COUNTS[name, protocol]
     # The list alone makes the split, whatever else the folder holds.
     split = split_dataset(dataset([*keys, "ISIC_9999999"], name=name), protocol)
-    counts = {part: len(samples) for part, samples in split.parts().items()}
+    counts = {part: len(samples) for part, samples in split.subsets().items()}
     assert counts == COUNTS[name, protocol]
     with pytest.raises(EgeunetError, match=rf"lacks 1 of the {len(keys)} images.*{keys[5]}"):
         split_dataset(dataset(keys[:5] + keys[6:], name=name), protocol)

@@ -16,7 +16,7 @@ from egeunet.export.onnx import (
     describe,
     photo_graph,
 )
-from egeunet.inference.preprocess import restore, to_input
+from egeunet.inference.preprocess import to_input, upsample
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, parse_metadata
 
@@ -74,7 +74,7 @@ def test_photo_gives_the_probability_at_the_photos_size(around, size, num_classe
     with torch.no_grad():
         logits = run.model(torch.from_numpy(to_input(photo, (64, 64))[None]))[0]
     scores = (logits.sigmoid() if num_classes == 1 else logits.softmax(0)).numpy()
-    expected = np.stack([restore(plane, size) for plane in scores])
+    expected = np.stack([upsample(plane, size) for plane in scores])
     assert given.shape == (size if num_classes == 1 else (3, *size))
     given = given.reshape(expected.shape)
     # A photo smaller than the map: the two libraries weigh the pixels at its rim differently.
@@ -98,7 +98,7 @@ def test_a_photo_of_one_colour(around) -> None:
     (given,) = session.run(["probability"], {"photo": photo})
     with torch.no_grad():
         expected = run.model(torch.zeros(1, 3, 64, 64)).sigmoid()[0, 0].numpy()
-    np.testing.assert_allclose(given.mean(), restore(expected, (50, 70)).mean(), atol=0.01)
+    np.testing.assert_allclose(given.mean(), upsample(expected, (50, 70)).mean(), atol=0.01)
 
 
 def test_metadata_is_what_the_segmenter_reads(make_run) -> None:

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from egeunet.inference.preprocess import resize, restore, restore_mask, scale, to_input
+from egeunet.inference.preprocess import (
+    min_max_normalize,
+    resize,
+    to_input,
+    upsample,
+    upsample_mask,
+)
 
 images = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
 
@@ -14,7 +20,7 @@ images = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st
 def test_scale_is_the_papers_min_max(image: NDArray[np.uint8]) -> None:
     x = image.astype(np.float64)
     expected = (x - x.min()) / (x.max() - x.min()) * 255 if x.max() > x.min() else x * 0
-    found = scale(image)
+    found = min_max_normalize(image)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -22,13 +28,15 @@ def test_scale_is_the_papers_min_max(image: NDArray[np.uint8]) -> None:
 def test_scale_treats_each_image_of_a_batch_alone() -> None:
     batch = np.random.default_rng(0).integers(0, 200, (4, 8, 8, 3), dtype=np.uint8)
     batch[1] //= 2
-    np.testing.assert_array_equal(scale(batch), np.stack([scale(image) for image in batch]))
+    np.testing.assert_array_equal(
+        min_max_normalize(batch), np.stack([min_max_normalize(image) for image in batch])
+    )
 
 
 def test_scale_takes_floats() -> None:
     image = np.random.default_rng(0).normal(size=(5, 7, 3))
-    assert scale(image).min() == 0
-    assert scale(image).max() == 255
+    assert min_max_normalize(image).min() == 0
+    assert min_max_normalize(image).max() == 255
 
 
 def _triangle_resize(image: NDArray[np.uint8], size: int, axis: int) -> NDArray[np.float64]:
@@ -64,13 +72,13 @@ def test_resize_and_to_input_have_the_shape_asked_for() -> None:
 def test_a_photo_of_the_networks_size_is_not_changed() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize(photo), photo)
-    np.testing.assert_array_equal(to_input(photo), scale(photo).transpose(2, 0, 1))
+    np.testing.assert_array_equal(to_input(photo), min_max_normalize(photo).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (256, 256), (300, 500), (100, 1000)])
 def test_restore_stays_within_the_probabilities(size: tuple[int, int]) -> None:
     probability = np.random.default_rng(0).random((256, 256), dtype=np.float32)
-    found = restore(probability, size)
+    found = upsample(probability, size)
     assert found.shape == size
     assert found.dtype == np.float32
     assert found.min() >= probability.min() - 1e-6
@@ -89,8 +97,8 @@ def test_restore_stays_within_the_probabilities(size: tuple[int, int]) -> None:
 def test_the_mask_of_a_photo_is_where_its_probability_reaches_the_threshold(
     probability: np.ndarray, size: tuple[int, int], threshold: float
 ) -> None:
-    mask = restore_mask(probability, size, threshold)
-    expected = restore(probability, size)
+    mask = upsample_mask(probability, size, threshold)
+    expected = upsample(probability, size)
     assert mask.shape == size
     assert mask.dtype == bool
     clear = np.abs(expected - threshold) > 1e-5
@@ -99,6 +107,6 @@ def test_the_mask_of_a_photo_is_where_its_probability_reaches_the_threshold(
 
 def test_a_mask_of_12_megapixels_is_that_of_its_probability() -> None:
     rng = np.random.default_rng(0)
-    probability = restore(rng.random((24, 24), dtype=np.float32), (256, 256))
-    mask = restore_mask(probability, (3000, 4000), 0.5)
-    assert np.count_nonzero(mask != (restore(probability, (3000, 4000)) >= 0.5)) < 20
+    probability = upsample(rng.random((24, 24), dtype=np.float32), (256, 256))
+    mask = upsample_mask(probability, (3000, 4000), 0.5)
+    assert np.count_nonzero(mask != (upsample(probability, (3000, 4000)) >= 0.5)) < 20

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from egeunet.errors import EgeunetError
-from egeunet.inference.quality import FAILURE, REVIEW, QualityModel, evidence
+from egeunet.inference.quality import FAILURE, REVIEW, DiceEstimator, features
 from egeunet.inference.segmenter import Segmenter
 
-MODEL = QualityModel(plain=(0.5, -1.5, 0.3), tta=(0.0, -1.0, 0.2), photos=100)
+MODEL = DiceEstimator(plain=(0.5, -1.5, 0.3), tta=(0.0, -1.0, 0.2), photos=100)
 
 
 def blob(inside, outside=0.0, side=20):
@@ -23,18 +23,18 @@ def test_the_self_dice_is_what_a_map_expects_of_itself():
     p = rng.beta(0.4, 0.8, (64, 64)).astype(np.float32)
     truths = rng.random((500, 64, 64)) < p
     overlap = 2 * (truths * p).sum(axis=(1, 2)) / (truths.sum(axis=(1, 2)) + p.sum())
-    own, area = evidence(p)
+    own, area = features(p)
     assert 1.01 - math.exp(own) == pytest.approx(overlap.mean(), abs=0.005)
     assert math.exp(area) - 0.001 == pytest.approx(p.mean(), abs=1e-6)
 
 
 def test_sure_masks_are_expected_to_be_better_and_empty_ones_to_fail():
-    qualities = [MODEL.expect_dice(blob(p)) for p in (0.99, 0.8, 0.6)]
+    qualities = [MODEL.estimate(blob(p)) for p in (0.99, 0.8, 0.6)]
     assert qualities == sorted(qualities, reverse=True)
-    nothing = MODEL.expect_dice(np.zeros((64, 64), np.float32))
-    faint = MODEL.expect_dice(blob(0.1))
+    nothing = MODEL.estimate(np.zeros((64, 64), np.float32))
+    faint = MODEL.estimate(blob(0.1))
     assert 0 < nothing < faint < qualities[-1] < qualities[0] < 1
-    assert MODEL.expect_dice(blob(0.8), tta=True) != MODEL.expect_dice(blob(0.8))
+    assert MODEL.estimate(blob(0.8), tta=True) != MODEL.estimate(blob(0.8))
 
 
 def test_the_limit_is_the_jaccard_index_of_the_challenge():
@@ -42,7 +42,7 @@ def test_the_limit_is_the_jaccard_index_of_the_challenge():
 
 
 def test_it_goes_through_the_metadata():
-    assert QualityModel.from_json(MODEL.to_json()) == MODEL
+    assert DiceEstimator.from_json(MODEL.to_json()) == MODEL
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_numbers_that_make_no_sense_are_one_sentence(write_graph, text):
 
 def test_a_result_tells_its_quality(write_graph, lesion):
     result = Segmenter(write_graph(quality=MODEL.to_json()))(lesion)
-    assert result.quality == MODEL.expect_dice(result.scores)
+    assert result.quality == MODEL.estimate(result.scores)
     assert result.review is (result.quality < REVIEW)
     values = json.loads(result.to_json())
     assert (values["quality"], values["review"]) == (result.quality, result.review)
     assert "quality=" in repr(result)
     mirrored = Segmenter(write_graph(quality=MODEL.to_json()), tta=True)(lesion)
-    assert mirrored.quality == MODEL.expect_dice(mirrored.scores, tta=True)
+    assert mirrored.quality == MODEL.estimate(mirrored.scores, tta=True)
 
 
 def test_an_unsure_mask_is_for_review(write_graph, lesion):
-    low = QualityModel((-3.0, 0.0, 0.0), (3.0, 0.0, 0.0), 100)
+    low = DiceEstimator((-3.0, 0.0, 0.0), (3.0, 0.0, 0.0), 100)
     assert Segmenter(write_graph(quality=low.to_json()))(lesion).review is True
     assert Segmenter(write_graph(quality=low.to_json()), tta=True)(lesion).review is False
 

@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import egeunet
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.result import Result
 
@@ -47,25 +49,6 @@ def test_the_threshold_is_the_first_probability_inside() -> None:
     assert Result(photo, scores, threshold=0.7).mask.tolist() == [[False, False, True]]
 
 
-def test_confidence_is_the_dice_that_the_probabilities_predict() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.beta(0.3, 0.6, (40, 40)).astype(np.float32)
-    found = Result(np.zeros((40, 40, 3), np.uint8), scores)
-    truths = rng.random((4000, 40, 40), dtype=np.float32) < scores
-    tp = (truths & found.mask).sum(axis=(1, 2))
-    dice = 2 * tp / (truths.sum(axis=(1, 2)) + found.area_pixels)
-    assert found.confidence == pytest.approx(dice.mean(), abs=0.005)
-
-
-def test_confidence_at_its_ends() -> None:
-    photo = np.zeros((4, 4, 3), np.uint8)
-    sure = np.zeros((4, 4), np.float32)
-    assert Result(photo, sure).confidence == 1
-    assert Result(photo, sure + np.float32(0.25)).confidence == 0.75
-    sure[1:3, 1:3] = 1
-    assert Result(photo, sure).confidence == 1
-
-
 def test_an_empty_mask() -> None:
     result = Result(np.zeros((9, 7, 3), np.uint8), np.zeros((8, 8), np.float32))
     assert result.box is None
@@ -104,7 +87,7 @@ def test_save_refuses_a_format_that_loses_and_a_place_that_is_none(
     with pytest.raises(UsageError, match=r"end in \.png"):
         result.save(tmp_path / "mask.jpg")
     (tmp_path / "file").touch()
-    with pytest.raises(EgeunetError, match="cannot be written"):
+    with pytest.raises(EgeunetError, match="Cannot write"):
         result.save(tmp_path / "file" / "mask.png")
 
 
@@ -123,7 +106,6 @@ def test_several_classes(classes: Result, tmp_path: Path) -> None:
     )
     assert classes.area == pytest.approx(2 / 3)
     assert classes.box == (0, 10, 20, 30)
-    assert classes.confidence == pytest.approx(2 * 0.9 * 400 / (0.9 * 400 + 0.2 * 200 + 400))
     values = classes.to_dict()
     assert values["areas"] == pytest.approx({"skin": 1 / 3, "body": 1 / 3, "core": 1 / 3})
     assert "threshold" not in values
@@ -133,3 +115,49 @@ def test_several_classes(classes: Result, tmp_path: Path) -> None:
         colours = {tuple(colour) for colour in np.asarray(image.convert("RGB")).reshape(-1, 3)}
     assert len(colours) == 3
     assert len(np.unique(np.asarray(classes.overlay()).reshape(-1, 3), axis=0)) >= 3
+
+
+def test_the_mask_of_several_classes_is_the_most_probable_one_in_every_band(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores = np.random.default_rng(0).random((3, 16, 16), dtype=np.float32)
+    monkeypatch.setattr("egeunet.inference.preprocess._VALUES", 3 * 90 * 7)
+    result = Result(np.zeros((100, 90, 3), np.uint8), scores, classes=("a", "b", "c"))
+    agree = result.mask == result.probability.argmax(axis=0)
+    assert agree.mean() > 0.999, "all but ties up to rounding"
+
+
+def test_notebooks_show_a_small_png(result: Result) -> None:
+    with Image.open(io.BytesIO(result._repr_png_())) as image:
+        assert image.format == "PNG"
+        assert image.size == (640, 320)
+
+
+def test_show_opens_a_viewer_outside_notebooks(
+    result: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(Image.Image, "show", lambda image: shown.append(image.size))
+    result.show()
+    assert shown == [(1024, 512)]
+
+
+def test_plot_draws_into_axes(result: Result) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    axes = plt.subplots(1, 2)[1]
+    assert result.plot(axes[1]) is axes[1]
+    assert "lesion" in axes[1].get_title()
+    assert len(axes[1].images) == 1
+    assert len(result.plot().images) == 1
+    plt.close("all")
+
+
+def test_a_list_of_results_as_a_data_frame(result: Result, classes: Result) -> None:
+    pytest.importorskip("pandas")
+    frame = egeunet.to_dataframe([result, classes])
+    assert list(frame["width"]) == [1024, 20]
+    assert frame["area"][0] == result.area
+    assert "contours" not in frame

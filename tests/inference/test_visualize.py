@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from egeunet.inference.visualize import bounding_box, class_colour, draw_overlay, trace_contours
+from egeunet.inference.visualize import bounding_box, class_color, draw_overlay, trace_contours
 
 masks = hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
@@ -98,9 +98,9 @@ def test_bounding_box(mask: NDArray[np.bool_]) -> None:
     assert inside[:, -1].any()
 
 
-def test_class_colours_differ() -> None:
-    assert class_colour(0) == (0, 0, 0)
-    assert len({class_colour(k) for k in range(256)}) == 256
+def test_class_colors_differ() -> None:
+    assert class_color(0) == (0, 0, 0)
+    assert len({class_color(k) for k in range(256)}) == 256
 
 
 def test_overlay_tints_the_inside_outlines_the_border_and_leaves_the_rest() -> None:
@@ -113,13 +113,13 @@ def test_overlay_tints_the_inside_outlines_the_border_and_leaves_the_rest() -> N
     np.testing.assert_array_equal(photo, before)
     assert image[50, 50].tolist() == [200, 200, 200]
     for index, (y, x) in ((1, (200, 200)), (2, (450, 450))):
-        expected = (200 + np.array(class_colour(index))) / 2
+        expected = (200 + np.array(class_color(index))) / 2
         assert np.abs(image[y, x] - expected).max() <= 1
-    assert tuple(image[100, 200]) == class_colour(1)
-    assert tuple(image[450, 400]) == class_colour(2)
+    assert tuple(image[100, 200]) == class_color(1)
+    assert tuple(image[450, 400]) == class_color(2)
     outline = np.asarray(draw_overlay(photo, classes, opacity=0))
     assert outline[200, 200].tolist() == [200, 200, 200]
-    assert tuple(outline[100, 200]) == class_colour(1)
+    assert tuple(outline[100, 200]) == class_color(1)
 
 
 @pytest.mark.parametrize("value", [0, 1])

@@ -1,9 +1,15 @@
 import hashlib
 import http.server
+import io
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from http.client import HTTPMessage
 from pathlib import Path
+from urllib.request import Request
 
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ from PIL import Image
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import cache_folder
+from egeunet.inference import fetch
 from egeunet.inference import weights as module
 from egeunet.inference.image_io import read_image
 from egeunet.inference.weights import find_weights, parse_metadata, run_folder, weights_name
@@ -133,8 +140,84 @@ def test_a_url_is_fetched_once_and_verified(server: str, tmp_path: Path) -> None
     (tmp_path / "files" / "x.onnx").unlink()
     assert find_weights(url) == found
     found.write_bytes(b"changed in the cache")
-    with pytest.raises(EgeunetError, match=r"cannot be fetched.*404"):
+    with pytest.raises(EgeunetError, match=r"Cannot download.*404"):
         find_weights(url)
+
+
+def serve(answer) -> Iterator[str]:
+    """Run a server that answers each connection with a function of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        connection.recv(10_000)
+                        answer(connection)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def drip(head: bytes):
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    return answer
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.0 200 OK\r\nX: ", b"HTTP/1.0 200 OK\r\n\r\n"])
+def test_a_download_that_never_ends_is_given_up(head: bytes, monkeypatch) -> None:
+    monkeypatch.setattr(fetch, "SECONDS", 1.0)
+    for address in serve(drip(head)):
+        with pytest.raises(EgeunetError, match="took longer than 1 s"):
+            fetch.fetch_bytes(f"{address}/x.onnx")
+
+
+def test_a_download_without_end_is_cut(monkeypatch) -> None:
+    monkeypatch.setattr(fetch, "MAX_BYTES", 1_000_000)
+
+    def flood(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(bytes(1 << 16))
+
+    for address in serve(flood):
+        with pytest.raises(EgeunetError, match="larger than 1 MB"):
+            fetch.fetch_bytes(f"{address}/x.onnx")
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/x", "file:///etc/passwd"])
+def test_a_redirect_off_the_web_is_not_followed(target: str) -> None:
+    def redirect(connection: socket.socket) -> None:
+        head = f"HTTP/1.0 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"
+        connection.sendall(head.encode())
+
+    for address in serve(redirect):
+        with pytest.raises(EgeunetError, match="Cannot download"):
+            fetch.fetch_bytes(f"{address}/x.onnx")
+
+
+def test_https_never_redirects_to_http() -> None:
+    handler = fetch._SameScheme()
+    request = Request("https://example.org/x")
+    with pytest.raises(ValueError, match="redirects from https to http"):
+        handler.redirect_request(request, io.BytesIO(), 302, "", HTTPMessage(), "http://e.org/x")
+    safe = "https://e.org/x"
+    found = handler.redirect_request(request, io.BytesIO(), 302, "", HTTPMessage(), safe)
+    assert found.full_url == safe
+
+
+def test_errors_do_not_show_secrets_of_a_url(server: str) -> None:
+    address = server.replace("http://", "http://me:secret1@") + "/none?token=secret2"
+    with pytest.raises(EgeunetError, match="Cannot download http://127") as caught:
+        fetch.fetch_bytes(address)
+    assert "secret" not in str(caught.value)
 
 
 def test_weights_are_named_after_their_run_or_file(
@@ -150,7 +233,7 @@ def test_a_photo_from_a_url(server: str, tmp_path: Path) -> None:
     photo = np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)
     Image.fromarray(photo).save(tmp_path / "files" / "a b.png")
     np.testing.assert_array_equal(read_image(f"{server}/a%20b.png"), photo)
-    with pytest.raises(EgeunetError, match="cannot be fetched"):
+    with pytest.raises(EgeunetError, match="Cannot download"):
         read_image(f"{server}/none.png")
 
 
@@ -163,7 +246,7 @@ def test_a_url_with_other_content_is_refused_and_not_kept(server: str) -> None:
 
 @pytest.mark.parametrize("address", ["http://a b/x", "http://[/x", "http://127.0.0.1:1/x"])
 def test_an_address_that_leads_nowhere_is_one_sentence(address: str, server: str) -> None:
-    with pytest.raises(EgeunetError, match="cannot be fetched") as caught:
+    with pytest.raises(EgeunetError, match="Cannot download") as caught:
         find_weights(f"{address}#sha256={DIGEST}")
     assert "\n" not in str(caught.value)
 

@@ -7,10 +7,13 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.nn.utils import parametrize, prune
 
 from egeunet.models import create_model, kernels
 from egeunet.models.egeunet import GAB
+from egeunet.models.layers import GELU
 from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
 
 if kernels.library() is None:
@@ -206,23 +209,180 @@ def test_the_result_does_not_depend_on_the_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def set_forward(layer):
+    forward = layer.forward
+    layer.forward = lambda *inputs: 2 * forward(*inputs)
+
+
+def set_hook(layer):
+    layer.register_forward_hook(lambda _, __, output: 2 * output)
+
+
+def set_parametrization(layer):
+    parametrize.register_parametrization(layer, "weight", nn.Tanh())
+
+
+def set_strides(layer):
+    twice = torch.stack((layer.weight.detach(), layer.weight.detach() + 1), dim=-1)
+    layer.weight = nn.Parameter(twice[..., 0])
+
+
+# What users do to a layer, and the layers of a network it is done to; without the check for it the
+# kernels compute what the layer was before.
+CHANGES = {
+    "groups of a stage": lambda net: setattr(net.encoder[0], "norm", nn.GroupNorm(2, 8)),
+    "another norm": lambda net: setattr(net.decoder[4], "norm", nn.BatchNorm2d(8)),
+    "no affine": lambda net: setattr(net.decoder[4], "norm", nn.GroupNorm(4, 8, affine=False)),
+    "eps of a stage": lambda net: setattr(net.decoder[4].norm, "eps", 1),
+    "eps of a bridge": lambda net: setattr(net.bridges[4].norm, "eps", 1.0),
+    "eps of a tail": lambda net: setattr(net.bridges[4].tail[0], "eps", 1.0),
+    "groups of a bridge": lambda net: setattr(net.bridges[4].norm, "groups", 2),
+    "groups of a tail": lambda net: setattr(net.bridges[4].tail[0], "groups", 2),
+    "padding mode": lambda net: setattr(net.bridges[4].convs[0], "padding_mode", "reflect"),
+    "dilation": lambda net: setattr(
+        net.bridges[4], "convs", nn.ModuleList(net.bridges[4].convs[i] for i in (3, 1, 2, 0))
+    ),
+    "kernel": lambda net: (
+        net.bridges[4].convs.insert(0, nn.Conv2d(5, 5, 1)) or net.bridges[4].convs.pop(1)
+    ),
+    "no bias": lambda net: setattr(net.bridges[4].tail[1], "bias", None),
+    "another tail": lambda net: net.bridges[4].tail.append(nn.Tanh()),
+    "own forward": lambda net: set_forward(net.bridges[4].convs[2]),
+    "hook of a conv": lambda net: set_hook(net.bridges[4].convs[2]),
+    "hook of a tail": lambda net: set_hook(net.bridges[4].tail),
+    "hook of a stage": lambda net: set_hook(net.encoder[0].norm),
+    "parametrization": lambda net: set_parametrization(net.bridges[4].convs[2]),
+    "strides": lambda net: set_strides(net.bridges[4].norm),
+    "strides of a stage": lambda net: set_strides(net.encoder[0].norm),
+    "double": lambda net: net.bridges[4].norm.double(),
+}
+
+
+@pytest.fixture
+def formulas(monkeypatch):
+    """Computes a function with the kernels off."""
+
+    def compute(function, *inputs):
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "library", lambda: None)
+            return function(*inputs)
+
+    return compute
+
+
+def image():
+    return torch.rand(2, 3, 64, 32) * 255
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_layer_does_what_it_says(change, formulas):
+    model, x = create_model("egeunet"), image()
+    CHANGES[change](model)
+    if change == "double":
+        with pytest.raises(RuntimeError):  # as of the formulas; C would read half numbers
+            model(x)
+        return
+    expected, stages = formulas(model, x)
+    logits, given = model(x)
+    for one, other in zip((logits, *given), (expected, *stages), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_every_hook_fires_that_fires_without_kernels(formulas):
+    def names_fired():
+        fired = set()
+        model = create_model("egeunet")
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda *_, name=name: fired.add(name))
+        model(image())
+        return fired
+
+    assert names_fired() == formulas(names_fired)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize(
-    "setting", [{"EGEUNET_KERNELS": "0"}, {"CC": "no-such-compiler"}, {"CC": "false"}]
+    "change",
+    [
+        lambda layer: prune.random_unstructured(layer, "weight", amount=0.5),
+        lambda layer: nn.utils.weight_norm(layer, "weight"),
+    ],
+    ids=["prune", "weight_norm"],
 )
-def test_without_a_compiler_the_plain_formulas_run(setting, tmp_path):
+def test_layers_of_old_reparametrisations_train(change):
+    model = create_model("egeunet")
+    layers = [model.bridges[4].convs[1], model.bridges[2].tail[1], model.encoder[1].norm]
+    for layer in layers if change is prune else layers[:2]:
+        change(layer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    before = model.bridges[4].convs[1].weight.detach().clone()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(image())[0].square().mean().backward()
+        optimizer.step()
+    model(image())
+    assert not torch.equal(model.bridges[4].convs[1].weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_function_transforms_see_the_formulas(formulas):
+    model, x, y = create_model("egeunet", deep_supervision=False), image(), image()
+    state = dict(model.named_parameters())
+
+    def loss(state):
+        return torch.func.functional_call(model, state, (x,)).sigmoid().mean()
+
+    def compute():
+        gradient = torch.func.grad(loss)(state)
+        logits, change = torch.func.jvp(model, (x,), (y,))
+        with forward_ad.dual_level():
+            dual = forward_ad.unpack_dual(model(forward_ad.make_dual(x, y)))
+        batched = torch.func.vmap(model)(torch.stack((x, y)))
+        return [*gradient.values(), logits, change, dual.tangent, batched]
+
+    torch.testing.assert_close(compute(), formulas(compute))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_traced_network_computes_the_same():
+    model, x = create_model("egeunet").eval(), image()
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x), rtol=1e-3, atol=1e-3)
+
+
+def test_the_default_type_of_torch_does_not_matter():
+    model, x = create_model("egeunet"), image()
+    expected = model(x)[0]
+    torch.set_default_dtype(torch.float64)
+    try:
+        loss = DeepSupervisionLoss()(model(x), torch.ones(2, 1, 64, 32, dtype=torch.float32)).total
+        loss.backward()
+        assert torch.equal(model(x)[0], expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 4), (0, 8, 4, 4)])
+def test_other_shapes_than_maps_take_the_formula(shape):
+    x = torch.randn(shape)
+    torch.testing.assert_close(GELU()(x), F.gelu(x))
+
+
+def test_an_odd_map_is_pooled_as_the_framework_does():
+    stage, x = create_model("egeunet").encoder[1], torch.randn(1, 8, 7, 5)
+    expected = F.gelu(F.max_pool2d(stage.norm(stage.block(x)), 2))
+    torch.testing.assert_close(stage(x), expected)
+
+
+@pytest.mark.parametrize(("setting", "path"), [("1", "compiled"), ("0", "formulas")])
+def test_the_environment_tells_which_path_runs(setting, path):
     code = (
-        "import torch; from egeunet.models import create_model, kernels;"
-        "assert kernels.library() is None;"
-        "create_model('egeunet')(torch.rand(2, 3, 32, 32))[0].sum().backward()"
+        "import torch; from egeunet.environment import environment; found = environment();"
+        "assert found['kernels'] is None;"
+        "from egeunet.models import create_model; model = create_model('egeunet');"
+        "found = environment();"
+        f"assert found['kernels'] == {path!r}, found;"
+        "assert found['cpu_capability'] == torch.backends.cpu.get_cpu_capability();"
+        "model(torch.rand(2, 3, 32, 32))[0].sum().backward()"
     )
-    environment = {**os.environ, "EGEUNET_CACHE": str(tmp_path), **setting}
+    environment = {**os.environ, "EGEUNET_KERNELS": setting}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    assert not list(tmp_path.glob("*.so"))
-
-
-def test_two_processes_may_compile_at_once(tmp_path):
-    code = "from egeunet.models import kernels; assert kernels.library() is not None"
-    environment = {**os.environ, "EGEUNET_CACHE": str(tmp_path)}
-    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
-    assert len(list(tmp_path.iterdir())) == 1

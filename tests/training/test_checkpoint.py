@@ -16,7 +16,9 @@ from egeunet.training.checkpoint import (
 
 
 def state(value):
-    return {"model": {"w": torch.full((4,), float(value))}, "epoch": value}
+    history = [{"epoch": 1.0}] * value
+    numbers = {"epoch": value, "step": 0, "loss_sum": 0.0, "seconds": 0.0, "history": history}
+    return {"model": {"w": torch.full((4,), float(value))}, "optimizer": {}, **numbers}
 
 
 def test_the_one_before_the_last_is_kept(tmp_path):
@@ -59,7 +61,9 @@ import torch
 from egeunet.errors import EgeunetError
 from egeunet.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 folder = Path(sys.argv[1])
-save_checkpoint(folder, {"model": {}, "epoch": 1})
+small = {"model": {"w": torch.zeros(1)}, "optimizer": {}, "epoch": 0, "step": 1}
+small |= {"loss_sum": 0.0, "seconds": 0.0, "history": []}
+save_checkpoint(folder, small)
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -70,7 +74,7 @@ for save in (lambda: save_checkpoint(folder, {"model": big, "epoch": 2}),
         save()
     except EgeunetError as error:
         print(error)
-print(load_checkpoint(folder)["epoch"], sorted(path.name for path in folder.iterdir()))
+print(load_checkpoint(folder)["step"], sorted(path.name for path in folder.iterdir()))
 """
 
 
@@ -80,8 +84,8 @@ def test_a_full_disk_is_one_sentence_and_the_last_one_survives(tmp_path):
         [sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=False
     )
     lines = run.stdout.splitlines()
-    assert "could not be written" in lines[0], run.stderr
-    assert "could not be written" in lines[1]
+    assert "Cannot write the checkpoint" in lines[0], run.stderr
+    assert "Cannot write the weights" in lines[1]
     assert lines[2] == "1 ['last.ckpt']"
 
 

@@ -46,7 +46,7 @@ def test_words_replace_settings(tmp_path):
         ("augmentation.scale=[1.2, 0.8]", "scale: the least enlargement is greater"),
         ("seed.x=4", "seed"),
         ("seed", "expected key=value"),
-        ("seed=[", "not YAML"),
+        ("seed=[", "not valid YAML"),
     ],
 )
 def test_a_wrong_word_is_answered(word, answer):

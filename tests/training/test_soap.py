@@ -6,6 +6,8 @@ import pytest
 import torch
 from pytorch_optimizer import SOAP
 
+from egeunet.models.registry import create_model
+from egeunet.training.losses import DeepSupervisionLoss
 from egeunet.training.soap import LARGEST_SIDE, Soap
 
 # First gradients of full rank: within what a gradient says nothing of, any directions will do.
@@ -76,6 +78,101 @@ def test_it_goes_on_from_its_state():
         step(weight, optimizer, number)
         step(other, resumed, number)
     assert torch.equal(weight, other)
+
+
+def rank_1(sides, seed):
+    """A gradient of rank 1 up to rounding, as of a layer whose inputs are all but equal."""
+    random = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(side, generator=random) for side in sides)
+    gradient = torch.outer(a, b)
+    return gradient * (1 + 1e-7 * torch.randn(sides, generator=random))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
+@pytest.mark.parametrize("sides", [(64, 48), (100, 9), (2, 2)])
+def test_first_gradients_of_rank_1_give_orthogonal_directions(sides, scale):
+    weight = torch.zeros(sides, requires_grad=True)
+    optimizer = Soap([weight], lr=0.01)
+    for step in range(12):
+        weight.grad = scale * rank_1(sides, step)
+        optimizer.step()
+        for side in ("left", "right"):
+            directions = optimizer.state[weight][f"{side}_directions"][0]
+            identity = torch.eye(len(directions))
+            torch.testing.assert_close(directions @ directions.T, identity, rtol=0, atol=1e-4)
+    assert torch.isfinite(weight).all()
+    assert weight.norm() < 12 * 0.01 * weight.numel() ** 0.5  # a step is no longer than Adam's
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_an_untrained_network_and_random_images_train(seed):
+    """Their first gradients are all but of rank 1; float32 `eigh` fails on some processors."""
+    torch.manual_seed(seed)
+    model, loss = create_model("egeunet"), DeepSupervisionLoss()
+    optimizer = Soap(model.parameters(), lr=3e-4)
+    for _ in range(3):
+        images, masks = 255 * torch.rand(2, 3, 64, 64), (torch.rand(2, 1, 64, 64) > 0.5).float()
+        optimizer.zero_grad()
+        total = loss(model(images), masks).total
+        total.backward()
+        assert torch.isfinite(total)
+        optimizer.step()
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_where_linear_algebra_fails_the_next_best_directions_are_taken(monkeypatch, fails):
+    eigh, calls = torch.linalg.eigh, []
+
+    def failing(matrix):
+        calls.append(matrix)
+        if len(calls) <= fails:
+            raise torch.linalg.LinAlgError("did not converge")
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    weight = torch.zeros(3, 4, requires_grad=True)
+    optimizer = Soap([weight])
+    for _ in range(2):
+        weight.grad = torch.randn(3, 4)
+        optimizer.step()
+    assert torch.isfinite(weight).all()
+    assert weight.abs().min() > 0
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_one_of_several_weights_of_a_shape_may_lack_a_gradient_now_and_then(late):
+    weights = [torch.zeros(3, 3, requires_grad=True) for _ in range(2)]
+    optimizer = Soap(weights, lr=0.01)
+    moved = []
+    for step in range(8):
+        for index, weight in enumerate(weights):
+            weight.grad = None if index == late and step in (0, 1, 5) else torch.rand(3, 3)
+        before = weights[late].detach().clone()
+        optimizer.step()
+        moved.append(not torch.equal(weights[late], before))
+    assert moved == [step not in (0, 1, 5) for step in range(8)]
+    assert all(torch.isfinite(weight).all() for weight in weights)
+
+
+def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned():
+    weights = [torch.full((3, 2), 2.0, requires_grad=True) for _ in range(2)]
+    by_closure, plain = (Soap([weight], lr=0.1) for weight in weights)
+
+    def closure():
+        by_closure.zero_grad()
+        loss = weights[0].square().sum()
+        loss.backward()
+        return loss
+
+    for step in range(5):
+        loss = by_closure.step(closure)
+        plain.zero_grad()
+        expected = weights[1].square().sum()
+        expected.backward()
+        plain.step()
+        assert torch.equal(loss, expected), step
+    assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize("frozen", [0, 1])

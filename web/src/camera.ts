@@ -1,25 +1,25 @@
-/** There is none, or it may not be used. */
-export class NoCamera extends Error {}
+/** No camera is available or permitted. */
+export class CameraError extends Error {}
 
 const get = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
 
-/** Show what the camera sees until a photo is taken; undefined if none is wanted. */
+/** Show the camera in a dialog and return the photo; undefined if the dialog is cancelled. */
 export async function takePhoto(): Promise<File | undefined> {
   let stream: MediaStream;
   try {
-    // Without https there is no `mediaDevices`, which ends here too.
+    // Without https, `mediaDevices` is undefined, which is caught below too.
     stream = await navigator.mediaDevices.getUserMedia({
       video: { facingMode: "environment", width: { ideal: 4096 }, height: { ideal: 4096 } },
     });
   } catch (error) {
-    throw new NoCamera("no camera", { cause: error });
+    throw new CameraError("no camera", { cause: error });
   }
   const dialog = get<HTMLDialogElement>("viewfinder");
   const video = get<HTMLVideoElement>("view");
   const shoot = get<HTMLButtonElement>("shoot");
   try {
     return await new Promise((resolve, reject) => {
-      shoot.disabled = true; // until there is a picture
+      shoot.disabled = true; // until the first frame
       video.onloadeddata = () => (shoot.disabled = false);
       shoot.onclick = () => capture(video).then(resolve, reject);
       get("leave").onclick = () => dialog.close();

@@ -1,28 +1,28 @@
-import facts from "../generated/facts.json";
+import metadata from "../generated/metadata.json";
 import sampleUrl from "../generated/sample.jpg?url";
-import { NoCamera, takePhoto } from "./camera";
-import { drawMask, drawOverlay, measure, type Probability, toSide } from "./mask";
-import { type Answer, type Engine, load, segment } from "./model";
-import { decode, MOST_MILLION, NotAPhoto, type Photo, TooLarge } from "./photo";
+import { CameraError, takePhoto } from "./camera";
+import { type DecodedImage, decode, DecodeError, ImageTooLargeError, MAX_MEGAPIXELS } from "./image";
+import { drawMask, drawOverlay, measure, type ProbabilityMap, toSide } from "./mask";
+import { type Engine, loadSession, type Prediction, segment } from "./model";
 import { type Point, Ruler } from "./ruler";
 import { text } from "./text";
 
-/** One of the list. Only the photo on show is held decoded: phones are short of memory. */
+/** An entry of the list. Only the shown image is kept decoded, because phones are short of memory. */
 interface Item {
   file: File;
-  length: string; // the known length in mm, as typed
-  points: Point[]; // both ends of the known length; none: the photo's width
+  length: string; // known length in mm, as typed
+  points: Point[]; // ends of the known length; empty: the image's width
 }
 
 interface Shown {
   item: Item;
-  photo: Photo;
-  map: Probability;
-  answer: Answer;
+  image: DecodedImage;
+  map: ProbabilityMap;
+  prediction: Prediction;
 }
 
-/** Longest side of what is shown; what is saved has the photo's own size. */
-const SHOWN = 1280;
+/** Longest side of the preview; saved files have the image's own size. */
+const PREVIEW_SIDE = 1280;
 
 const get = <T extends HTMLElement>(id: string) => document.getElementById(id) as T;
 const threshold = get<HTMLInputElement>("threshold");
@@ -39,48 +39,48 @@ const ruler = new Ruler({
   stage: get("stage"),
   button: get<HTMLButtonElement>("mark"),
   guide: get("guide"),
-  size: () => current!.photo,
+  size: () => current!.image,
   draw: update,
   done: mark,
 });
 
-threshold.value = String(Math.round(100 * facts.threshold));
+threshold.value = String(Math.round(100 * metadata.threshold));
 
-function say(message: string): void {
+function setStatus(message: string): void {
   get("status").textContent = message;
 }
 
-function complain(messages: string[]): void {
+function showErrors(messages: string[]): void {
   get("error").hidden = messages.length === 0;
   get("error").textContent = messages.join(" ");
 }
 
-/** Look at photos one after the other; what cannot be taken is told, the rest is done. */
-function look(wanted: Item[]): void {
+/** Segment images one after another; report those that fail and continue. */
+function segmentItems(wanted: Item[]): void {
   queue = queue.then(async () => {
-    const wrong: string[] = [];
-    complain(wrong);
+    const errors: string[] = [];
+    showErrors(errors);
     for (const item of wanted) {
       try {
-        say(text.looking);
-        const photo = await decode(item.file);
-        await new Promise((shown) => setTimeout(shown)); // so that the words appear first
-        const answer = await segment(photo, engine.value as Engine);
-        const map = { values: answer.probability, width: photo.width, height: photo.height };
-        current = { item, photo, map, answer };
+        setStatus(text.looking);
+        const image = await decode(item.file);
+        await new Promise((shown) => setTimeout(shown)); // let the status be painted first
+        const prediction = await segment(image, engine.value as Engine);
+        const map = { values: prediction.probability, width: image.width, height: image.height };
+        current = { item, image, map, prediction };
         if (!items.includes(item)) items.push(item);
         showCurrent();
       } catch (error) {
-        wrong.push(explain(error, item.file.name));
+        errors.push(errorMessage(error, item.file.name));
       }
     }
-    complain(wrong);
-    say(current && !wrong.length ? text.done(current.item.file.name) : text.ready);
+    showErrors(errors);
+    setStatus(current && !errors.length ? text.done(current.item.file.name) : text.ready);
   });
 }
 
-function take(files: Iterable<File> | null | undefined): void {
-  look(Array.from(files ?? [], (file) => ({ file, length: "", points: [] })));
+function addFiles(files: Iterable<File> | null | undefined): void {
+  segmentItems(Array.from(files ?? [], (file) => ({ file, length: "", points: [] })));
 }
 
 /** Keep both ends of the known length, and ask for it if it is not known yet. */
@@ -92,10 +92,10 @@ function mark(points: Point[]): void {
   next.focus({ preventScroll: next !== length });
 }
 
-function explain(error: unknown, name: string): string {
-  if (error instanceof NotAPhoto) return text.noImage(name);
-  if (error instanceof TooLarge) return text.tooLarge(name, MOST_MILLION);
-  if (error instanceof NoCamera) return text.noCamera;
+function errorMessage(error: unknown, name: string): string {
+  if (error instanceof DecodeError) return text.noImage(name);
+  if (error instanceof ImageTooLargeError) return text.tooLarge(name, MAX_MEGAPIXELS);
+  if (error instanceof CameraError) return text.noCamera;
   if (engine.value === "webgpu") {
     engine.value = "wasm";
     return text.noWebGpu;
@@ -105,7 +105,7 @@ function explain(error: unknown, name: string): string {
 }
 
 function showCurrent(): void {
-  const { item, photo, answer } = current!;
+  const { item, image, prediction } = current!;
   ruler.stop();
   get("guide").textContent = "";
   length.value = item.length;
@@ -116,21 +116,21 @@ function showCurrent(): void {
       button.type = "button";
       button.textContent = one.file.name;
       button.setAttribute("aria-current", String(one === item));
-      button.onclick = () => look([one]);
+      button.onclick = () => segmentItems([one]);
       return button;
     }),
   );
   get("result").hidden = false;
-  const scale = shrink(photo);
-  show("photo", photo.canvas, toSide(photo.width * scale), toSide(photo.height * scale));
-  get("quality").textContent = answer.quality.toFixed(2);
-  get("review").hidden = answer.quality >= facts.review;
-  get("runs").textContent = `${text[answer.engine]}, ${Math.round(answer.milliseconds)} ms`;
+  const scale = previewScale(image);
+  show("photo", image.canvas, toSide(image.width * scale), toSide(image.height * scale));
+  get("quality").textContent = prediction.quality.toFixed(2);
+  get("review").hidden = prediction.quality >= metadata.review;
+  get("runs").textContent = `${text[prediction.engine]}, ${Math.round(prediction.milliseconds)} ms`;
   update();
 }
 
-const shrink = ({ width, height }: { width: number; height: number }) =>
-  Math.min(1, SHOWN / Math.max(width, height));
+const previewScale = ({ width, height }: { width: number; height: number }) =>
+  Math.min(1, PREVIEW_SIDE / Math.max(width, height));
 
 function show(id: string, from: HTMLCanvasElement, width: number, height: number): void {
   const canvas = get<HTMLCanvasElement>(id);
@@ -141,21 +141,21 @@ function show(id: string, from: HTMLCanvasElement, width: number, height: number
   context.drawImage(from, 0, 0, width, height);
 }
 
-const limit = () => Number(threshold.value) / 100;
-const tint = () => Number(opacity.value) / 100;
+const thresholdValue = () => Number(threshold.value) / 100;
+const tintOpacity = () => Number(opacity.value) / 100;
 
-/** Draw and tell everything that depends on the sliders. */
+/** Redraw everything that depends on the sliders and the known length. */
 function update(): void {
   for (const slider of [threshold, opacity, compare]) {
     get(`${slider.id}-value`).textContent = `${slider.value} %`;
   }
   if (!current) return;
   const { map, item } = current;
-  const overlay = drawOverlay(map, limit(), tint(), shrink(map));
+  const overlay = drawOverlay(map, thresholdValue(), tintOpacity(), previewScale(map));
   show("overlay", overlay, overlay.width, overlay.height);
   drawPoints();
   get("overlay").style.clipPath = `inset(0 ${100 - Number(compare.value)}% 0 0)`;
-  get("area").textContent = describeArea(current);
+  get("area").textContent = formatArea(current);
   get("unmark").hidden = !item.points.length;
   const wrong = !length.validity.valid || (length.value && !(Number(length.value) > 0));
   length.setAttribute("aria-invalid", String(Boolean(wrong)));
@@ -163,43 +163,43 @@ function update(): void {
     wrong ? text.lengthWrong : item.points.length ? text.lengthOfPoints : text.lengthOfWidth;
 }
 
-function describeArea(shown: Shown): string {
-  const numbers = tell(shown);
-  if (!numbers.area_pixels) return text.empty;
-  const share = text.share((100 * numbers.area).toFixed(1));
-  if (numbers.area_mm2 === null) return share;
-  return `${share}, ${text.squareMillimetres(numbers.area_mm2.toPrecision(3))}`;
+function formatArea(shown: Shown): string {
+  const { area, area_pixels, area_mm2 } = measurements(shown);
+  if (!area_pixels) return text.empty;
+  const share = text.share((100 * area).toFixed(1));
+  if (area_mm2 === null) return share;
+  return `${share}, ${text.squareMillimetres(area_mm2.toPrecision(3))}`;
 }
 
-/** The numbers of a result, named as those of the Python package. */
-function tell({ item: { file, length, points }, photo, map, answer }: Shown) {
-  const { pixels, box } = measure(map, limit());
-  const [from, to] = points.length === 2 ? points : [[0, 0], [photo.width, 0]];
+/** The measurements of a result, named as in `Result.to_dict()`. */
+function measurements({ item: { file, length, points }, image, map, prediction }: Shown) {
+  const { pixels, box } = measure(map, thresholdValue());
+  const [from, to] = points.length === 2 ? points : [[0, 0], [image.width, 0]];
   const perPixel = Number(length) / Math.hypot(to[0] - from[0], to[1] - from[1]);
   return {
     source: file.name,
-    width: photo.width,
-    height: photo.height,
-    area: pixels / (photo.width * photo.height),
+    width: image.width,
+    height: image.height,
+    area: pixels / (image.width * image.height),
     area_pixels: pixels,
     area_mm2: perPixel > 0 && Number.isFinite(perPixel) ? pixels * perPixel ** 2 : null,
     box,
-    quality: answer.quality,
-    review: answer.quality < facts.review,
-    threshold: limit(),
-    weights: facts.weights,
+    quality: prediction.quality,
+    review: prediction.quality < metadata.review,
+    threshold: thresholdValue(),
+    weights: metadata.weights,
     intended_use: text.use,
   };
 }
 
-/** The known length: both ends, as far as they are marked, and the cross that keys move. */
+/** Draw the marked ends of the known length and the keyboard cursor. */
 function drawPoints(): void {
-  const { ends, cross } = ruler.marks ?? { ends: current!.item.points, cross: undefined };
+  const { ends, cursor } = ruler.marks ?? { ends: current!.item.points, cursor: undefined };
   const { width, height } = get<HTMLCanvasElement>("photo");
   const canvas = get<HTMLCanvasElement>("scale"); // not the overlay, which is clipped
   Object.assign(canvas, { width, height }); // which clears it
   const context = canvas.getContext("2d")!;
-  const scale = canvas.width / current!.photo.width;
+  const scale = canvas.width / current!.image.width;
   const pen = Math.max(2, canvas.width / 250);
   context.beginPath();
   for (const [x, y] of ends) {
@@ -210,14 +210,14 @@ function drawPoints(): void {
     context.moveTo(ends[0][0] * scale, ends[0][1] * scale);
     context.lineTo(ends[1][0] * scale, ends[1][1] * scale);
   }
-  if (cross) {
+  if (cursor) {
     for (const [dx, dy] of [[6 * pen, 0], [0, 6 * pen]]) {
-      context.moveTo(cross[0] * scale - dx, cross[1] * scale - dy);
-      context.lineTo(cross[0] * scale + dx, cross[1] * scale + dy);
+      context.moveTo(cursor[0] * scale - dx, cursor[1] * scale - dy);
+      context.lineTo(cursor[0] * scale + dx, cursor[1] * scale + dy);
     }
   }
-  for (const [colour, width] of [["#fff", 2 * pen], ["#0072b2", pen]] as const) {
-    context.strokeStyle = colour;
+  for (const [color, width] of [["#fff", 2 * pen], ["#0072b2", pen]] as const) {
+    context.strokeStyle = color;
     context.lineWidth = width;
     context.stroke();
   }
@@ -235,24 +235,24 @@ function listen(): void {
   for (const id of ["file", "camera-file"]) {
     const input = get<HTMLInputElement>(id);
     input.onchange = () => {
-      take(input.files);
+      addFiles(input.files);
       input.value = "";
     };
   }
   get("camera").onclick = async () => {
     try {
       const file = await takePhoto();
-      if (file) take([file]);
+      if (file) addFiles([file]);
     } catch (error) {
-      complain([explain(error, text.camera)]);
+      showErrors([errorMessage(error, text.camera)]);
     }
   };
   get("sample").onclick = async () => {
-    say(text.looking);
+    setStatus(text.looking);
     const blob = await (await fetch(sampleUrl)).blob();
-    take([new File([blob], "sample.jpg")]);
+    addFiles([new File([blob], "sample.jpg")]);
   };
-  document.onpaste = (event) => take(event.clipboardData?.files);
+  document.onpaste = (event) => addFiles(event.clipboardData?.files);
   document.ondragover = (event) => {
     event.preventDefault();
     document.body.classList.add("dropping");
@@ -261,7 +261,7 @@ function listen(): void {
   document.ondrop = (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
-    take(event.dataTransfer?.files);
+    addFiles(event.dataTransfer?.files);
   };
   for (const slider of [threshold, opacity, compare]) slider.oninput = update;
   length.oninput = () => {
@@ -272,31 +272,31 @@ function listen(): void {
   get("unmark").onclick = () => mark([]);
 
   get("engines").hidden = !("gpu" in navigator);
-  engine.onchange = () => look([current!.item]);
+  engine.onchange = () => segmentItems([current!.item]);
 
   get("save-mask").onclick = () =>
-    drawMask(current!.map, limit()).toBlob((blob) => save(blob, "-mask.png"));
+    drawMask(current!.map, thresholdValue()).toBlob((blob) => save(blob, "-mask.png"));
   get("save-overlay").onclick = () => {
-    const { width, height, canvas } = current!.photo;
+    const { width, height, canvas } = current!.image;
     const both = document.createElement("canvas");
     both.width = width;
     both.height = height;
     const context = both.getContext("2d")!;
     context.drawImage(canvas, 0, 0);
-    context.drawImage(drawOverlay(current!.map, limit(), tint()), 0, 0);
+    context.drawImage(drawOverlay(current!.map, thresholdValue(), tintOpacity()), 0, 0);
     both.toBlob((blob) => save(blob, "-overlay.png"));
   };
   get("save-json").onclick = () =>
-    save(new Blob([JSON.stringify(tell(current!), null, 2)], { type: "application/json" }), ".json");
+    save(new Blob([JSON.stringify(measurements(current!), null, 2)], { type: "application/json" }), ".json");
 }
 
 listen();
 update();
-load("wasm").then(
-  () => current || say(text.ready),
+loadSession("wasm").then(
+  () => current || setStatus(text.ready),
   () => {
-    say("");
-    complain([typeof WebAssembly === "undefined" ? text.noWasm : text.noNetwork]);
+    setStatus("");
+    showErrors([typeof WebAssembly === "undefined" ? text.noWasm : text.noNetwork]);
   },
 );
 if (import.meta.env.PROD) void navigator.serviceWorker?.register("./sw.js");

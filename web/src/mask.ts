@@ -1,15 +1,15 @@
-/** A map of the lesion's probability, row by row, at the photo's size. */
-export interface Probability {
+/** Probability of the lesion per pixel, row-major, at the size of the image. */
+export interface ProbabilityMap {
   values: Float32Array;
   width: number;
   height: number;
 }
 
 /** The green of Okabe and Ito, as `egeunet.inference.visualize` has it. */
-const COLOUR = [0, 158, 115];
+const COLOR = [0, 158, 115];
 
-/** Pixels that are lesion, their number, and the box (x0, y0, x1, y1) round them. */
-export function measure(map: Probability, threshold: number) {
+/** Count the pixels of the mask and return their bounding box (x0, y0, x1, y1), null if empty. */
+export function measure(map: ProbabilityMap, threshold: number) {
   let pixels = 0;
   let [x0, y0, x1, y1] = [map.width, map.height, 0, 0];
   for (let y = 0, at = 0; y < map.height; y++) {
@@ -25,8 +25,8 @@ export function measure(map: Probability, threshold: number) {
   return { pixels, box: pixels ? [x0, y0, x1, y1] : null };
 }
 
-/** White where the lesion is, black elsewhere. */
-export function drawMask(map: Probability, threshold: number): HTMLCanvasElement {
+/** Draw the mask: white inside, black outside. */
+export function drawMask(map: ProbabilityMap, threshold: number): HTMLCanvasElement {
   return paint(map.width, map.height, (data) => {
     for (let at = 0; at < map.values.length; at++) {
       data.fill(map.values[at] >= threshold ? 255 : 0, 4 * at, 4 * at + 3);
@@ -35,9 +35,9 @@ export function drawMask(map: Probability, threshold: number): HTMLCanvasElement
   });
 }
 
-/** The tint of the lesion and its contour, transparent elsewhere, with sides `scale` as long. */
+/** Draw tint and contour of the mask on a transparent canvas, resized by `scale`. */
 export function drawOverlay(
-  map: Probability,
+  map: ProbabilityMap,
   threshold: number,
   opacity: number,
   scale = 1,
@@ -52,27 +52,27 @@ export function drawOverlay(
       inside[at] = map.values[row + column] >= threshold ? 1 : 0;
     }
   }
-  const reach = Math.max(1, Math.round(Math.max(width, height) / 400));
+  const thickness = Math.max(1, Math.round(Math.max(width, height) / 400));
   const tint = Math.round(255 * opacity);
   return paint(width, height, (data) => {
     for (let y = 0, at = 0; y < height; y++) {
       for (let x = 0; x < width; x++, at++) {
         if (!inside[at]) continue;
         const edge =
-          !inside[at - Math.min(x, reach)] ||
-          !inside[at + Math.min(width - 1 - x, reach)] ||
-          !inside[at - Math.min(y, reach) * width] ||
-          !inside[at + Math.min(height - 1 - y, reach) * width];
-        data[4 * at] = COLOUR[0];
-        data[4 * at + 1] = COLOUR[1];
-        data[4 * at + 2] = COLOUR[2];
+          !inside[at - Math.min(x, thickness)] ||
+          !inside[at + Math.min(width - 1 - x, thickness)] ||
+          !inside[at - Math.min(y, thickness) * width] ||
+          !inside[at + Math.min(height - 1 - y, thickness) * width];
+        data[4 * at] = COLOR[0];
+        data[4 * at + 1] = COLOR[1];
+        data[4 * at + 2] = COLOR[2];
         data[4 * at + 3] = edge ? 255 : tint;
       }
     }
   });
 }
 
-/** A length as the side of a canvas. */
+/** Round a length to a valid canvas side. */
 export const toSide = (length: number) => Math.max(1, Math.round(length));
 
 function paint(

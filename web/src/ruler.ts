@@ -1,14 +1,14 @@
 import { text } from "./text";
 
-export type Point = [x: number, y: number]; // in pixels of the photo
+export type Point = [x: number, y: number]; // in image pixels
 
-/** What is being marked: the ends that are set, and the cross that keys move. */
+/** The ends marked so far, and the position of the keyboard cursor. */
 export interface Marks {
   ends: Point[];
-  cross?: Point;
+  cursor?: Point;
 }
 
-interface Settings {
+interface Options {
   stage: HTMLElement;
   button: HTMLButtonElement;
   guide: HTMLElement;
@@ -23,46 +23,46 @@ const ARROWS: Record<string, Point> = {
   ArrowUp: [0, -1],
   ArrowDown: [0, 1],
 };
-const STEP = 0.02; // of the photo's longer side; with Shift a tenth of it
+const STEP = 0.02; // fraction of the longer side; a tenth of it with Shift
 
-/** Lets people mark both ends of a known length in the photo, by pointer or by keys. */
+/** Marks both ends of a known length in the image, by pointer or keyboard. */
 export class Ruler {
   marks: Marks | undefined;
 
-  constructor(private readonly on: Settings) {
-    on.button.onclick = () => (this.marks ? this.stop() : this.start());
-    on.stage.onclick = (event) => {
-      const box = on.stage.getBoundingClientRect();
-      const { width, height } = on.size();
+  constructor(private readonly options: Options) {
+    options.button.onclick = () => (this.marks ? this.stop() : this.start());
+    options.stage.onclick = (event) => {
+      const box = options.stage.getBoundingClientRect();
+      const { width, height } = options.size();
       this.set([
         ((event.clientX - box.left) / box.width) * width,
         ((event.clientY - box.top) / box.height) * height,
       ]);
     };
-    on.stage.onkeydown = (event) => this.press(event);
+    options.stage.onkeydown = (event) => this.press(event);
   }
 
-  /** Forget what is half marked. */
+  /** Stop marking and discard an unfinished mark. */
   stop(): void {
     if (!this.marks) return;
     this.marks = undefined;
-    this.on.guide.textContent = "";
-    this.on.stage.setAttribute("role", "img");
-    this.on.button.setAttribute("aria-pressed", "false");
-    this.on.stage.classList.remove("marking");
-    this.on.stage.removeAttribute("tabindex");
-    this.on.draw();
+    this.options.guide.textContent = "";
+    this.options.stage.setAttribute("role", "img");
+    this.options.button.setAttribute("aria-pressed", "false");
+    this.options.stage.classList.remove("marking");
+    this.options.stage.removeAttribute("tabindex");
+    this.options.draw();
   }
 
   private start(): void {
     this.marks = { ends: [] };
-    this.on.button.setAttribute("aria-pressed", "true");
-    this.on.stage.classList.add("marking");
-    this.on.stage.setAttribute("role", "application"); // screen readers leave it the arrow keys
-    this.on.stage.tabIndex = 0;
-    this.on.stage.focus();
-    this.on.guide.textContent = text.markFirst;
-    this.on.draw();
+    this.options.button.setAttribute("aria-pressed", "true");
+    this.options.stage.classList.add("marking");
+    this.options.stage.setAttribute("role", "application"); // lets arrow keys through screen readers
+    this.options.stage.tabIndex = 0;
+    this.options.stage.focus();
+    this.options.guide.textContent = text.markFirst;
+    this.options.draw();
   }
 
   private set(end: Point): void {
@@ -70,31 +70,31 @@ export class Ruler {
     const [first] = this.marks.ends;
     if (!first) {
       this.marks.ends.push(end);
-      this.on.guide.textContent = text.markSecond;
-      return this.on.draw();
+      this.options.guide.textContent = text.markSecond;
+      return this.options.draw();
     }
     if (first[0] === end[0] && first[1] === end[1]) {
-      this.on.guide.textContent = text.markSame;
+      this.options.guide.textContent = text.markSame;
       return;
     }
     this.stop();
-    this.on.done([first, end]);
+    this.options.done([first, end]);
   }
 
   private press(event: KeyboardEvent): void {
     if (!this.marks) return;
-    const { width, height } = this.on.size();
-    const cross: Point = this.marks.cross ?? [width / 2, height / 2];
+    const { width, height } = this.options.size();
+    const cursor: Point = this.marks.cursor ?? [width / 2, height / 2];
     const arrow = ARROWS[event.key];
     if (arrow) {
       const step = STEP * Math.max(width, height) * (event.shiftKey ? 0.1 : 1);
-      const [x, y] = [cross[0] + arrow[0] * step, cross[1] + arrow[1] * step];
-      this.marks.cross = [Math.min(width, Math.max(0, x)), Math.min(height, Math.max(0, y))];
-      this.on.draw();
+      const [x, y] = [cursor[0] + arrow[0] * step, cursor[1] + arrow[1] * step];
+      this.marks.cursor = [Math.min(width, Math.max(0, x)), Math.min(height, Math.max(0, y))];
+      this.options.draw();
     } else if (event.key === "Enter") {
-      this.set([...cross]);
+      this.set([...cursor]);
     } else if (event.key === "Escape") {
-      this.on.button.focus();
+      this.options.button.focus();
       this.stop();
     } else {
       return;

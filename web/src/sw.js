@@ -1,5 +1,5 @@
-// Keeps the page on the device: FILES at once, other files when they are first asked for.
-// FILES and VERSION are filled in by the build.
+// Caches the page for offline use: FILES on install, other assets on first request.
+// The build fills in FILES and VERSION.
 const FILES = __FILES__;
 const CACHE = "egeunet-__VERSION__";
 
@@ -32,15 +32,15 @@ self.addEventListener("fetch", (event) => {
   event.respondWith(
     caches
       .match(event.request, { cacheName: CACHE, ignoreSearch: true })
-      .then((kept) => kept ?? ask(event.request)),
+      .then((cached) => cached ?? fetchAndCache(event.request)),
   );
 });
 
-async function ask(request) {
-  const answer = await fetch(request);
-  if (answer.ok && request.url.startsWith(new URL("./assets/", self.location))) {
+async function fetchAndCache(request) {
+  const response = await fetch(request);
+  if (response.ok && request.url.startsWith(new URL("./assets/", self.location))) {
     const cache = await caches.open(CACHE);
-    await cache.put(request, answer.clone());
+    await cache.put(request, response.clone());
   }
-  return answer;
+  return response;
 }

@@ -107,7 +107,7 @@ def page(context: BrowserContext, server: str) -> Iterator[Page]:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     context.on("request", lambda one: wrong.append(one.url) if elsewhere(one.url, server) else None)
     page.goto(server)
-    page.get_by_text("Ready for a photo.").wait_for()
+    page.get_by_text("Ready. Choose a photo.").wait_for()
     yield page
     assert wrong == []
 
@@ -147,4 +147,4 @@ def saved(page: Page, tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def numbers(saved: Callable[[str], Path]) -> Callable[[], dict[str, Any]]:
-    return lambda: json.loads(saved("Save numbers").read_bytes())
+    return lambda: json.loads(saved("Save measurements").read_bytes())

@@ -52,7 +52,7 @@ def move(page: Page, slider: str, value: int) -> None:
 
 
 def test_the_sample_is_outlined_and_told(page: Page, numbers) -> None:
-    page.get_by_role("button", name="Try a drawn sample").click()
+    page.get_by_role("button", name="Try a sample").click()
     page.get_by_text("Outlined sample.jpg.").wait_for()
     assert page.locator("#area").inner_text().endswith("% of the photo")
     assert page.locator("#runs").inner_text().startswith("WebAssembly, one thread, ")
@@ -275,7 +275,7 @@ def test_errors_say_what_helps_and_the_rest_is_done(page: Page, photo: Path, tmp
     Image.new("1", (9000, 8000)).save(large)
     page.set_input_files("#file", [broken, large, photo])
     alert = page.get_by_role("alert")
-    alert.get_by_text("notes.jpg cannot be read as a photo.").wait_for()
+    alert.get_by_text("Cannot read notes.jpg").wait_for()
     assert "large.png is too large" in alert.inner_text()
     assert page.locator("#area").inner_text()
     page.set_input_files("#file", photo)
@@ -297,9 +297,9 @@ def test_it_works_offline_once_loaded(page: Page, context: BrowserContext, photo
     page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
     context.set_offline(True)
     page.reload()
-    page.get_by_text("Ready for a photo.").wait_for()
+    page.get_by_text("Ready. Choose a photo.").wait_for()
     upload(photo)
-    page.get_by_role("button", name="Try a drawn sample").click()
+    page.get_by_role("button", name="Try a sample").click()
     page.get_by_text("Outlined sample.jpg.").wait_for()
 
 
@@ -353,7 +353,7 @@ def test_a_photo_taken_with_a_camera(launch, server: str) -> None:
         page.get_by_role("button", name="Cancel").click()
         page.get_by_role("dialog").wait_for(state="hidden")
         page.get_by_role("button", name="Take a photo").click()
-        page.get_by_role("button", name="Take it").click()
+        page.get_by_role("button", name="Take photo").click()
         page.get_by_text(re.compile(r"Outlined camera-.*\.png\.")).wait_for()
         assert page.get_by_role("dialog").is_hidden()
         assert page.evaluate("document.querySelector('#view').srcObject.active") is False
@@ -361,21 +361,21 @@ def test_a_photo_taken_with_a_camera(launch, server: str) -> None:
 
 def test_without_a_camera_it_says_so(page: Page) -> None:
     page.get_by_role("button", name="Take a photo").click()
-    page.get_by_role("alert").get_by_text("No camera can be used here.").wait_for()
+    page.get_by_role("alert").get_by_text("No camera is available.").wait_for()
 
 
 def test_without_webassembly_it_says_so(context: BrowserContext, server: str) -> None:
     context.add_init_script("delete globalThis.WebAssembly")
     page = context.new_page()
     page.goto(server)
-    page.get_by_role("alert").get_by_text("This browser has no WebAssembly").wait_for()
+    page.get_by_role("alert").get_by_text("The network needs WebAssembly").wait_for()
 
 
 def test_without_the_network_it_says_so(context: BrowserContext, server: str) -> None:
     context.route("**/*.onnx", lambda route: route.abort())
     page = context.new_page()
     page.goto(server)
-    page.get_by_role("alert").get_by_text("The network could not be loaded.").wait_for()
+    page.get_by_role("alert").get_by_text("Cannot load the network.").wait_for()
 
 
 def test_without_webgpu_it_says_so_and_goes_on(context: BrowserContext, server, photo) -> None:
@@ -383,7 +383,7 @@ def test_without_webgpu_it_says_so_and_goes_on(context: BrowserContext, server, 
     page.goto(server)
     page.set_input_files("#file", photo)
     page.get_by_label("Compute with").select_option("WebGPU")
-    page.get_by_role("alert").get_by_text("WebGPU cannot be used").wait_for()
+    page.get_by_role("alert").get_by_text("WebGPU does not work").wait_for()
     assert page.get_by_label("Compute with").input_value() == "wasm"
     page.set_input_files("#file", photo)
     page.get_by_text("Outlined mole.png.").wait_for()

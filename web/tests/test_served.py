@@ -22,6 +22,7 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
+    ".svg": "image/svg+xml",
     ".jpg": "image/jpeg",
     ".txt": "text/plain; charset=utf-8",
 }
@@ -46,7 +47,7 @@ def test_the_worker_has_the_whole_page_and_leaves_the_service_alone(
     scope = page.evaluate("navigator.serviceWorker.ready.then(({scope}) => scope)")
     assert scope == server
     page.reload()  # from now on through the worker
-    page.get_by_text("Ready for a photo.").wait_for()
+    page.get_by_text("Ready. Choose a photo.").wait_for()
     assert page.evaluate("navigator.serviceWorker.controller !== null")
     asked = "fetch('v1/models').then((answer) => answer.json())"
     assert page.evaluate(asked)[0]["name"] == "isic2018"
@@ -87,6 +88,6 @@ def test_any_host_of_files_will_do_under_any_path(context: BrowserContext, hoste
     assert page.evaluate("navigator.serviceWorker.ready.then(({scope}) => scope)") == hosted
     context.set_offline(True)
     page.reload()
-    page.get_by_role("button", name="Try a drawn sample").click()
+    page.get_by_role("button", name="Try a sample").click()
     page.get_by_text("Outlined sample.jpg.").wait_for()
     assert re.search(r"\d % of the photo", page.locator("#area").inner_text())

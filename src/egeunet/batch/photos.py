@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from functools import partial
 from lzma import LZMAError
 from typing import TypeAlias
 
@@ -15,8 +14,8 @@ from egeunet.batch.plan import Shard
 from egeunet.batch.storage import Stored, StoreError, find_filesystem
 from egeunet.batch.tables import read_table
 from egeunet.errors import EgeunetError
-from egeunet.inference.paths import is_photo
-from egeunet.inference.prefetch import work_ahead
+from egeunet.inference.paths import is_image
+from egeunet.inference.prefetch import prefetch_map
 
 Photo: TypeAlias = tuple[str, "bytes | EgeunetError"]
 """What a photo is called, and its file's bytes or why there are none."""
@@ -78,7 +77,7 @@ def _read_tar(uri: str) -> Iterator[Photo]:
         ):
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                if not is_photo(member.name.rpartition("/")[2]):
+                if not is_image(member.name.rpartition("/")[2]):
                     continue
                 name = f"{uri}/{member.name}"
                 if member.isfile():
@@ -91,12 +90,19 @@ def _read_tar(uri: str) -> Iterator[Photo]:
 
 
 def _read_ahead(photos: Iterable[tuple[str, bytes | str]]) -> Iterator[Photo]:
-    jobs = ((name, partial(_read, photo)) for name, photo in photos)
-    with closing(work_ahead(jobs, _READERS, _READERS)) as outcomes:
+    with closing(prefetch_map(_read_or_fail, photos, threads=_READERS, limit=_READERS)) as outcomes:
         for name, outcome in outcomes:
             if isinstance(outcome, StoreError):
                 raise outcome
             yield name, outcome
+
+
+def _read_or_fail(item: tuple[str, bytes | str]) -> Photo:
+    name, photo = item
+    try:
+        return name, _read(photo)
+    except EgeunetError as error:
+        return name, error
 
 
 def _read(photo: bytes | str) -> bytes:

@@ -22,7 +22,7 @@ from egeunet.batch.storage import Folder, absolute, find_filesystem, list_folder
 from egeunet.batch.tables import cut_table
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.image_io import FORMAT_NAMES
-from egeunet.inference.paths import is_photo
+from egeunet.inference.paths import is_image
 
 PLAN = "plan.jsonl"
 PARTS = "parts"
@@ -196,4 +196,4 @@ def _walk(filesystem: AbstractFileSystem, folder: str, name: str) -> Iterator[st
 
 
 def _counts(name: str) -> bool:
-    return is_photo(name) or (not name.startswith(".") and name.lower().endswith(TARS + TABLES))
+    return is_image(name) or (not name.startswith(".") and name.lower().endswith(TARS + TABLES))

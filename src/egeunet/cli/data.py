@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import asdict
 from enum import Enum
@@ -10,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.console import print_json, print_table
 from egeunet.cli.options import Overwrite, check_absent
 
+_log = logging.getLogger(__name__)
 app = typer.Typer(
     name="data",
     no_args_is_help=True,
@@ -57,10 +59,10 @@ def list_(as_json: Json = False) -> None:
         print_json([asdict(info) for info in datasets])
         return
     rows = [
-        (info.name, info.title, info.pairs, info.licence, "yes" if info.archives else "by hand")
+        (info.name, info.title, info.pairs, info.license, "yes" if info.archives else "by hand")
         for info in datasets
     ]
-    print_table("Datasets", ("name", "title", "pairs", "licence", "download"), rows)
+    print_table("Datasets", ("name", "title", "pairs", "license", "download"), rows)
 
 
 @app.command()
@@ -85,8 +87,7 @@ def check(
     from egeunet.data.check import check_dataset
     from egeunet.data.datasets import open_data
 
-    reporter = console_reporter()
-    result = check_dataset(open_data(dataset), protocol.value, num_classes, reporter)
+    result = check_dataset(open_data(dataset), protocol.value, num_classes)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -137,7 +138,7 @@ def split(
         return
     with atomic_write(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    console_reporter().info(f"{text.splitlines()[0].removeprefix('# ')}, written to {output}")
+    _log.info("%s, written to %s", text.splitlines()[0].removeprefix("# "), output)
 
 
 @app.command()
@@ -164,7 +165,7 @@ def download(
     """
     from egeunet.data.download import download as fetch
 
-    sys.stdout.write(f"{fetch(name, output, mirror, console_reporter()).root}\n")
+    sys.stdout.write(f"{fetch(name, output, mirror).root}\n")
 
 
 @app.command()
@@ -190,5 +191,5 @@ def synthesize(
     from egeunet.data.synthetic.dermoscopy import write_dataset
 
     size = (height, width)
-    folder = write_dataset(output, count, size, seed, num_classes, console_reporter())
+    folder = write_dataset(output, count, size, seed, num_classes)
     sys.stdout.write(f"{folder}\n")

@@ -49,7 +49,7 @@ def demo(
     _clear(out, (run, drawn, masks), data)
     if data is None:
         data = drawn
-        write_dataset(data, IMAGES, seed=0, reporter=reporter)
+        write_dataset(data, IMAGES, seed=0)
     dataset = open_folder(data)
     split = split_dataset(dataset, "holdout")
     epochs = epochs or max(2, SEEN // len(split.train))

@@ -42,7 +42,6 @@ def report(
         raise UsageError(f"There is no folder {results}: name that of the recorded results.")
     if photo and runs is None:
         raise UsageError("--photo names what --runs draws: give both.")
-    reporter = console_reporter()
-    written = write_report(results, output, runs=runs, photos=photo or (), reporter=reporter)
-    reporter.info(f"written to {output}: {len(written)} files")
+    written = write_report(results, output, runs=runs, photos=photo or ())
+    console_reporter().info(f"written to {output}: {len(written)} files")
     typer.echo(output / "README.md")

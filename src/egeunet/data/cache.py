@@ -1,4 +1,4 @@
-"""Photos and masks decoded once into uint8 arrays on disk, found again by their content."""
+"""Decode images and masks once into uint8 arrays on disk, keyed by the content of their files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import json
 import logging
 import os
 import shutil
-import tempfile
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from egeunet.data.datasets import Sample
@@ -27,26 +26,22 @@ from egeunet.errors import EgeunetError
 from egeunet.files import cache_folder, sha256_file
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import resize
-from egeunet.reporting import Reporter
-
-__all__ = ["Arrays", "load_arrays"]
+from egeunet.progress import track
 
 FORMAT = 2  # changes whenever the same files would give other arrays
 _CHUNK = 64  # samples decoded at a time, so that memory does not grow with the dataset
-_STALE = 24 * 3600  # seconds after which a half-built cache is known to be abandoned
-_BUILDING = "building-"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Samples as arrays, mapped from disk and read-only.
+    """Samples as read-only arrays, memory-mapped from disk.
 
     Attributes:
-        ids: Which samples, in order.
-        images: uint8 (N, H, W, 3), RGB, not yet scaled.
+        ids: Ids of the samples, in order.
+        images: uint8 (N, H, W, 3), RGB, not normalized.
         masks: uint8 (N, H, W), class indices (0 and 1 if binary).
-        aspects: float32 (N,), width / height of each photo before it was resized.
+        aspects: float32 (N,), width / height of each image before it was resized.
     """
 
     ids: tuple[str, ...]
@@ -60,67 +55,62 @@ def load_arrays(
     size: tuple[int, int] = (256, 256),
     num_classes: int = 1,
     cache_dir: Path | None = None,
-    reporter: Reporter | None = None,
 ) -> Arrays:
-    """Decode samples, or map what was decoded before from the same file contents.
+    """Decode samples, or map the arrays that were decoded from the same file contents before.
 
-    The cache is built aside and renamed when it is whole: two processes may build it at once, and
-    one that is killed leaves nothing that is ever read. A cache whose checksums do not match its
+    One process builds a cache while others that want it wait. It is renamed when it is whole, so a
+    process that is killed leaves nothing that is read. A cache whose checksums do not match its
     arrays is built again, with a warning in the log.
 
     Args:
-        samples: What to load; each needs a mask.
-        size: Height and width of the arrays.
+        samples: Samples with masks.
+        size: Height and width of the arrays in pixels.
         num_classes: 1: masks become 0 and 1; more: they hold class indices.
-        cache_dir: Where caches lie; None is `cache_folder()`.
-        reporter: Hears of the progress.
+        cache_dir: Parent folder of the caches; None: `egeunet.files.cache_folder()`.
 
     Raises:
-        EgeunetError: If a file cannot be read, a mask is missing or holds other classes, or there
-            is no room for the cache.
+        EgeunetError: If a file cannot be read, a mask is missing or holds other classes, or the
+            cache cannot be written.
     """
-    reporter = reporter or Reporter()
     for sample in samples:
         if sample.mask is None:
-            raise EgeunetError(f"{sample.image} has no mask; `egeunet data check` lists all such.")
+            raise EgeunetError(f"{sample.image} has no mask. `egeunet data check` lists all such.")
     if not samples:
-        raise EgeunetError("There is nothing to load: no samples were given.")
+        raise EgeunetError("There are no samples to load.")
     root = cache_dir or cache_folder()
-    folder = root / _key(samples, size, num_classes, reporter)
+    folder = root / _key(samples, size, num_classes)
     ids = tuple(sample.id for sample in samples)
+    if (arrays := _open(folder, ids, size)) is not None:
+        return arrays
     try:
-        # Another process that replaces the same damaged cache may take it away in between.
-        for _ in range(3):
-            if (arrays := _open(folder, ids, size)) is not None:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if (arrays := _open(folder, ids, size)) is not None:  # built by another process
                 return arrays
             if folder.exists():
                 _log.warning("The cache %s is damaged; decoding its files again.", folder)
-            _remove_stale(root)
-            _build(folder, samples, size, num_classes, reporter)
+            _build(folder, samples, size, num_classes)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "make room, or set EGEUNET_CACHE to a folder on a larger disk"
-            raise EgeunetError(
-                f"The disk is full: no room for the cache in {root}; {remedy}."
-            ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else str(error)
         raise EgeunetError(
-            f"Cannot write the cache in {root} ({error}); set EGEUNET_CACHE to another folder."
+            f"Cannot write the cache in {root}: {reason}. Set EGEUNET_CACHE to another folder."
         ) from error
-    raise EgeunetError(f"The cache {folder} cannot be read back after it was written.")
+    if (arrays := _open(folder, ids, size)) is None:
+        raise EgeunetError(f"The cache {folder} cannot be read back after it was written.")
+    return arrays
 
 
-def _key(
-    samples: Sequence[Sample], size: tuple[int, int], num_classes: int, reporter: Reporter
-) -> str:
+def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int) -> str:
     files = [path for sample in samples for path in (sample.image, sample.mask) if path]
     digest = hashlib.sha256(json.dumps([FORMAT, size, num_classes]).encode())
     with ThreadPoolExecutor(count_cores()) as pool:
-        for content in reporter.track(pool.map(_content, files), "hashing", len(files)):
+        for content in track(pool.map(_hash, files), "hashing files", len(files)):
             digest.update(content.encode())
     return digest.hexdigest()[:32]
 
 
-def _content(path: Path) -> str:
+def _hash(path: Path) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
@@ -128,7 +118,7 @@ def _content(path: Path) -> str:
 
 
 def _open(folder: Path, ids: tuple[str, ...], size: tuple[int, int]) -> Arrays | None:
-    """Map a cache; None if it is missing or does not match its checksums."""
+    """Map a cache; return None if it is missing or does not match its checksums."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         aspects = np.array(meta["aspects"], np.float32)
@@ -137,29 +127,23 @@ def _open(folder: Path, ids: tuple[str, ...], size: tuple[int, int]) -> Arrays |
         checksums = [zlib.crc32(array.data) for array in (images, masks, aspects)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if checksums != meta.get("crc32"):
-        return None
-    shape = (len(ids), *size)
-    if images.shape != (*shape, 3) or masks.shape != shape or aspects.shape != shape[:1]:
-        return None
-    if images.dtype != np.uint8 or masks.dtype != np.uint8:
+    shapes = [array.shape for array in (images, masks, aspects)]
+    expected = [(len(ids), *size, 3), (len(ids), *size), (len(ids),)]
+    if checksums != meta.get("crc32") or shapes != expected:
         return None
     return Arrays(ids, images, masks, aspects)
 
 
 def _build(
-    folder: Path,
-    samples: Sequence[Sample],
-    size: tuple[int, int],
-    num_classes: int,
-    reporter: Reporter,
+    folder: Path, samples: Sequence[Sample], size: tuple[int, int], num_classes: int
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
+    building = folder.with_name(f"{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)  # left by a process that was killed
+    building.mkdir()
     try:
+        aspects, crc_images, crc_masks = [], 0, 0
         # Rows are written one after the other, not through a memory map: a full disk is then an
         # error to report and not a signal that ends the process.
-        aspects, crc_images, crc_masks = [], 0, 0
         with (
             (building / "images.npy").open("wb") as images,
             (building / "masks.npy").open("wb") as masks,
@@ -167,32 +151,26 @@ def _build(
             _write_header(images, (len(samples), *size, 3))
             _write_header(masks, (len(samples), *size))
             rows = _decode(samples, size, num_classes)
-            for image, mask, aspect in reporter.track(rows, "decoding", len(samples)):
-                images.write(pixels := image.tobytes())
-                crc_images = zlib.crc32(pixels, crc_images)
-                masks.write(classes := mask.tobytes())
-                crc_masks = zlib.crc32(classes, crc_masks)
+            for image, mask, aspect in track(rows, "decoding images", len(samples)):
+                images.write(image.data)
+                crc_images = zlib.crc32(image.data, crc_images)
+                masks.write(mask.data)
+                crc_masks = zlib.crc32(mask.data, crc_masks)
                 aspects.append(aspect)
             for file in (images, masks):
                 file.flush()
                 os.fsync(file.fileno())
         checksums = [crc_images, crc_masks, zlib.crc32(np.array(aspects, np.float32).data)]
         (building / "meta.json").write_text(json.dumps({"aspects": aspects, "crc32": checksums}))
-        ids = tuple(sample.id for sample in samples)
-        try:
-            building.rename(folder)
-        except OSError:
-            if _open(folder, ids, size) is None:  # not another process's work: a damaged cache
-                _replace(building, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write_header(file, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
-    descr = np.lib.format.dtype_to_descr(np.dtype(np.uint8))
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": descr, "fortran_order": False, "shape": shape}
-    )
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _decode(
@@ -200,35 +178,17 @@ def _decode(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], float]]:
     def decode(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
         assert sample.mask is not None
-        photo = read_image(sample.image)
+        image = read_image(sample.image)
         mask = read_mask(sample.mask, num_classes)
-        if mask.shape != photo.shape[:2]:
+        height, width = image.shape[:2]
+        if mask.shape != (height, width):
             raise EgeunetError(
                 f"{sample.mask} has {mask.shape[1]}×{mask.shape[0]} pixels but its image "
-                f"{photo.shape[1]}×{photo.shape[0]}: make them fit; `egeunet data check` lists all "
-                "such pairs."
+                f"{width}×{height}. `egeunet data check` lists all such pairs."
             )
-        height, width = photo.shape[:2]
-        return resize(photo, size), resize_mask(mask, size, num_classes), width / height
+        resized = resize(image, size), resize_mask(mask, size, num_classes)
+        return (*map(np.ascontiguousarray, resized), width / height)  # type: ignore[return-value]
 
     with ThreadPoolExecutor(count_cores()) as pool:
         for start in range(0, len(samples), _CHUNK):
             yield from pool.map(decode, samples[start : start + _CHUNK])
-
-
-def _replace(building: Path, folder: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
-    try:
-        with suppress(FileNotFoundError):
-            folder.rename(aside / "damaged")
-        with suppress(OSError):  # another process put its own there
-            building.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remove_stale(root: Path) -> None:
-    for folder in root.glob(f"{_BUILDING}*"):
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _STALE:
-                shutil.rmtree(folder, ignore_errors=True)

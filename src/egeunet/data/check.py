@@ -1,4 +1,4 @@
-"""Looks at every file of a dataset before anything is learned from it."""
+"""Check every file of a dataset before training on it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egeunet.data.datasets import Dataset, Sample
-from egeunet.data.duplicates import Print, find_same, find_similar, take_print
+from egeunet.data.duplicates import Fingerprint, find_same, find_similar, fingerprint
 from egeunet.data.masks import read_values, to_classes
 from egeunet.data.splits import Protocol, split_dataset
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.inference.image_io import read_image
-from egeunet.reporting import Reporter
+from egeunet.progress import track
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -27,12 +27,12 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to know about a dataset.
+    """One problem of a dataset.
 
     Attributes:
-        level: "error" spoils what is learned or measured; "warning" may; "note" is for the record.
-        kind: What it is, the same words for all of its kind.
-        ids: The samples it is about.
+        level: "error" spoils training or its scores, "warning" may, "note" is for the record.
+        kind: The kind of problem, in the same words for all of its kind.
+        ids: The samples concerned.
         detail: One sentence.
     """
 
@@ -44,15 +44,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """What a look at a dataset gave.
+    """The result of checking a dataset.
 
     Attributes:
-        name: The dataset.
+        name: Name of the dataset.
         root: Its folder.
         images: Number of images.
-        readable: Number of pairs of which both files could be read.
+        readable: Number of pairs of which both files can be read.
         foreground: Mean fraction of foreground in the readable masks, 0…1.
-        findings: Errors first, each kind together.
+        findings: Problems: errors first, each kind together.
     """
 
     name: str
@@ -75,159 +75,150 @@ class Check:
         return kinds
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it in types that JSON knows."""
+        """Return the result in types that JSON knows."""
         return {**asdict(self), "root": str(self.root), "ok": self.ok}
 
 
-def check_dataset(
-    dataset: Dataset,
-    protocol: Protocol = "holdout",
-    num_classes: int = 1,
-    reporter: Reporter | None = None,
-) -> Check:
-    """Decode every image and mask, and look for what would spoil training or its result.
+def check_dataset(dataset: Dataset, protocol: Protocol = "holdout", num_classes: int = 1) -> Check:
+    """Decode every image and mask, and report what would spoil training or its scores.
 
     Errors: unreadable or truncated files, images without a mask and the reverse, sizes that
-    differ, masks with other classes, the same pixels in two parts of the split, a split that
-    cannot be made. Warnings: empty and full masks, masks that are not binary, copies within a
-    part, and near-copies (perceptual hash). Notes: soft JPEG masks, which are thresholded at 127.
+    differ, masks with other classes, the same pixels in two splits, a dataset that cannot be split.
+    Warnings: empty and full masks, masks that are not binary, copies within a split, and near
+    copies (perceptual hash). Notes: soft JPEG masks, which are thresholded at 127.
 
     Args:
-        dataset: What to look at.
-        protocol: The split in which leaks are looked for.
+        dataset: The dataset to check.
+        protocol: The protocol in whose splits leaks are looked for.
         num_classes: As for training; 1 expects binary masks.
-        reporter: Hears of the progress.
     """
     findings = [
-        Finding("error", "mask without image", (path.stem,), f"{path} fits no image.")
+        Finding("error", "mask without image", (path.stem,), f"{path} matches no image.")
         for path in dataset.orphans
     ]
-    parts: Mapping[str, str | None] = {sample.id: sample.part for sample in dataset.samples}
+    splits: Mapping[str, str | None] = {sample.id: sample.split for sample in dataset.samples}
     try:
-        parts = split_dataset(dataset, protocol).part_of()
+        splits = split_dataset(dataset, protocol).split_of()
     except EgeunetError as error:
         findings.append(Finding("error", "no split", (), str(error)))
 
-    prints: dict[str, Print] = {}
+    prints: dict[str, Fingerprint] = {}
     fractions: list[float] = []
+    samples = dataset.samples
     with ThreadPoolExecutor(count_cores()) as pool:
-        looks = pool.map(lambda sample: _look(sample, num_classes), dataset.samples)
-        total = len(dataset.samples)
-        for sample, look in zip(
-            dataset.samples,
-            (reporter or Reporter()).track(looks, "checking", total),
-            strict=True,
+        results = pool.map(lambda sample: _check_sample(sample, num_classes), samples)
+        for sample, (found, taken, fraction) in zip(
+            samples, track(results, "checking", len(samples)), strict=True
         ):
-            findings += look.findings
-            if look.taken:
-                prints[sample.id] = look.taken
-            if look.fraction is not None:
-                fractions.append(look.fraction)
-    findings += _copies(prints, parts)
+            findings += found
+            if taken is not None:
+                prints[sample.id] = taken
+            if fraction is not None:
+                fractions.append(fraction)
+    findings += _check_copies(prints, splits)
     findings.sort(key=lambda f: (LEVELS.index(f.level), f.kind))
     foreground = float(np.mean(fractions)) if fractions else 0.0
-    return Check(dataset.name, dataset.root, total, len(fractions), foreground, tuple(findings))
+    return Check(
+        dataset.name, dataset.root, len(samples), len(fractions), foreground, tuple(findings)
+    )
 
 
-@dataclass(frozen=True)
-class _Look:
-    findings: tuple[Finding, ...]
-    taken: Print | None
-    fraction: float | None
-
-
-def _look(sample: Sample, num_classes: int) -> _Look:
+def _check_sample(
+    sample: Sample, num_classes: int
+) -> tuple[list[Finding], Fingerprint | None, float | None]:
+    """Return the problems of a sample, the fingerprint of its image, its foreground fraction."""
     findings: list[Finding] = []
+    image = taken = None
 
     def add(level: Level, kind: str, detail: str) -> None:
         findings.append(Finding(level, kind, (sample.id,), detail))
 
-    photo = taken = fraction = None
     try:
-        photo = read_image(sample.image)
-        taken = take_print(photo)
+        image = read_image(sample.image)
+        taken = fingerprint(image)
     except EgeunetError as error:
         add("error", "unreadable image", str(error))
+    except MemoryError:
+        add("error", "unreadable image", f"{sample.image} needs more memory than there is.")
     if sample.mask is None:
         add("error", "image without mask", f"{sample.image} has no mask.")
-        return _Look(tuple(findings), taken, None)
+        return findings, taken, None
+    kind = "unreadable mask"
     try:
         values = read_values(sample.mask, num_classes)
-    except EgeunetError as error:
-        add("error", "unreadable mask", str(error))
-        return _Look(tuple(findings), taken, None)
-    if photo is not None and values.shape != photo.shape[:2]:
-        image_size, mask_size = photo.shape[1::-1], values.shape[::-1]
-        add(
-            "error",
-            "sizes differ",
-            f"{sample.id}: the image has {image_size[0]}×{image_size[1]} pixels, "
-            f"its mask {mask_size[0]}×{mask_size[1]}.",
-        )
-    try:
+        if image is not None and values.shape != image.shape[:2]:
+            add(
+                "error",
+                "sizes differ",
+                f"{sample.id}: the image has {image.shape[1]}×{image.shape[0]} pixels, its mask "
+                f"{values.shape[1]}×{values.shape[0]}.",
+            )
+        kind = "unknown class"
         mask = to_classes(values, num_classes, str(sample.mask))
+        for problem in _check_values(values, mask, num_classes, sample.mask):
+            add(*problem)
     except EgeunetError as error:
-        add("error", "unknown class", str(error))
-        return _Look(tuple(findings), taken, None)
-    for level, kind, detail in _judge(values, mask, num_classes, sample.mask):
-        add(level, kind, f"The mask of {sample.id} {detail}")
-    if photo is not None:
-        fraction = float((mask > 0).mean())
-    return _Look(tuple(findings), taken, fraction)
+        add("error", kind, str(error))
+        return findings, taken, None
+    except MemoryError:
+        add("error", "unreadable mask", f"{sample.mask} needs more memory than there is.")
+        return findings, taken, None
+    return findings, taken, None if image is None else float((mask > 0).mean())
 
 
-def _judge(
+def _check_values(
     values: NDArray[np.integer], mask: NDArray[np.uint8], num_classes: int, path: Path
 ) -> Iterator[tuple[Level, str, str]]:
-    """Yield what is odd about a mask's values and its classes."""
-    present = np.unique(values)
+    """Yield the problems of a mask's values and of the classes they are read as."""
     lossy = path.suffix.lower() in (".jpg", ".jpeg")
-    between = num_classes == 1 and set(present.tolist()) - {0, 1, 255, 65535}
-    vanished = between and not mask.any()
-    if vanished and not lossy:
+    present = np.unique(values)
+    gray = num_classes == 1 and bool(set(present.tolist()) - {0, 1, 255, 65535})
+    if gray and not mask.any() and not lossy:
         yield (
             "error",
             "not binary",
-            f"holds the values {present[0]} to {present[-1]}, all of which read as background; "
-            "if they are classes, say how many.",
+            f"{path} holds the values {present[0]} to {present[-1]}, all read as background. If "
+            "they are classes, give their number.",
         )
         return
-    if between and lossy:
-        yield "note", "soft JPEG mask", "has soft edges; it is thresholded at 127."
-    elif between:
+    if gray and lossy:
+        yield "note", "soft JPEG mask", f"{path} has soft edges; it is thresholded at 127."
+    elif gray:
         yield (
             "warning",
             "not binary",
-            f"holds {len(present)} different values; it is thresholded at 127.",
+            f"{path} holds {len(present)} different values; it is thresholded at 127.",
         )
     if not mask.any():
-        yield "warning", "empty mask", "marks nothing."
+        yield "warning", "empty mask", f"{path} marks nothing."
     elif mask.all():
-        yield "warning", "full mask", "marks everything."
+        yield "warning", "full mask", f"{path} marks everything."
 
 
-def _copies(prints: dict[str, Print], parts: Mapping[str, str | None]) -> Iterator[Finding]:
-    """Yield exact and near copies; `parts` may lack samples that the split leaves out."""
+def _check_copies(
+    prints: dict[str, Fingerprint], splits: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    """Yield exact and near copies; `splits` may lack samples that the protocol leaves out."""
     ids, taken = list(prints), list(prints.values())
     for group in find_same(taken):
         same = tuple(ids[index] for index in group)
-        if crossing := _crossing(same, parts):
-            detail = f"{' and '.join(crossing)} have the same pixels."
-            yield Finding("error", "same image in two parts", same, detail)
+        crossing = _crossing(same, splits)
+        detail = f"{' and '.join(crossing or same)} have the same pixels."
+        if crossing:
+            yield Finding("error", "same image in two splits", same, detail)
         else:
-            detail = f"{' and '.join(same)} have the same pixels."
             yield Finding("warning", "same image twice", same, detail)
     for first, second in find_similar(taken):
         pair = ids[first], ids[second]
-        crossing = _crossing(pair, parts)
-        kind = "near-copies in two parts" if crossing else "near-copies"
+        crossing = _crossing(pair, splits)
+        kind = "near copies in two splits" if crossing else "near copies"
         yield Finding("warning", kind, pair, f"{' and '.join(crossing or pair)} look the same.")
 
 
-def _crossing(ids: Sequence[str], parts: Mapping[str, str | None]) -> tuple[str, ...] | None:
-    """Return two samples, each with its part, if they lie in different parts."""
+def _crossing(ids: Sequence[str], splits: Mapping[str, str | None]) -> tuple[str, ...] | None:
+    """Return two samples, each with the name of its split, if they are in different splits."""
     for one, other in combinations(ids, 2):
-        here, there = parts.get(one), parts.get(other)
-        if here and there and here != there:
-            return f"{one} ({here})", f"{other} ({there})"
+        names = splits.get(one), splits.get(other)
+        if all(names) and names[0] != names[1]:
+            return f"{one} ({names[0]})", f"{other} ({names[1]})"
     return None

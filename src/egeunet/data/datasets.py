@@ -1,4 +1,4 @@
-"""Datasets by name, each found in its official layout, and any folder of images and masks."""
+"""Open datasets by name in their official layouts, and any folder of images and masks."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from egeunet.data.registry import REGISTRY, DatasetInfo, Place
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.inference.paths import SUFFIXES
 
-PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 MASK_SUFFIXES = ("_segmentation", "_mask", "_lesion")
 _PLAIN = Place(images=("images/*",), masks="masks/*")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One photo with its mask.
+    """An image with its mask.
 
     Attributes:
         id: Unique in its dataset.
-        image: The photo's file.
-        mask: The mask's file; None if there is none.
-        part: The part its owner put it into: "train", "val", "test", or None.
-        group: What must not be torn apart by a split, such as photos of one lesion.
+        image: The image file.
+        mask: The mask file; None if there is none.
+        split: Its official split: "train", "val", "test", or None.
+        group: What a split must keep together, such as the images of one lesion.
     """
 
     id: str
     image: Path
     mask: Path | None
-    part: str | None = None
+    split: str | None = None
     group: str | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a folder holds.
+    """The samples in a folder.
 
     Attributes:
-        name: A name of `list_datasets`, or the folder's own.
+        name: A name of `list_datasets`, or the folder's name.
         root: The folder.
-        samples: Sorted by id.
-        orphans: Mask files that belong to no image.
+        samples: Samples sorted by id.
+        orphans: Mask files that match no image.
     """
 
     name: str
@@ -56,19 +56,19 @@ class Dataset:
 
 
 def list_datasets() -> list[DatasetInfo]:
-    """Return what is known by name, in the order of the names."""
+    """Return the datasets known by name, sorted by name."""
     return [REGISTRY[name] for name in sorted(REGISTRY)]
 
 
 def get_info(name: str) -> DatasetInfo:
-    """Return what is known of the dataset `name`.
+    """Return the registry entry of a dataset.
 
     Raises:
         UsageError: If no dataset has that name.
     """
     if name not in REGISTRY:
         close = difflib.get_close_matches(name.lower().replace("-", "_"), REGISTRY, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(REGISTRY))}."
+        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(sorted(REGISTRY))}."
         raise UsageError(f"There is no dataset {name!r}; {hint}")
     return REGISTRY[name]
 
@@ -78,10 +78,10 @@ def open_dataset(name: str, root: str | Path | None = None) -> Dataset:
 
     Args:
         name: One of `list_datasets`.
-        root: The dataset's folder; None looks below the environment variable EGEUNET_DATA.
+        root: Its folder; None: its folder inside the one that EGEUNET_DATA names.
 
     Raises:
-        EgeunetError: If the folder is not there or does not hold the dataset.
+        EgeunetError: If the folder does not exist or does not hold the dataset.
         UsageError: If no dataset has that name.
     """
     info = get_info(name)
@@ -91,23 +91,23 @@ def open_dataset(name: str, root: str | Path | None = None) -> Dataset:
             return found
     expected = " or ".join(sorted({place.images[0] for lay in info.layouts for place in lay}))
     raise EgeunetError(
-        f"{folder} does not hold {info.title}: expected {expected} with the masks beside it, "
-        f"or images/ and masks/; see `egeunet data download {name}`."
+        f"{folder} does not hold {info.title}: expected {expected} and their masks, or images/ and "
+        f"masks/. See `egeunet data download {name}`."
     )
 
 
 def open_folder(root: str | Path) -> Dataset:
     """Open a folder: one of the official layouts, or `images/` + `masks/` with matching names.
 
-    The two may also lie in each of `train/`, `val/` (or `validation/`) and `test/`; ids then begin
-    with the part, since its owner may have numbered each part anew.
+    The two may also be inside each of `train/`, `val/` (or `validation/`) and `test/`. Ids then
+    begin with the name of the split, because file names may repeat across splits.
 
     Raises:
-        EgeunetError: If the folder is not there, holds nothing known, or names match ambiguously.
+        EgeunetError: If the folder does not exist, holds no dataset, or names match ambiguously.
     """
     root = Path(root)
     if not root.is_dir():
-        raise EgeunetError(f"There is no folder {root}; give one that holds images/ and masks/.")
+        raise EgeunetError(f"There is no folder {root}. Give one that holds images/ and masks/.")
     for info in list_datasets():
         for layout in info.layouts:
             # A list of ids picks one dataset out of another's folder; that takes its name.
@@ -124,7 +124,7 @@ def open_folder(root: str | Path) -> Dataset:
 
 
 def open_data(name_or_folder: str | Path) -> Dataset:
-    """Open a folder if there is one of that name, else the dataset of that name."""
+    """Open a folder if it exists, else the dataset of that name."""
     if Path(name_or_folder).is_dir():
         return open_folder(name_or_folder)
     name = str(name_or_folder)
@@ -132,7 +132,7 @@ def open_data(name_or_folder: str | Path) -> Dataset:
 
 
 def data_root() -> Path | None:
-    """Return the folder that the environment variable EGEUNET_DATA names, if it is set."""
+    """Return the folder that the environment variable EGEUNET_DATA names, or None."""
     return Path(value) if (value := os.environ.get("EGEUNET_DATA")) else None
 
 
@@ -140,14 +140,14 @@ def _find_root(info: DatasetInfo) -> Path:
     above = data_root()
     if above is None:
         raise EgeunetError(
-            f"Where is {info.name}? Give its folder, or set EGEUNET_DATA to the folder that holds "
-            f"{info.folder}/ (`egeunet data download {info.name}` says how to get it)."
+            f"Cannot find {info.name}: give its folder, or set EGEUNET_DATA to the folder that "
+            f"holds {info.folder}/. `egeunet data download {info.name}` says how to get it."
         )
     for name in (info.folder, *info.also_in):
         if (above / name).is_dir():
             return above / name
     raise EgeunetError(
-        f"EGEUNET_DATA={above} holds no folder {info.folder}/: "
+        f"EGEUNET_DATA={above} holds no folder {info.folder}/. "
         f"`egeunet data download {info.name}` says how to get it."
     )
 
@@ -156,8 +156,8 @@ def _plain_layout(root: Path) -> tuple[Place, ...]:
     if (root / "images").is_dir():
         return (_PLAIN,)
     return tuple(
-        Place((f"{folder}/images/*",), f"{folder}/masks/*", part, prefix=f"{part}_")
-        for folder, part in PARTS.items()
+        Place((f"{folder}/images/*",), f"{folder}/masks/*", split, prefix=f"{split}_")
+        for folder, split in SPLITS.items()
         if (root / folder / "images").is_dir()
     )
 
@@ -182,9 +182,7 @@ def _read(
     samples = [replace(sample, group=groups.get(sample.id)) for sample in samples]
     repeated = [key for key, count in Counter(sample.id for sample in samples).items() if count > 1]
     if repeated:
-        raise EgeunetError(
-            f"Two images in {root} have the name {repeated[0]}; names must be unique."
-        )
+        raise EgeunetError(f"Two images in {root} are named {repeated[0]}. Names must be unique.")
     return Dataset(name, root, tuple(sorted(samples, key=lambda s: s.id)), tuple(orphans))
 
 
@@ -195,7 +193,7 @@ def _files(root: Path, *patterns: str) -> list[Path]:
         for path in found
         if path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")
-        and not path.stem.endswith("_superpixels")  # ISIC ships these beside its photos
+        and not path.stem.endswith("_superpixels")  # ISIC ships these beside its images
     )
 
 
@@ -212,14 +210,14 @@ def _match(
             orphans.append(mask)
         elif len(fitting) > 1:
             raise EgeunetError(
-                f"The mask {mask} fits two images, {' and '.join(fitting)}; rename one of them."
+                f"The mask {mask} matches two images, {' and '.join(fitting)}. Rename one of them."
             )
         else:
             by_name[fitting[0]].append(mask)
     for name, fits in by_name.items():
         if len(fits) > 1:
             raise EgeunetError(
-                f"The image {name} has two masks, {fits[0].name} and {fits[1].name}; remove one."
+                f"The image {name} has two masks, {fits[0].name} and {fits[1].name}. Remove one."
             )
     pairs = ((image, by_name[image.stem]) for image in images)
     return [(image, fits[0] if fits else None) for image, fits in pairs], orphans
@@ -227,11 +225,11 @@ def _match(
 
 def _describe(root: Path, place: Place, pairs: Iterable[tuple[Path, Path | None]]) -> list[Sample]:
     if place.listing is None:
-        return [Sample(place.prefix + i.stem, i, mask, place.part) for i, mask in pairs]
+        return [Sample(place.prefix + i.stem, i, mask, place.split) for i, mask in pairs]
     if not (root / place.listing).is_file():
         return []
-    parts = _table(root, (place.listing,), "isic_id", "isic2017_split")
-    return [Sample(i.stem, i, mask, parts[i.stem]) for i, mask in pairs if i.stem in parts]
+    splits = _table(root, (place.listing,), "isic_id", "isic2017_split")
+    return [Sample(i.stem, i, mask, splits[i.stem]) for i, mask in pairs if i.stem in splits]
 
 
 def _table(root: Path, names: tuple[str, ...], key: str, value: str) -> Mapping[str, str]:
@@ -246,5 +244,5 @@ def _table(root: Path, names: tuple[str, ...], key: str, value: str) -> Mapping[
                     raise EgeunetError(f"{path} has no columns {key} and {value}.")
                 return {row[key]: row[value] for row in reader}
     raise EgeunetError(
-        f"{root} holds no {names[0]}, which says what belongs together; put it there."
+        f"{root} lacks {names[0]}, which says which images show the same lesion. Put it there."
     )

@@ -1,275 +1,229 @@
-"""Fetches the official archives: resumed where they broke off, checked, and unpacked with care."""
+"""Download the official archives of a dataset: resumed, checked and unpacked."""
 
 from __future__ import annotations
 
-import http.client
-import json
+import logging
 import shutil
-import ssl
 import time
-import urllib.error
-import urllib.request
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import cast
 from urllib.parse import urlsplit
 
 from egeunet.data.datasets import Dataset, data_root, get_info, open_dataset
 from egeunet.data.registry import Archive, DatasetInfo
-from egeunet.data.unpack import MARGIN, unpack
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.data.unpack import DISK_MARGIN, unpack
+from egeunet.errors import EgeunetError, UsageError, needs_extra
 from egeunet.files import atomic_write, sha256_file
-from egeunet.reporting import Reporter
+from egeunet.progress import bar
+
+with needs_extra("train"):
+    import requests
 
 TIMEOUT = 30.0  # seconds without a byte
-ATTEMPTS = 5  # in a row that bring nothing new
-_BLOCK = 1 << 18
+MAX_ATTEMPTS = 5  # in a row that bring nothing new
+_BLOCK = 1 << 16
 _MB = 10**6
-_BROKEN = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-    ssl.SSLError,
-    ConnectionError,
-    TimeoutError,
+_INTERRUPTIONS = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
 )
+_log = logging.getLogger(__name__)
 
 
-def download(
-    name: str,
-    root: str | Path | None = None,
-    mirror: str | None = None,
-    reporter: Reporter | None = None,
-) -> Dataset:
-    """Fetch and unpack the official archives of a dataset, and open it.
+def download(name: str, root: str | Path | None = None, mirror: str | None = None) -> Dataset:
+    """Download and unpack the official archives of a dataset, and open it.
 
-    What is there already is not fetched again. Archives and their checksums stay in `archives/`
-    inside the dataset's folder and may be removed.
+    Files that are already there are not downloaded again. The archives and their checksums stay in
+    `archives/` inside the dataset's folder and may be removed.
 
     Args:
-        name: One of `list_datasets`.
-        root: The folder that holds the datasets' folders; None is EGEUNET_DATA.
-        mirror: An address that offers the archives under the same file names.
-        reporter: Hears of the progress, the licence and the checksums.
+        name: A name of `list_datasets`.
+        root: The folder that holds the datasets' folders; None: the environment variable
+            EGEUNET_DATA.
+        mirror: Base URL that offers the archives under the same file names.
 
     Raises:
-        EgeunetError: If the dataset must be got by hand (the message says how), or an archive
-            cannot be fetched, checked or unpacked.
-        UsageError: If there is no such dataset, or no folder is known to put it in.
+        EgeunetError: If the dataset cannot be downloaded by a program (the message says where to
+            get it), or an archive cannot be downloaded, checked or unpacked.
+        UsageError: If there is no such dataset, or `root` is missing.
     """
-    reporter = reporter or Reporter()
     info = get_info(name)
-    above = Path(root) if root else data_root()
-    if above is None:
-        raise UsageError("Where to? Name a folder, or set EGEUNET_DATA to one.")
-    folder = above / info.folder
-    if (there := _complete(info, folder)) is not None:
-        reporter.info(f"{info.title} is already in {folder}: {len(there.samples)} images")
-        return there
+    parent = Path(root) if root else data_root()
+    if parent is None:
+        raise UsageError("No folder to download to: name one, or set EGEUNET_DATA.")
+    folder = parent / info.folder
+    if (dataset := _complete(info, folder)) is not None:
+        _log.info("%s is already in %s: %d images", info.title, folder, len(dataset.samples))
+        return dataset
     if not info.archives:
         raise EgeunetError(
-            f"{info.title} (licence: {info.licence}) cannot be fetched by a program. "
-            f"{info.manual} in {folder}; the page is {info.homepage}"
+            f"{info.title} (license: {info.license}) cannot be downloaded by a program. "
+            f"{info.manual} in {folder}; see {info.homepage}."
         )
-    reporter.info(f"{info.title}: {info.pairs} pairs, {info.homepage}; licence: {info.licence}")
+    _log.info("%s: %d pairs, %s; license: %s", info.title, info.pairs, info.homepage, info.license)
     try:
         for archive in info.archives:
             url = f"{mirror.rstrip('/')}/{_file_name(archive.url)}" if mirror else archive.url
-            path = fetch(Archive(url, archive.sha256), folder / "archives", reporter)
-            unpack(path, folder, reporter)
+            unpack(fetch(Archive(url, archive.sha256), folder / "archives"), folder)
     except OSError as error:
         raise EgeunetError(f"Cannot write to {folder}: {error.strerror or error}.") from error
     dataset = open_dataset(name, folder)
-    reporter.info(
-        f"{len(dataset.samples)} images in {folder}; {folder / 'archives'} may be removed"
+    _log.info(
+        "%d images in %s; %s may be removed", len(dataset.samples), folder, folder / "archives"
     )
     return dataset
 
 
-def fetch(archive: Archive, folder: Path, reporter: Reporter | None = None) -> Path:
-    """Fetch one file, going on where an earlier attempt broke off, and check it.
+def fetch(archive: Archive, folder: Path) -> Path:
+    """Download one archive, resuming an earlier attempt, and check it.
 
     Args:
-        archive: What to fetch.
-        folder: Where to put it. `<file>.sha256` beside it keeps the checksum it had; a later call
-            finds the file there and only checks it.
-        reporter: Hears of the progress and the checksum.
+        archive: The archive.
+        folder: Where to put it. `<file>.sha256` beside it records its checksum; a later call only
+            checks the file against it.
 
     Returns:
-        The file.
+        The path of the archive.
 
     Raises:
-        EgeunetError: If the server does not answer or offer it, the disk is too small, or the
-            checksum is wrong (the file is then removed).
-        UsageError: If the address is not http or https.
+        EgeunetError: If the server does not answer or does not have the file, the disk is too
+            small, or the checksum is wrong (the file is then removed).
+        UsageError: If the URL is not http or https.
     """
-    reporter = reporter or Reporter()
     if urlsplit(archive.url).scheme not in ("http", "https"):
-        raise UsageError(f"Only http and https addresses are fetched, not {archive.url}.")
+        raise UsageError(f"Only http and https URLs can be downloaded, not {archive.url}.")
     path = folder / _file_name(archive.url)
-    note = path.with_name(f"{path.name}.sha256")
-    known = note.read_text().split()[:1] if note.is_file() else []
-    if not path.is_file():  # a part has another name: what is there is whole
+    record = path.with_name(f"{path.name}.sha256")
+    recorded = record.read_text(errors="replace").split()[:1] if record.is_file() else []
+    if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _Transfer(archive.url, path, reporter).run()
+        _transfer(archive.url, path)
     found = sha256_file(path)
-    expected = archive.sha256 or (known[0] if known else None)
-    if expected and found != expected:
+    expected = archive.sha256 or (recorded[0] if recorded else found)
+    if found != expected:
         path.unlink()
-        note.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
         raise EgeunetError(
-            f"{path.name} has the sha256 {found} instead of {expected}; it was removed: "
-            "run the same command again."
+            f"{path.name} has the sha256 {found} instead of {expected} and was removed. "
+            "Run the same command again."
         )
-    if archive.sha256:
-        reporter.info(f"{path.name}: sha256 {found} as published")
-    else:
-        reporter.info(f"{path.name}: sha256 {found}, not verified: the owner publishes no checksum")
-    with atomic_write(note) as temporary:
+    source = "as published" if archive.sha256 else "not verified: the owner publishes no checksum"
+    _log.info("%s: sha256 %s, %s", path.name, found, source)
+    with atomic_write(record) as temporary:
         temporary.write_text(f"{found}  {path.name}\n")
     return path
 
 
-class _Transfer:
-    """The way of one file from a server to a disk, with breaks."""
-
-    def __init__(self, url: str, path: Path, reporter: Reporter) -> None:
-        self.url = url
-        self.path = path
-        self.reporter = reporter
-        self.part = path.with_name(f"{path.name}.part")
-        self.state = path.with_name(f"{path.name}.part.json")  # which version the part is of
-
-    def run(self) -> None:
-        """Fetch until the file is whole; gives up after `ATTEMPTS` in a row without a byte."""
-        failures = 0
-        while True:
-            before = self._size()
-            try:
-                if self._attempt():
-                    break
-                reason = "the connection broke off"
-            except urllib.error.HTTPError as error:
-                if error.code < 500 and error.code not in (408, 429):
-                    raise EgeunetError(
-                        f"{self.url} answers {error.code} {error.reason}; see whether the "
-                        "address is still right."
-                    ) from error
-                reason = f"the server answers {error.code} {error.reason}"
-            except _BROKEN as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
-            failures = 0 if self._size() > before else failures + 1
-            if failures >= ATTEMPTS:
-                raise EgeunetError(
-                    f"Cannot fetch {self.url} ({reason}); run the same command again to go on "
-                    f"after the {self._size():,} bytes that are here."
-                )
-            self.reporter.warn(f"{self.path.name}: {reason}; trying again")
-            time.sleep(min(0.2 * 2**failures, 5))
-        self.part.replace(self.path)
-        self.state.unlink(missing_ok=True)
-
-    def _attempt(self) -> bool:
-        """Fetch what is missing; True if the file is whole then."""
-        version, have = self._load(), self._size()
-        headers = {"User-Agent": "egeunet"}
-        if have and version:
-            headers |= {"Range": f"bytes={have}-", "If-Range": version}
+def _transfer(url: str, path: Path) -> None:
+    """Download until the file is whole; give up after `MAX_ATTEMPTS` in a row without a byte."""
+    partial = path.with_name(f"{path.name}.part")
+    failures = 0
+    while True:
+        before = _size(partial)
         try:
-            response = _open(urllib.request.Request(self.url, headers=headers))
-        except urllib.error.HTTPError as error:
-            if error.code != 416:
-                raise
-            # Nothing lies beyond what is here: it is whole, or of another version.
-            whole = error.headers.get("Content-Range", "") == f"bytes */{have}"
-            if not whole:
-                self.part.unlink(missing_ok=True)
-            return whole
-        with response:
-            if response.status != 206:
-                have = 0
-            elif _range_start(response) != have:
-                self.part.unlink()
-                return False
-            total = None if response.length is None else have + response.length
-            self._check_room((total or 0) - have)
-            if not have:
-                self._save(response)
-            self._receive(response, have, total)
-        return total is None or self._size() == total
-
-    def _receive(self, response: Any, have: int, total: int | None) -> None:
-        with (
-            self.part.open("ab" if have else "wb") as file,
-            self.reporter.bar(f"{self.path.name} (MB)", total and total // _MB) as bar,
-        ):
-            bar.advance(have // _MB)
-            while block := response.read(_BLOCK):
-                file.write(block)
-                bar.advance((have + len(block)) // _MB - have // _MB)
-                have += len(block)
-
-    def _check_room(self, needed: int) -> None:
-        free = shutil.disk_usage(self.path.parent).free
-        if needed + MARGIN > free:
+            if _attempt(url, partial):
+                break
+            reason = "the connection was closed early"
+        except requests.HTTPError as error:
+            response = cast("requests.Response", error.response)
+            status = response.status_code
+            reason = f"the server answers {status} {response.reason}"
+            if status < 500 and status not in (408, 416, 429):
+                raise EgeunetError(f"Cannot download {url}: {reason}.") from error
+            if status == 416:  # the partial file belongs to another version
+                partial.unlink(missing_ok=True)
+        except _INTERRUPTIONS:
+            reason = "the connection failed"
+        except requests.RequestException as error:
+            raise EgeunetError(f"Cannot download {url}: {error}.") from error
+        failures = 0 if _size(partial) > before else failures + 1
+        if failures >= MAX_ATTEMPTS:
             raise EgeunetError(
-                f"{self.path.name} needs {needed / 1e9:.2f} GB more, but {self.path.parent} has "
-                f"{free / 1e9:.2f} GB free; make room or choose another folder."
+                f"Cannot download {url}: {reason}. Run the same command again to resume after the "
+                f"{_size(partial):,} bytes that were received."
             )
-
-    def _size(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
-
-    def _load(self) -> str | None:
-        try:
-            state = json.loads(self.state.read_text())
-            return str(state["version"]) if state["url"] == self.url else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _save(self, response: Any) -> None:
-        """Remember which version this is; a weak ETag does not vouch for the same bytes."""
-        etag = response.headers.get("ETag", "")
-        version = etag if etag.startswith('"') else response.headers.get("Last-Modified")
-        with atomic_write(self.state) as temporary:
-            temporary.write_text(json.dumps({"url": self.url, "version": version or None}))
+        _log.warning("%s: %s; trying again", path.name, reason)
+        time.sleep(min(0.2 * 2**failures, 5))
+    partial.replace(path)
+    _version_file(partial).unlink(missing_ok=True)
 
 
-def _open(request: urllib.request.Request) -> Any:
-    """Open an address over http or https, and nothing else that a redirection might name."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    response = opener.open(request, timeout=TIMEOUT)
-    if response is None:
-        raise EgeunetError(f"{request.full_url} leads to an address that is not http or https.")
-    return response
+def _attempt(url: str, partial: Path) -> bool:
+    """Download what is missing of a file; return whether it is whole then."""
+    received, version = _size(partial), _read_version(partial, url)
+    headers = {"User-Agent": "egeunet", "Accept-Encoding": "identity"}
+    if received and version:
+        headers |= {"Range": f"bytes={received}-", "If-Range": version}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        response.raise_for_status()
+        if response.status_code != 206:
+            received = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {received}-"):
+            partial.unlink(missing_ok=True)
+            return False
+        length = response.headers.get("Content-Length", "")
+        total = received + int(length) if length.isdigit() else None
+        _check_room(partial, (total or 0) - received)
+        if not received:
+            _write_version(partial, url, response)
+        with (
+            partial.open("ab" if received else "wb") as file,
+            bar(f"{partial.stem} (MB)", total and total // _MB) as advance,
+        ):
+            advance(received // _MB)
+            for block in response.iter_content(_BLOCK):
+                file.write(block)
+                advance((received + len(block)) // _MB - received // _MB)
+                received += len(block)
+    return total is None or received == total
 
 
-def _range_start(response: Any) -> int | None:
-    """Return where a partial answer begins, from "bytes 100-199/200"."""
-    content = response.headers.get("Content-Range", "").removeprefix("bytes ")
-    start = content.split("-")[0]
-    return int(start) if start.isdigit() else None
+def _check_room(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if needed + DISK_MARGIN > free:
+        raise EgeunetError(
+            f"{path.stem} needs {needed / 1e9:.2f} GB more, but {path.parent} has "
+            f"{free / 1e9:.2f} GB free. Make room, or choose another folder."
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _version_file(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.version")
+
+
+def _read_version(partial: Path, url: str) -> str | None:
+    """Return the validator of the version that the partial file is of."""
+    with suppress(OSError, ValueError):
+        recorded_url, version = _version_file(partial).read_text().split("\n")
+        return version if recorded_url == url else None
+    return None
+
+
+def _write_version(partial: Path, url: str, response: requests.Response) -> None:
+    """Record a strong ETag or the date: a weak ETag does not promise the same bytes."""
+    etag = response.headers.get("ETag", "")
+    version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    with atomic_write(_version_file(partial)) as temporary:
+        temporary.write_text(f"{url}\n{version}")
 
 
 def _file_name(url: str) -> str:
     name = Path(urlsplit(url).path).name
     if not name:
-        raise UsageError(f"The address {url} names no file.")
+        raise UsageError(f"The URL {url} names no file.")
     return name
 
 
 def _complete(info: DatasetInfo, folder: Path) -> Dataset | None:
     """Open a dataset if all of it is there."""
-    try:
+    with suppress(EgeunetError):
         dataset = open_dataset(info.name, folder)
-    except EgeunetError:
-        return None
-    pairs = sum(sample.mask is not None for sample in dataset.samples)
-    return dataset if pairs >= info.pairs else None
+        if sum(sample.mask is not None for sample in dataset.samples) >= info.pairs:
+            return dataset
+    return None

@@ -1,4 +1,4 @@
-"""Batches for the network out of the arrays of the cache."""
+"""Load training and validation batches from the cached arrays."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egeunet.data.augmentation.camera import disturb
-from egeunet.data.augmentation.color import recolour
+from egeunet.data.augmentation.camera import degrade, to_bytes, to_floats
+from egeunet.data.augmentation.color import recolor
 from egeunet.data.augmentation.geometry import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
-from egeunet.data.synthetic.artifacts import hairy
+from egeunet.data.synthetic.artifacts import synthetic_hair
 
 SOFT_STEPS = 127  # of a teacher's probability: seven bits, beside the mask's one
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees.
+    """The input of one training step.
 
     Attributes:
-        ids: Which samples, in order.
-        images: float32 (B, 3, H, W), each scaled min–max to 0…255.
+        ids: Ids of the samples, in order.
+        images: float32 (B, 3, H, W), each min–max normalized to 0…255.
         masks: float32 (B, 1, H, W) of 0 and 1, or int64 class indices (B, H, W).
-        soft: float32 (B, 1, H, W), a teacher's probabilities, moved as the masks are; None if there
-            is no teacher.
+        soft: float32 (B, 1, H, W), a teacher's probabilities with the geometry of the masks; None
+            without a teacher.
     """
 
     ids: tuple[str, ...]
@@ -43,29 +43,29 @@ class Batch:
 def scale_batch(images: Tensor) -> Tensor:
     """Scale uint8 (B, H, W, 3) to float32 (B, 3, H, W), each image min–max to 0…255.
 
-    The same values as `egeunet.inference.preprocess.scale`, for a batch on any device.
+    The same values as `egeunet.inference.preprocess.min_max_normalize`, for a batch on any device.
     """
     low, factor = extremes(images)
     return ((images.float() - low) * factor).permute(0, 3, 1, 2)
 
 
 class Loader:
-    """Draws batches; the same seed, epoch and step give the same batch at any time, in any run.
+    """Load batches: the same seed, epoch and step give the same batch in any run.
 
     Args:
         arrays: The samples.
         num_classes: Decides the form of the masks; see `Batch`.
-        batch_size: Samples per batch; the last one of an epoch may be smaller.
-        augmentation: None takes the samples in order and as they are.
-        seed: Start of all random numbers.
-        device: Where the batches shall be.
-        workers: Threads that prepare batches ahead; 0 prepares each when it is asked for.
-        soft: uint8 (N, H, W), a teacher's probabilities of the foreground in steps of 1/127; the
-            masks have to be of one foreground.
-        rank: Which of several processes this loader is for. With augmentation each of them gets its
-            part of every batch, drawn as the whole is; one that cannot be divided (the last of an
-            epoch) goes to all as a whole. Without, whole batches are dealt out in turn.
-        ranks: How many processes there are.
+        batch_size: Samples per batch; the last batch of an epoch may be smaller.
+        augmentation: None gives the samples unchanged, in order.
+        seed: Seed of the order and the augmentation.
+        device: Device of the batches.
+        workers: Threads that prepare batches in advance; 0 prepares each when it is requested.
+        soft: uint8 (N, H, W), a teacher's foreground probabilities in steps of 1/127; only with
+            binary masks.
+        rank: Rank of this process. With augmentation each rank gets its rows of every batch, with
+            the same augmentation as on one process; a batch that cannot be divided (the last of an
+            epoch) goes to all ranks. Without, whole batches are dealt out in turn.
+        ranks: Number of processes.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class Loader:
         self.device = torch.device(device)
         self.workers = workers
         self.rank, self.ranks = rank, ranks
-        # On the CPU these are the mapped files themselves; another device holds the bytes whole,
-        # so that nothing is copied to it during an epoch.
+        # On the CPU these are the mapped files; another device holds all bytes, so that nothing is
+        # copied to it during an epoch.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             self._images = torch.from_numpy(arrays.images).to(self.device)
             self._masks = torch.from_numpy(arrays.masks).to(self.device)
-        # A byte has room for both, so that what moves a mask moves them together.
+        # One byte holds both, so that they get the same geometry.
         self._soft = soft is not None
         if soft is not None:
             self._masks = self._masks | torch.from_numpy(soft).to(self.device) << 1
@@ -105,7 +105,7 @@ class Loader:
         return len(self._steps(0))
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from step `start` on."""
+        """Yield the batches of an epoch, starting at step `start`."""
         order = self._order(number)
 
         def prepare(step: int) -> Batch:
@@ -113,10 +113,10 @@ class Loader:
             return self._batch(chosen, np.random.default_rng((self.seed, number, step)))
 
         steps = self._steps(start)
-        return _ahead(prepare, steps, self.workers) if self.workers else map(prepare, steps)
+        return _prefetch(prepare, steps, self.workers) if self.workers else map(prepare, steps)
 
     def ids(self, number: int, step: int) -> tuple[str, ...]:
-        """Return which samples a step of an epoch is made of, on all ranks."""
+        """Return the ids of the samples of a step, over all ranks."""
         chosen = self._order(number)[step * self.batch_size : (step + 1) * self.batch_size]
         return tuple(self.arrays.ids[index] for index in chosen)
 
@@ -132,18 +132,28 @@ class Loader:
 
     def _batch(self, chosen: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         index = torch.from_numpy(chosen).to(self.device)
-        images, masks = (part.index_select(0, index) for part in (self._images, self._masks))
+        images, masks = (array.index_select(0, index) for array in (self._images, self._masks))
         maps = None
-        if self.augmentation:
-            own = self._part(len(chosen))
-            maps = self.augmentation.draw(self.arrays.aspects[chosen], generator)[own]
-            for place in np.flatnonzero(generator.random(len(chosen)) < self.augmentation.hair):
-                images[place] = torch.from_numpy(hairy(generator, images[place].cpu().numpy()))
-            colours = self.augmentation.draw_colours(len(chosen), generator)
-            seeds = generator.integers(1 << 32, size=len(chosen))[own]
-            chosen, images, masks = chosen[own], images[own], masks[own]
-            images = recolour(images, colours[own]) if colours else images
-            images = _photographed(images, self.augmentation, seeds)
+        if (augmentation := self.augmentation) is not None:
+            count = len(chosen)
+            rows = self._rows(count)
+            maps = augmentation.sample_maps(self.arrays.aspects[chosen], generator)[rows]
+            for place in np.flatnonzero(generator.random(count) < augmentation.hair):
+                hairy = synthetic_hair(generator, to_floats(images[place].cpu().numpy()))
+                images[place] = torch.from_numpy(to_bytes(hairy))
+            curves = augmentation.sample_colors(count, generator)
+            seeds = generator.integers(1 << 32, size=count)[rows]
+            chosen, images, masks = chosen[rows], images[rows], masks[rows]
+            if curves is not None:
+                images = recolor(images, curves[rows])
+            if augmentation.light or augmentation.camera:
+                degraded = [
+                    degrade(
+                        np.random.default_rng(seed), image, augmentation.light, augmentation.camera
+                    )
+                    for seed, image in zip(seeds, images.cpu().numpy(), strict=True)
+                ]
+                images = torch.from_numpy(np.stack(degraded)).to(self.device)
         images, masks = transform(images, masks, maps)
         soft = None
         if self._soft:
@@ -155,28 +165,16 @@ class Loader:
             soft=soft,
         )
 
-    def _part(self, count: int) -> slice:
-        """The rows of this rank in a batch of so many samples."""
+    def _rows(self, count: int) -> slice:
+        """Return the rows of this rank in a batch of `count` samples."""
         if count % self.ranks:
             return slice(count)
-        rows = count // self.ranks
-        return slice(self.rank * rows, (self.rank + 1) * rows)
+        size = count // self.ranks
+        return slice(self.rank * size, (self.rank + 1) * size)
 
 
-def _photographed(images: Tensor, augmentation: Augmentation, seeds: NDArray[np.int64]) -> Tensor:
-    """Images uint8 (B, H, W, 3) as worse light and cameras might have taken them."""
-    light, camera = augmentation.light, augmentation.camera
-    if not (light or camera):
-        return images
-    photos = [
-        disturb(np.random.default_rng(seed), photo, light, camera)
-        for seed, photo in zip(seeds, images.cpu().numpy(), strict=True)
-    ]
-    return torch.from_numpy(np.stack(photos)).to(images.device)
-
-
-def _ahead(prepare: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
-    """Yield `prepare(step)` in order while threads work on the next ones."""
+def _prefetch(prepare: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
+    """Yield `prepare(step)` in order while threads prepare the next ones."""
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Batch]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""Masks on disk: what their values mean, in one place."""
+"""Read, interpret, resize and write mask files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from egeunet.errors import EgeunetError
-from egeunet.inference.image_io import FORMATS
+from egeunet.inference.image_io import open_image
 
-# Index 0, 1, 2, … of the masks written here; all but the background read as foreground in grey.
+# Colors of class 0, 1, 2, …; all but the background read as foreground when converted to gray.
 PALETTE = ((0, 0, 0), (255, 255, 255), (255, 160, 0), (80, 200, 255), (120, 255, 90))
 
 
@@ -19,41 +19,36 @@ def read_values(path: Path, num_classes: int = 1) -> NDArray[np.integer]:
     """Decode a mask without interpreting its values.
 
     Returns:
-        (H, W): grey values of 8, 16 or 32 bits, colours turned to grey; of a palette image the
-        indices, unless it is binary and has indices above 1.
+        (H, W), upright: gray values of 8, 16 or 32 bits, with colors converted to gray. A palette
+        image gives its indices, unless it is binary and has indices above 1.
 
     Raises:
-        EgeunetError: If the file cannot be read as an image.
+        EgeunetError: If the file cannot be read as an image, or is beyond the limits of
+            `egeunet.inference.image_io.read_image`.
     """
-    try:
-        with Image.open(path, formats=tuple(FORMATS)) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "P" and num_classes == 1 and np.asarray(image).max(initial=0) > 1:
-                image = image.convert("RGB")
-            if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
-                image = image.convert("RGB").convert("L")
-            values = np.asarray(image)
-    except UnidentifiedImageError as error:
-        raise EgeunetError(
-            f"{path} is not an image; give a mask as PNG, JPEG, BMP or TIFF."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise EgeunetError(f"{path} is too large to be a mask: {error}") from error
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
-        raise EgeunetError(f"{path} cannot be read ({error}); replace the file.") from error
-    return values
+    with open_image(path) as (image, turn):
+        if image.mode == "P" and num_classes == 1 and np.asarray(image).max(initial=0) > 1:
+            image = image.convert("RGB")
+        if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
+            image = (image if image.mode == "RGB" else image.convert("RGB")).convert("L")
+        values = np.asarray(image)
+    if turn in (3, 4, 6, 7):
+        values = values[::-1]
+    if turn in (2, 3, 7, 8):
+        values = values[:, ::-1]
+    return values.T if turn > 4 else values
 
 
 def to_classes(
     values: NDArray[np.integer], num_classes: int = 1, name: str = "The mask"
 ) -> NDArray[np.uint8]:
-    """Interpret the values of a mask.
+    """Convert the values of a mask to classes.
 
     Args:
-        values: As `read_values` gives them, (H, W).
-        num_classes: 1: a value above half of its range (127 of 255) is foreground, and in a mask
-            of nothing but 0 and 1 the 1 is. More: the values are class indices.
-        name: What an error calls it.
+        values: (H, W), from `read_values`.
+        num_classes: 1: values above half of the range (127 of 255) are foreground; in a mask that
+            holds only 0 and 1, 1 is foreground. More: the values are class indices.
+        name: Name of the mask in error messages.
 
     Returns:
         uint8 (H, W): 0 and 1, or class indices below `num_classes`.
@@ -68,17 +63,17 @@ def to_classes(
     if highest >= num_classes or values.min(initial=0) < 0:
         raise EgeunetError(
             f"{name} holds the class {highest}: expected 0 to {num_classes - 1}, as palette "
-            "indices or grey values."
+            "indices or gray values."
         )
     return values.astype(np.uint8)
 
 
 def read_mask(path: str | Path, num_classes: int = 1) -> NDArray[np.uint8]:
-    """Read a mask at its own size.
+    """Read a mask file at its own size.
 
     Args:
-        path: PNG, JPEG, BMP or TIFF; grey, black and white, colour or palette.
-        num_classes: 1: binary, see `to_classes`; more: palette or grey values are class indices.
+        path: PNG, JPEG, BMP, TIFF or WebP; gray, black and white, color or palette.
+        num_classes: 1: binary, see `to_classes`; more: palette or gray values are class indices.
 
     Returns:
         uint8 (H, W): 0 and 1, or class indices.
@@ -92,15 +87,15 @@ def read_mask(path: str | Path, num_classes: int = 1) -> NDArray[np.uint8]:
 def resize_mask(
     mask: NDArray[np.uint8], size: tuple[int, int], num_classes: int = 1
 ) -> NDArray[np.uint8]:
-    """Resize a mask: by area and a threshold at one half if binary, else to the nearest pixel.
+    """Resize a mask: binary by area with a threshold of one half, classes by nearest neighbor.
 
     Args:
-        mask: uint8 (H, W), as `read_mask` gives it.
-        size: Height and width wanted.
+        mask: uint8 (H, W), from `read_mask`.
+        size: New height and width in pixels.
         num_classes: As for `read_mask`.
 
     Returns:
-        uint8 (h, w) of the same classes; the same values if the size is the same.
+        uint8 (h, w) of the same classes; `mask` itself if it has that size.
     """
     height, width = size
     if mask.shape == (height, width):
@@ -117,5 +112,5 @@ def write_mask(path: Path, mask: NDArray[np.uint8], num_classes: int = 1) -> Non
         image = Image.fromarray(mask * np.uint8(255))
     else:
         image = Image.fromarray(mask)
-        image.putpalette([channel for colour in PALETTE[:num_classes] for channel in colour])
+        image.putpalette([channel for color in PALETTE[:num_classes] for channel in color])
     image.save(path)

@@ -1,4 +1,4 @@
-"""The datasets known by name: one entry each, and nothing elsewhere, to add one."""
+"""The registry of datasets: to add one, add an entry here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file that the owner offers.
+    """A file that the owner of a dataset offers.
 
     Attributes:
-        url: Where it is.
+        url: Its URL.
         sha256: Its checksum as published by the owner; None if the owner publishes none.
     """
 
@@ -20,46 +20,46 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where images and their masks lie below a dataset's folder.
+    """Where images and their masks are inside a dataset's folder.
 
     Attributes:
-        images: Patterns of the image files.
-        masks: Pattern of the mask files.
-        part: The official part they are: "train", "val", "test", or None.
-        prefix: What the ids begin with.
-        listing: A CSV file that picks ids (column `isic_id`) and their part (`isic2017_split`).
+        images: Glob patterns of the image files.
+        masks: Glob pattern of the mask files.
+        split: Their official split: "train", "val", "test", or None.
+        prefix: Prefix of the ids.
+        listing: A CSV file of ids (column `isic_id`) and their official splits (`isic2017_split`).
     """
 
     images: tuple[str, ...]
     masks: str
-    part: str | None = None
+    split: str | None = None
     prefix: str = ""
     listing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What is known of a dataset.
+    """A dataset known by name.
 
     Attributes:
-        name: How it is called here.
-        title: How its owner calls it.
-        homepage: Its page.
-        licence: Its terms.
+        name: Its name in this package.
+        title: Its official name.
+        homepage: URL of its page.
+        license: Its license or terms.
         pairs: Number of images with a mask in the official release.
-        folder: Its folder below EGEUNET_DATA.
+        folder: Its folder inside EGEUNET_DATA.
         layouts: The official arrangements of its files, tried in this order.
-        archives: What `egeunet data download` fetches; empty if a form or a login is in the way.
-        manual: How to get it by hand, and what to put where.
-        groups: Names of the file that says which photos show the same lesion (`lesion_id`).
-        pooled: Official parts that the protocols pool and cut anew, leaving the others out.
-        also_in: Other folders below EGEUNET_DATA that hold it.
+        archives: What `egeunet data download` downloads; empty if that needs a form or a login.
+        manual: How to get it by hand, and which files to put where.
+        groups: Possible names of the table of which images show the same lesion (`lesion_id`).
+        pooled: Official splits that the protocols pool and split anew; the others are left out.
+        also_in: Other folders inside EGEUNET_DATA that hold it.
     """
 
     name: str
     title: str
     homepage: str
-    licence: str
+    license: str
     pairs: int
     folder: str
     layouts: tuple[tuple[Place, ...], ...]
@@ -79,7 +79,7 @@ _ENTRIES = (
         name="isic2018",
         title="ISIC 2018 Task 1, training set",
         homepage="https://challenge.isic-archive.com/data/#2018",
-        licence="CC BY-NC 4.0",
+        license="CC BY-NC 4.0",
         pairs=2594,
         folder="isic2018",
         layouts=((Place(_ISIC2018_IMAGES, _ISIC2018_MASKS),),),
@@ -92,7 +92,7 @@ _ENTRIES = (
         name="isic2017",
         title="ISIC 2017 Part 1",
         homepage="https://challenge.isic-archive.com/data/#2017",
-        licence="CC0 1.0",
+        license="CC0 1.0",
         pairs=2750,
         folder="isic2017",
         layouts=(
@@ -128,7 +128,7 @@ _ENTRIES = (
         name="ph2",
         title="PH2",
         homepage="https://www.fc.up.pt/addi/ph2%20database.html",
-        licence="research and education; see the owner's terms",
+        license="research and education; see the owner's terms",
         pairs=200,
         folder="ph2",
         layouts=tuple(
@@ -147,7 +147,7 @@ _ENTRIES = (
         name="kvasir_seg",
         title="Kvasir-SEG",
         homepage="https://datasets.simula.no/kvasir-seg/",
-        licence="research and education; see the owner's terms",
+        license="research and education; see the owner's terms",
         pairs=1000,
         folder="kvasir_seg",
         layouts=((Place(("Kvasir-SEG/images/*",), "Kvasir-SEG/masks/*"),),),
@@ -157,7 +157,7 @@ _ENTRIES = (
         name="cvc_clinicdb",
         title="CVC-ClinicDB",
         homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
-        licence="research; see the owner's terms",
+        license="research; see the owner's terms",
         pairs=612,
         folder="cvc_clinicdb",
         layouts=tuple(
@@ -171,7 +171,7 @@ _ENTRIES = (
         name="ham10000",
         title="HAM10000 with lesion segmentations",
         homepage="https://doi.org/10.7910/DVN/DBW86T",
-        licence="CC BY-NC 4.0",
+        license="CC BY-NC 4.0",
         pairs=10015,
         folder="ham10000",
         layouts=(

@@ -18,15 +18,15 @@ from PIL import Image
 
 from egeunet.data.augmentation.camera import (
     Pixels,
-    blur,
-    compress,
-    grain,
-    side_light,
+    gaussian_blur,
+    gaussian_noise,
+    jpeg_compression,
     to_bytes,
     to_floats,
+    uneven_illumination,
 )
 from egeunet.data.cache import Arrays
-from egeunet.data.synthetic.artifacts import hair, ruler
+from egeunet.data.synthetic.artifacts import ruler, synthetic_hair
 
 Corruption: TypeAlias = Callable[[np.random.Generator, Pixels, int], Pixels]
 
@@ -79,7 +79,7 @@ def rotate(pixels: Pixels, angle: float, resampling: Image.Resampling) -> Pixels
 def _hair(rng: np.random.Generator, photo: Pixels, severity: int) -> Pixels:
     drawn = to_floats(photo)
     for _ in range(_TUFTS[severity - 1]):
-        drawn = hair(rng, drawn, _HAIRS)
+        drawn = synthetic_hair(rng, drawn, _HAIRS)
     return to_bytes(drawn)
 
 
@@ -102,10 +102,10 @@ ROTATION = "rotation"
 CORRUPTIONS: dict[str, Corruption] = {
     "hair": _hair,
     "rulers": _ruler,
-    "blur": lambda _, photo, severity: blur(photo, _RADIUS[severity - 1]),
-    "noise": lambda rng, photo, severity: grain(rng, photo, _SIGMA[severity - 1]),
-    "JPEG": lambda _, photo, severity: compress(photo, _QUALITY[severity - 1]),
-    "light": lambda rng, photo, severity: side_light(rng, photo, _SHADE[severity - 1]),
+    "blur": lambda _, photo, severity: gaussian_blur(photo, _RADIUS[severity - 1]),
+    "noise": lambda rng, photo, severity: gaussian_noise(rng, photo, _SIGMA[severity - 1]),
+    "JPEG": lambda _, photo, severity: jpeg_compression(photo, _QUALITY[severity - 1]),
+    "light": lambda rng, photo, severity: uneven_illumination(rng, photo, _SHADE[severity - 1]),
     "colour": _colour,
 }
 KINDS = (*CORRUPTIONS, ROTATION)

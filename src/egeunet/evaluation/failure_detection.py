@@ -37,7 +37,7 @@ def fit_quality(evidence: Values, dice: Values) -> tuple[float, ...]:
     log(1 - q): the mean of what is expected is then the mean of what there was.
 
     Args:
-        evidence: (N, 2), as `egeunet.inference.quality.evidence` gives it.
+        evidence: (N, 2), as `egeunet.inference.quality.features` gives it.
         dice: (N,) in 0…1.
 
     Returns:

@@ -16,15 +16,12 @@ from egeunet.evaluation.paper import TITLES
 from egeunet.evaluation.predictors import torch_predictor
 from egeunet.evaluation.series import changes_of, label_of
 from egeunet.metrics.counts import predict_classes
-from egeunet.reporting import Reporter
 from egeunet.training.run import Run, load_run, open_split
 
 PHOTOS = 5  # drawn where nobody chooses
 
 
-def figures4(
-    folder: Path, photos: Sequence[str] = (), reporter: Reporter | None = None
-) -> Iterator[tuple[str, Figure]]:
+def figures4(folder: Path, photos: Sequence[str] = ()) -> Iterator[tuple[str, Figure]]:
     """Draw the figure for each dataset, protocol and size of the finished runs in a folder.
 
     Of one system and recipe the longest run is shown, then the one of the lowest seed.
@@ -32,7 +29,6 @@ def figures4(
     Args:
         folder: Holds run folders.
         photos: Ids of the test part; without any, some at even distances in its list.
-        reporter: Hears of the progress.
 
     Yields:
         A name, such as "figure4-isic2018-paper-256x256", and the figure.
@@ -49,7 +45,7 @@ def figures4(
         groups.setdefault(key, {})[_label(run)] = run  # a better one replaces it
     for (dataset, protocol, (height, width)), runs in groups.items():
         name = f"figure4-{dataset}-{protocol}-{height}x{width}"
-        yield name, _draw(runs, photos, reporter)
+        yield name, _draw(runs, photos)
 
 
 def _worst_first(run: Run) -> tuple[int, int]:
@@ -66,16 +62,14 @@ def _place(run: Run) -> tuple[int, int]:
     return places.index(system) if system in TITLES else -1, len(changes_of(run.recipe))
 
 
-def _draw(runs: dict[str, Run], photos: Sequence[str], reporter: Reporter | None) -> Figure:
+def _draw(runs: dict[str, Run], photos: Sequence[str]) -> Figure:
     data = next(iter(runs.values())).recipe.data
     test = {sample.id: sample for sample in open_split(data)[1].test}
     if missing := [name for name in photos if name not in test]:
         raise UsageError(f"{missing[0]} is not in the test part of {data.name or data.root}.")
     spread = np.linspace(0, len(test) - 1, min(PHOTOS, len(test))).round().astype(int)
     chosen = photos or [list(test)[index] for index in spread]
-    arrays = load_arrays(
-        [test[name] for name in chosen], data.shape, data.num_classes, reporter=reporter
-    )
+    arrays = load_arrays([test[name] for name in chosen], data.shape, data.num_classes)
     masks: dict[str, list[NDArray[np.uint8]]] = {}
     for label, run in sorted(runs.items(), key=lambda item: _place(item[1])):
         logits = torch_predictor(run.model)(arrays.images)

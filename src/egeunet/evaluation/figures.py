@@ -130,7 +130,7 @@ def save_panel(path: str | Path, samples: Sequence[Sample], results: Sequence[Re
         if sample.mask
     ]
     figure = panel(
-        [result.photo for result in results],
+        [result.image for result in results],
         truths,
         [result.mask.astype(np.uint8) for result in results],
         [sample.id for sample in samples],

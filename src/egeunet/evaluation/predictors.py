@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from egeunet.data.loader import scale_batch
-from egeunet.inference.preprocess import scale
+from egeunet.inference.preprocess import min_max_normalize
 from egeunet.inference.segmenter import Segmenter
 
 Predictor = Callable[[NDArray[np.uint8]], Tensor]
@@ -35,7 +35,7 @@ def onnx_predictor(segmenter: Segmenter) -> Predictor:
     """Return the predictor of an exported graph."""
 
     def predict(images: NDArray[np.uint8]) -> Tensor:
-        batch = np.ascontiguousarray(scale(images).transpose(0, 3, 1, 2))
+        batch = np.ascontiguousarray(min_max_normalize(images).transpose(0, 3, 1, 2))
         return torch.from_numpy(segmenter.logits(batch))
 
     return predict

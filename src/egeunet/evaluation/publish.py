@@ -31,7 +31,6 @@ from egeunet.evaluation.table import NOT_RUN, Table
 from egeunet.evaluation.tables import table1, table2
 from egeunet.evaluation.trials import trials
 from egeunet.files import atomic_write
-from egeunet.reporting import Reporter
 from egeunet.training.run import selected_on
 
 PAGE = "README.md"
@@ -58,7 +57,6 @@ def write_report(
     *,
     runs: str | Path | None = None,
     photos: Sequence[str] = (),
-    reporter: Reporter | None = None,
 ) -> list[Path]:
     """Write the paper's tables and figures, and the comparisons it leaves open.
 
@@ -68,7 +66,6 @@ def write_report(
         runs: A folder of run folders whose masks are drawn (Figure 4); they need their data. None
             leaves those figures as they are.
         photos: Ids of the photos that are drawn; see `egeunet.evaluation.figure4.figures4`.
-        reporter: Hears of the progress.
 
     Returns:
         The files written.
@@ -83,7 +80,7 @@ def write_report(
     drawn.update(_figures1(results))
     drawn.update(shipped_figures(rows, SHIPPED_FOR[0]))
     if runs is not None:
-        drawn.update(figures4(Path(runs), photos, reporter))
+        drawn.update(figures4(Path(runs), photos))
     written = []
     for name, figure in drawn.items():
         written.append(out / f"{name}.png")

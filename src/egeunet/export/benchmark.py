@@ -19,7 +19,7 @@ from egeunet.data.datasets import Sample
 from egeunet.environment import count_cores, environment
 from egeunet.errors import MissingExtraError, UsageError, needs_extra
 from egeunet.export.backends import Contender, Runner, onnx_contender
-from egeunet.inference.preprocess import scale
+from egeunet.inference.preprocess import min_max_normalize
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import DEFAULT, find_shipped, find_weights, run_folder
 from egeunet.reporting import Reporter
@@ -115,7 +115,7 @@ def benchmark(
         scored_on = None
         if data:
             scored_on, samples = _test_part(data, weights)
-            arrays = load_arrays(samples, size, classes, reporter=reporter)
+            arrays = load_arrays(samples, size, classes)
             scores = _score(contenders, arrays, classes, reporter)
         rows = []
         for contender in contenders:
@@ -243,7 +243,7 @@ def _score(
         run, counts = contender.open(count_cores()), PixelCounts(classes)
         for start in reporter.track(range(0, len(masks), BATCH), f"scoring {contender.name}"):
             chosen = slice(start, start + BATCH)
-            images = scale(np.array(arrays.images[chosen])).transpose(0, 3, 1, 2)
+            images = min_max_normalize(np.array(arrays.images[chosen])).transpose(0, 3, 1, 2)
             logits = torch.as_tensor(run(np.ascontiguousarray(images)))
             counts.update(logits.clone(), masks[chosen])
         found[contender.name] = 100 * counts.pooled()["dice"]

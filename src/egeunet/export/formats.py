@@ -23,7 +23,7 @@ from egeunet.export.parity import (
 from egeunet.export.quality import fit_run
 from egeunet.export.quantize import quantize_static, store_half, store_int6
 from egeunet.files import atomic_write, check_folder
-from egeunet.inference.quality import QualityModel
+from egeunet.inference.quality import DiceEstimator
 from egeunet.inference.weights import run_folder
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, load_run
@@ -192,7 +192,7 @@ def write_format(
     run: Run,
     folder: Path,
     reference: Reference,
-    quality: QualityModel | None = None,
+    quality: DiceEstimator | None = None,
 ) -> Exported:
     """Write one format to a folder; the errors are those of `export_run`."""
     model = form.build(run)

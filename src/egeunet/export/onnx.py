@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from egeunet import __version__
 from egeunet.data.registry import REGISTRY
+from egeunet.errors import EgeunetError
 from egeunet.export.fold import can_fold, fold
 from egeunet.export.graph import IR_VERSION, OPSET, Graph, shorten
+from egeunet.files import read_json
 from egeunet.inference import preprocess
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_shipped
@@ -117,7 +119,7 @@ def describe(run: Run, **entries: str) -> dict[str, str]:
         "egeunet_version": __version__,
         "system": run.recipe.system,
         "dataset": run.dataset,
-        "data_licence": info.licence if info else "unknown",
+        "data_licence": info.license if info else "unknown",
         "protocol": data.protocol,
         "scores": json.dumps(scores),
         "scores_on": scores_on,
@@ -140,9 +142,12 @@ def _selected_scores(run: Run) -> tuple[dict[str, float], str]:
         metadata = Segmenter(shipped).metadata
         return dict(metadata.scores), metadata.scores_on
     file = run.folder / "metrics.json"
-    summary: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
-    selected = summary.get("selected", {})
-    scores = {key: value for key, value in selected.items() if key.startswith("val_")}
+    summary: dict[str, Any] = read_json(file) if file.is_file() else {}
+    try:
+        selected = summary.get("selected", {}).items()
+    except AttributeError as error:
+        raise EgeunetError(f"{file} is not the summary of a training.") from error
+    scores = {key: value for key, value in selected if key.startswith("val_")}
     return scores, summary.get("selected_on", "unknown")
 
 
@@ -179,5 +184,40 @@ def _convert(model: nn.Module, size: tuple[int, int], dynamic: bool) -> onnx.Mod
         node.doc_string = ""
     del graph.graph.metadata_props[:]
     del graph.metadata_props[:]
+    _fix_sizes(graph.graph)
     shorten(graph)
     return graph
+
+
+def _fix_sizes(graph: onnx.GraphProto) -> None:
+    """Write the sizes of values as constants where the exporter computes them from other values.
+
+    Only the batch is free, and `egeunet.inference.onnx_check` refuses sizes that are not known
+    before the graph runs.
+    """
+    made = {name: node for node in graph.node for name in node.output}
+    shapes = {
+        one.name: [side.dim_value for side in one.type.tensor_type.shape.dim]
+        for one in graph.value_info
+    }
+    constants = {one.name for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Resize" and len(node.input) == 4 and node.input[3] in made:
+            sizes = made[node.input[3]]
+            if sizes.op_type == "Concat" and len(sizes.input) == 2 and sizes.input[1] in constants:
+                node.input[3] = sizes.input[1]  # without the batch and channels of the input
+                node.attribute.append(helper.make_attribute("axes", [2, 3]))
+        elif node.op_type == "Reshape" and node.input[1] in made:
+            shape = made[node.input[1]]
+            sides = shapes.get(shape.input[0], [])
+            whole = all(one.name == "start" and not one.i for one in shape.attribute)
+            if shape.op_type == "Shape" and whole and sides and all(sides[1:]):
+                target = numpy_helper.from_array(np.array([-1, *sides[1:]]), f"{node.name}.shape")
+                graph.initializer.append(target)
+                node.input[1] = target.name
+    names = {one.name for one in graph.output}
+    for node in reversed(list(graph.node)):
+        if names.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            names.update(node.input)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.errors import EgeunetError
 from egeunet.inference.image_io import read_image
-from egeunet.inference.preprocess import restore, to_input
+from egeunet.inference.preprocess import to_input, upsample
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, open_split
 
@@ -114,7 +114,7 @@ def compare_photo(reference: Reference, path: Path) -> Parity:
         tensor = torch.from_numpy(logits)
         scores = (tensor.sigmoid() if len(logits) == 1 else tensor.softmax(0)).numpy()
         size = (photo.shape[0], photo.shape[1])
-        expected = np.stack([restore(plane, size) for plane in scores])
+        expected = np.stack([upsample(plane, size) for plane in scores])
         given = given.reshape(expected.shape)
         difference = max(difference, float(np.abs(given - expected).max()))
         ious.append(_iou(_mask(given, 0.5), _mask(expected, 0.5)))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from egeunet.data.cache import load_arrays
 from egeunet.errors import EgeunetError
 from egeunet.evaluation.failure_detection import fit_quality
-from egeunet.inference.preprocess import scale
-from egeunet.inference.quality import QualityModel, evidence
+from egeunet.inference.preprocess import min_max_normalize
+from egeunet.inference.quality import DiceEstimator, features
 from egeunet.inference.segmenter import Segmenter, average_mirrors, sigmoid
 from egeunet.inference.weights import find_shipped
 from egeunet.reporting import Reporter
@@ -19,7 +19,7 @@ from egeunet.training.run import Run, open_split
 FEWEST = 50  # photos that two times three numbers can be fitted to
 
 
-def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
+def fit_run(run: Run, reporter: Reporter | None = None) -> DiceEstimator | None:
     """Fit how the quality of masks is told to the validation part of a run.
 
     Returns:
@@ -40,10 +40,10 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
         return None
     parts = run.parts
     unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
-    if "val" not in split.parts() or len(unseen) < FEWEST:
+    if "val" not in split.subsets() or len(unseen) < FEWEST:
         return None
     try:
-        arrays = load_arrays(unseen, data.shape, reporter=reporter)
+        arrays = load_arrays(unseen, data.shape)
     except EgeunetError as error:
         reporter.warn(f"the quality of masks cannot be told: {error}")
         return None
@@ -56,13 +56,13 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> QualityModel | None:
     dice: dict[bool, list[float]] = {False: [], True: []}
     pairs = zip(arrays.images, arrays.masks, strict=True)
     for photo, truth in reporter.track(pairs, "quality", len(arrays.ids)):
-        image = np.ascontiguousarray(scale(photo).transpose(2, 0, 1)[None])
+        image = np.ascontiguousarray(min_max_normalize(photo).transpose(2, 0, 1)[None])
         for tta in (False, True):
             given = (average_mirrors(logits, image) if tta else logits(image))[0, 0]
-            found[tta].append(evidence(sigmoid(given)))
+            found[tta].append(features(sigmoid(given)))
             dice[tta].append(_dice(given >= 0, truth > 0))
     once, mirrored = (fit_quality(np.array(found[k]), np.array(dice[k])) for k in (False, True))
-    return QualityModel(once, mirrored, len(arrays.ids))
+    return DiceEstimator(once, mirrored, len(arrays.ids))
 
 
 def _dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:

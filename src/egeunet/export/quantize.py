@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.helper import make_node, make_tensor
-from onnx.numpy_helper import from_array, to_array
+from onnx.numpy_helper import to_array
 
 from egeunet.export.graph import Graph, shorten
 from egeunet.inference.preprocess import to_input
@@ -51,19 +51,15 @@ def _store(model: onnx.ModelProto, whole_numbers: bool) -> onnx.ModelProto:
     graph = small.graph
     kept: list[onnx.TensorProto] = []
     made = Graph("s")
-    shapes: dict[str, list[int]] = {}
     alike: dict[tuple[int, ...], dict[str, NDArray[np.float32]]] = defaultdict(dict)
     for constant in graph.initializer:
         values = to_array(constant)
-        if values.dtype == np.int64 and values.ndim == 1:
-            shapes[constant.name] = values.tolist()
-        elif values.dtype != np.float32 or not values.shape:
+        if values.dtype != np.float32 or values.size <= 4:  # the factors of a Resize stay constants
             kept.append(constant)
         elif (values == values.flat[0]).all():
             # Exactly: the rows of 1 / C that means are taken with would suffer most.
-            shapes[shape := f"{constant.name}n"] = list(values.shape)
             value = make_tensor("", TensorProto.FLOAT, [1], values.flat[:1])
-            made.add("ConstantOfShape", shape, name=constant.name, value=value)
+            made.add("ConstantOfShape", list(values.shape), name=constant.name, value=value)
         else:
             alike[values.shape[1:]][constant.name] = values
     stacks = {row: np.concatenate(list(members.values())) for row, members in alike.items()}
@@ -79,18 +75,11 @@ def _store(model: onnx.ModelProto, whole_numbers: bool) -> onnx.ModelProto:
     for row in (row for row in alike if row not in rounded):
         half = stacks[row].astype(np.float16)
         _split(made, made.add("Cast", half, to=TensorProto.FLOAT), alike[row])
-    for constant in made.constants:
-        if constant.data_type == TensorProto.INT64:
-            shapes[constant.name] = to_array(constant).tolist()
-        else:
-            kept.append(constant)
-    first = Graph("t")
-    _split_shapes(first, shapes)
     del graph.initializer[:]
-    graph.initializer.extend([*kept, *first.constants])
+    graph.initializer.extend([*kept, *made.constants])
     nodes = list(graph.node)
     del graph.node[:]
-    graph.node.extend([*first.nodes, *made.nodes, *nodes])
+    graph.node.extend([*made.nodes, *nodes])
     return small
 
 
@@ -131,22 +120,6 @@ def _split(graph: Graph, stack: str, members: Mapping[str, NDArray[np.float32]])
     """Add what gives the members of a stack back under their names."""
     sizes = graph.constant([len(values) for values in members.values()])
     graph.nodes.append(make_node("Split", [stack, sizes], list(members), axis=0))
-
-
-def _split_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Add what gives vectors of whole numbers under their names, from two bytes for each number."""
-    limits = np.iinfo(np.int16)
-    for name, values in shapes.items():
-        if not values or min(values) < limits.min or max(values) > limits.max:
-            graph.constants.append(from_array(np.array(values, np.int64), name))
-    kept = {one.name for one in graph.constants}
-    fitting = {name: values for name, values in shapes.items() if name not in kept}
-    numbers = [number for values in fitting.values() for number in values]
-    stack, sizes = (
-        graph.add("Cast", np.array(whole, np.int16), to=TensorProto.INT64)
-        for whole in (numbers, [len(values) for values in fitting.values()])
-    )
-    graph.nodes.append(make_node("Split", [stack, sizes], list(fitting), axis=0))
 
 
 def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:

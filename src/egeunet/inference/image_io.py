@@ -126,7 +126,7 @@ def read_image(source: Source, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uint
     if isinstance(snapshot, np.ndarray):
         return snapshot
     name = source_name(source) or "The image"
-    return _decode(_read_bytes(snapshot, name, max_bytes), name, max_bytes)
+    return _decode(read_bytes(snapshot, name, max_bytes), name, max_bytes)
 
 
 def take_snapshot(source: Source, *, max_bytes: int = MAX_BYTES) -> Snapshot:
@@ -165,6 +165,39 @@ def take_snapshot(source: Source, *, max_bytes: int = MAX_BYTES) -> Snapshot:
     )
 
 
+def read_bytes(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
+    """Read the bytes of an image file, at most `max_bytes`.
+
+    Args:
+        source: A path, a URL, or the bytes themselves.
+        name: Name of the image in errors.
+        max_bytes: Limit of the file's size.
+
+    Raises:
+        EgeunetError: The file is missing, empty, or larger.
+    """
+    if isinstance(source, bytes):
+        data = source
+    elif is_url(source):
+        data = fetch_bytes(str(source))
+    else:
+        try:
+            with Path(source).open("rb") as file:
+                state = os.fstat(file.fileno())
+                if stat.S_ISREG(state.st_mode) and state.st_size > max_bytes:
+                    raise _too_long(name, max_bytes)
+                data = _read_file(file, name, max_bytes)
+        except IsADirectoryError as error:
+            raise EgeunetError(
+                f"{name} is a folder, not an image: `Segmenter.stream` takes folders."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise _unreadable(name, error) from error
+    if not data:
+        raise EgeunetError(f"{name} is empty (0 bytes): expected an image.")
+    return data
+
+
 def read_reduced(
     snapshot: Snapshot, least: int, name: str | None = None, *, max_bytes: int = MAX_BYTES
 ) -> tuple[NDArray[np.uint8] | Image.Image, NDArray[np.uint8] | EncodedImage]:
@@ -189,7 +222,7 @@ def read_reduced(
     if isinstance(snapshot, np.ndarray):
         return snapshot, snapshot
     name = name or "The image"
-    data = _read_bytes(snapshot, name, max_bytes)
+    data = read_bytes(snapshot, name, max_bytes)
     image, info, turn = _open(data, name, max_bytes, least)
     width, height = info[:2]
     large = image.size != (width, height) or width * height > _LARGE
@@ -218,7 +251,26 @@ def inspect_image(data: bytes, least: int | None = None) -> ImageInfo:
             or `MAX_SIDE` allow.
     """
     name = "The image"
-    return _open(_read_bytes(data, name, len(data)), name, None, least)[1]
+    return _open(read_bytes(data, name, len(data)), name, None, least)[1]
+
+
+@contextmanager
+def open_image(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
+) -> Iterator[tuple[Image.Image, int]]:
+    """Decode an image file in its own mode, with the limits of `read_image`.
+
+    Yields:
+        The decoded image as it is stored, and its EXIF orientation, 1 (upright) to 8.
+
+    Raises:
+        EgeunetError: As for `read_image`; also if the block runs out of memory.
+    """
+    name = os.fspath(path)
+    image, _, turn = _open(read_bytes(path, name, max_bytes), name, max_bytes)
+    with _decoding(name):
+        image.load()
+        yield image, turn
 
 
 def source_name(source: Source) -> str | None:
@@ -308,29 +360,6 @@ def _open(
 def _decode(data: bytes, name: str, max_bytes: int) -> NDArray[np.uint8]:
     image, _, turn = _open(data, name, max_bytes)
     return _to_rgb(image, turn, name)
-
-
-def _read_bytes(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int) -> bytes:
-    if isinstance(source, bytes):
-        data = source
-    elif is_url(source):
-        data = fetch_bytes(str(source))
-    else:
-        try:
-            with Path(source).open("rb") as file:
-                state = os.fstat(file.fileno())
-                if stat.S_ISREG(state.st_mode) and state.st_size > max_bytes:
-                    raise _too_long(name, max_bytes)
-                data = _read_file(file, name, max_bytes)
-        except IsADirectoryError as error:
-            raise EgeunetError(
-                f"{name} is a folder, not an image: `Segmenter.stream` takes folders."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise _unreadable(name, error) from error
-    if not data:
-        raise EgeunetError(f"{name} is empty (0 bytes): expected an image.")
-    return data
 
 
 def _read_file(file: IO[bytes], name: str, max_bytes: int) -> bytes:

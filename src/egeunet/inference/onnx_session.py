@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.weights import Metadata, parse_metadata
+from egeunet.inference.onnx_check import MAX_BYTES, read_onnx
+from egeunet.inference.weights import SHIPPED, Metadata, parse_metadata
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,13 +39,13 @@ def open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.Infer
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what is wrong with a file is said below, in one sentence
+    # ONNX Runtime would take a file with its own mark for its own format, which is not checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    data = _read(path)
+    if path.parent != SHIPPED:  # those are known by their SHA-256
+        _check(data, path)
     try:
-        # From bytes: a graph read so cannot have ONNX Runtime open other files that it names.
-        session = onnxruntime.InferenceSession(
-            path.read_bytes(), options, list(wanted), list(wanted.values())
-        )
-    except OSError as error:
-        raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
+        session = onnxruntime.InferenceSession(data, options, list(wanted), list(wanted.values()))
     except Exception as error:
         # ONNX Runtime's errors share no class of their own.
         raise EgeunetError(
@@ -57,6 +58,50 @@ def open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.Infer
                 f"{provider} cannot start here: install its libraries, or leave it out."
             )
     return session
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_BYTES:
+        raise EgeunetError(f"{path} is larger than {MAX_BYTES // 2**20} MB.")
+    return data
+
+
+def _check(data: bytes, path: Path) -> None:
+    """Refuse a graph that could read files, run without end or take too much memory."""
+    import onnxruntime
+
+    found = read_onnx(data, str(path))
+    metadata = parse_metadata(found.metadata, str(path))
+    if found.inputs != ["image"]:
+        raise _wrong_form(path, metadata)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    skeleton = found.skeleton(metadata.size)
+    try:
+        session = onnxruntime.InferenceSession(skeleton, options, ["CPUExecutionProvider"])
+    except Exception as error:
+        raise EgeunetError(
+            f"{path} is not an ONNX graph that can be run, or is damaged: expected a file that "
+            "`egeunet export` wrote."
+        ) from error
+    values = [*session.get_inputs(), *session.get_outputs()]
+    found.check_shapes({one.name: one.shape for one in values}, str(path))
+
+
+def _wrong_form(path: Path, metadata: Metadata) -> EgeunetError:
+    size, classes = metadata.size, len(metadata.classes)
+    return EgeunetError(
+        f"{path} does not take `image` (B, 3, {size[0]}, {size[1]}) and give `logits` "
+        f"(B, {classes}, {size[0]}, {size[1]}): expected model.onnx of `egeunet export`, or "
+        "another format of that one size."
+    )
 
 
 def _find_providers(
@@ -96,9 +141,5 @@ def check_graph(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
         [("logits", "tensor(float)", [len(metadata.classes), *size])],
     ]
     if given != expected:
-        raise EgeunetError(
-            f"{path} does not take `image` (B, 3, {size[0]}, {size[1]}) and give `logits` "
-            f"(B, {len(metadata.classes)}, {size[0]}, {size[1]}): expected model.onnx of "
-            "`egeunet export`, or another format of that one size."
-        )
+        raise _wrong_form(path, metadata)
     return metadata

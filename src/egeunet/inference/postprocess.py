@@ -1,4 +1,4 @@
-"""Tidying masks: the largest piece alone, and no holes."""
+"""Largest component and hole filling of masks."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 
 
-def tidy(
+def postprocess(
     scores: NDArray[np.float32], threshold: float, largest_component: bool, fill_holes: bool
 ) -> NDArray[np.float32]:
-    """Change probabilities as little as possible so that their mask is tidy.
+    """Change as few probabilities as possible so that their mask has one component or no holes.
 
     Args:
         scores: float32 (h, w) in 0…1.
-        threshold: From which on a pixel is in the mask.
-        largest_component: Take all pieces but the largest to just below the threshold.
-        fill_holes: Then raise what the mask surrounds to just above the threshold.
+        threshold: Pixels with this probability or more are in the mask.
+        largest_component: Lower all components but the largest to just below the threshold.
+        fill_holes: Then raise the holes of the mask to just above the threshold.
 
     Returns:
         float32 (h, w).
@@ -25,46 +25,46 @@ def tidy(
     limit = np.float32(threshold)
     mask = scores >= limit
     if largest_component:
-        other = mask & ~keep_largest(mask)
+        other = mask & ~keep_largest_component(mask)
         scores = np.where(other, np.nextafter(limit, np.float32(0)), scores)
         mask &= ~other
     if fill_holes:
         # Above it: the nearest float32 may be less than the threshold itself.
-        scores = np.where(fill(mask) & ~mask, np.nextafter(limit, np.float32(1)), scores)
+        holes = fill_mask_holes(mask) & ~mask
+        scores = np.where(holes, np.nextafter(limit, np.float32(1)), scores)
     return scores
 
 
-def keep_largest(mask: Mask) -> Mask:
-    """Return the largest piece of a mask (h, w), the upper one of equals.
+def keep_largest_component(mask: Mask) -> Mask:
+    """Return the largest component of a mask (h, w), the upper one of equals.
 
-    Pixels that touch at an edge belong together: at a corner alone, they come apart when the mask
-    is enlarged to the photo's size.
+    Pixels are connected along edges: at a corner, they would come apart when the mask is enlarged.
     """
-    pieces = label(mask)
-    if not pieces.any():
+    labels = label_components(mask)
+    if not labels.any():
         return mask
-    return pieces == np.bincount(pieces[mask]).argmax()
+    return labels == np.bincount(labels[mask]).argmax()
 
 
-def fill(mask: Mask) -> Mask:
-    """Return a mask (h, w) with what it surrounds: the background that no edge leads out of."""
-    outside = label(~np.pad(mask, 1))
+def fill_mask_holes(mask: Mask) -> Mask:
+    """Return a mask (h, w) with the background that is not connected to its border."""
+    outside = label_components(~np.pad(mask, 1))
     return (outside != outside[0, 0])[1:-1, 1:-1]
 
 
-def label(mask: Mask) -> NDArray[np.intp]:
-    """Number the pieces of a mask, whose pixels touch at edges.
+def label_components(mask: Mask) -> NDArray[np.intp]:
+    """Label the connected components of a mask (4-connectivity), as `scipy.ndimage.label` does.
 
     Args:
         mask: bool (h, w).
 
     Returns:
-        (h, w): 0 outside the mask, else the piece's number from 1 on, in reading order.
+        (h, w): 0 outside the mask, else the component's number from 1 on, in reading order.
     """
     padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
     steps = np.diff(padded, axis=1)
-    rows, starts = np.nonzero(steps == 1)
-    _, ends = np.nonzero(steps == -1)  # of the same runs, exclusive
+    rows, starts = np.nonzero(steps == 1)  # runs of pixels
+    _, ends = np.nonzero(steps == -1)  # exclusive
     parent = list(range(len(rows)))
 
     def find(run: int) -> int:

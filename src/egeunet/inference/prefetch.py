@@ -1,4 +1,4 @@
-"""Work that threads do ahead of whoever takes its results."""
+"""A bounded, ordered map over threads."""
 
 from __future__ import annotations
 
@@ -8,57 +8,47 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from egeunet.errors import EgeunetError
+T = TypeVar("T")
+R = TypeVar("R")
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-_SLOW = 0.01  # seconds for an item: who gives them no faster sets the pace
+_SLOW = 0.01  # seconds for an item: a source that takes longer sets the pace
 
 
-def work_ahead(
-    items: Iterable[tuple[K, Callable[[], V]]], threads: int, limit: int
-) -> Generator[tuple[K, V | EgeunetError], None, None]:
-    """Call functions in threads, and hand over what they return, in order.
+def prefetch_map(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int, limit: int
+) -> Generator[R, None, None]:
+    """Apply a function to items in threads, and yield the results in order.
 
     Args:
-        items: What each function is called, and the function. They are taken in the caller's
-            thread, a few before their turn.
-        threads: Functions that run at a time.
-        limit: Items that may wait for their turn, done or not.
+        function: Called in a thread for each item.
+        items: Taken in the caller's thread, at most `limit` + 1 before their turn.
+        threads: Maximum number of calls that run at a time.
+        limit: Maximum number of items that wait for their turn, done or not.
 
     Yields:
-        What the function is called, with what it returned or the `EgeunetError` that it raised;
-        where the items come slowly, as soon as the next one is there.
+        What `function` returned; where items come slowly, as soon as the next one is there.
 
     Raises:
-        Exception: What `items` raises, after the results of the items before.
+        Exception: What `function` or `items` raised, after the results of the items before.
     """
-    waiting: deque[tuple[K, Future[V | EgeunetError]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
     source = iter(items)
     end: Exception | None = None
     try:
         while end is None:
             start = time.monotonic()
             try:
-                key, work = next(source)
+                item = next(source)
             except Exception as error:
                 end = error
-            # Of a quick source one is taken for one that is handed over: the threads keep busy.
+            # From a quick source one item is taken per result: the threads stay busy.
             slow = time.monotonic() - start > _SLOW
             if end is None:
-                waiting.append((key, pool.submit(_call, work)))
-            while waiting and (end or len(waiting) > limit or (slow and waiting[0][1].done())):
-                yield waiting[0][0], waiting.popleft()[1].result()  # and kept by no name
+                waiting.append(pool.submit(function, item))
+            while waiting and (end or len(waiting) > limit or (slow and waiting[0].done())):
+                yield waiting.popleft().result()  # and kept by no name
         if not isinstance(end, StopIteration):
             raise end
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _call(work: Callable[[], V]) -> V | EgeunetError:
-    try:
-        return work()
-    except EgeunetError as error:
-        return error

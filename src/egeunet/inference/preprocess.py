@@ -1,4 +1,4 @@
-"""What happens to a photo before the network and to its probability afterwards, defined once.
+"""Preprocessing of images and upsampling of probabilities, as every runtime does it.
 
 The trainer, the exported graphs and the browser page are tested against these functions.
 """
@@ -15,43 +15,43 @@ SIZE = 256
 _ROWS = 4096  # of a mask that are computed at a time
 _VALUES = 16_000_000  # probabilities of several classes that are computed at a time
 NAME = "rgb-bilinear-minmax255"
-"""What exported weights call this preprocessing in their metadata."""
+"""Name of this preprocessing in the metadata of exported weights."""
 
 
-def resize(photo: NDArray[np.uint8], size: tuple[int, int] = (SIZE, SIZE)) -> NDArray[np.uint8]:
-    """Resize a photo, averaging over the pixels that fall together when it shrinks.
+def resize(image: NDArray[np.uint8], size: tuple[int, int] = (SIZE, SIZE)) -> NDArray[np.uint8]:
+    """Resize an image bilinearly, with antialiasing when it shrinks.
 
     Args:
-        photo: RGB, uint8 (H, W, 3).
-        size: Height and width wanted.
+        image: RGB, uint8 (H, W, 3).
+        size: Target height and width.
 
     Returns:
         RGB, uint8 (h, w, 3).
     """
-    return np.asarray(_resize(photo, size))
+    return np.asarray(_resize(image, size))
 
 
-def _resize(photo: NDArray[np.uint8] | Image.Image, size: tuple[int, int]) -> Image.Image:
+def _resize(image: NDArray[np.uint8] | Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
-    image = photo if isinstance(photo, Image.Image) else Image.fromarray(photo)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def scale(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Stretch each image so that its darkest value is 0 and its brightest 255.
+def min_max_normalize(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale each image so that its darkest value is 0 and its brightest 255.
 
     Args:
-        image: One image (h, w, 3) or several (..., h, w, 3), uint8 or float; the order of the
-            three axes does not matter.
+        images: One image (h, w, 3) or several (..., h, w, 3), uint8 or float; the order of the
+            last three axes does not matter.
 
     Returns:
         float32 of the same shape in 0…255: (x - min) / (max - min) · 255 with one minimum and one
         maximum over all pixels and channels of an image. A constant image gives zeros.
     """
-    low = image.min(axis=(-3, -2, -1), keepdims=True).astype(np.float32)
-    high = image.max(axis=(-3, -2, -1), keepdims=True).astype(np.float32)
+    low = images.min(axis=(-3, -2, -1), keepdims=True).astype(np.float32)
+    high = images.max(axis=(-3, -2, -1), keepdims=True).astype(np.float32)
     span = np.where(high > low, high - low, np.float32(1))
-    scaled = image.astype(np.float32)
+    scaled = images.astype(np.float32)
     scaled -= low  # in place: a new array for each step takes eight times as long
     scaled /= span
     scaled *= np.float32(255)
@@ -59,28 +59,28 @@ def scale(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def to_input(
-    photo: NDArray[np.uint8] | Image.Image, size: tuple[int, int] = (SIZE, SIZE)
+    image: NDArray[np.uint8] | Image.Image, size: tuple[int, int] = (SIZE, SIZE)
 ) -> NDArray[np.float32]:
-    """Make of a photo what the network takes: resized, scaled, channels first.
+    """Preprocess an image for the network: resized, normalized, channels first.
 
     Args:
-        photo: RGB, uint8 (H, W, 3), or an RGB image.
+        image: RGB, uint8 (H, W, 3), or an RGB Pillow image.
         size: Height and width of the network's input.
 
     Returns:
         float32 (3, h, w) in 0…255.
     """
     # Pillow takes the channels apart in less than half of numpy's time.
-    planes = np.stack([np.asarray(plane) for plane in _resize(photo, size).split()])
-    return scale(planes)  # which takes its three last axes in any order
+    planes = np.stack([np.asarray(plane) for plane in _resize(image, size).split()])
+    return min_max_normalize(planes)
 
 
-def restore(probability: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring a probability map back to the photo's size, bilinearly.
+def upsample(probability: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize a probability map to the image's size, bilinearly.
 
     Args:
         probability: float32 (h, w) in 0…1.
-        size: Height and width of the photo.
+        size: Height and width of the image.
 
     Returns:
         float32 (H, W) in 0…1.
@@ -92,19 +92,19 @@ def restore(probability: NDArray[np.float32], size: tuple[int, int]) -> NDArray[
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def restore_mask(
+def upsample_mask(
     probability: NDArray[np.float32], size: tuple[int, int], threshold: float
 ) -> NDArray[np.bool_]:
-    """Give `restore(probability, size) >= threshold` without the probabilities of each pixel.
+    """Compute `upsample(probability, size) >= threshold` without the probability of each pixel.
 
-    Along a row of the photo, the probability is linear between the centres of two columns of the
-    map: the mask is what lies between the places where it crosses the threshold. They agree but for
-    pixels whose probability is the threshold up to rounding.
+    Along a row of the image, the probability is linear between the centres of two columns of the
+    map, so the mask changes where it crosses the threshold. Both agree except for pixels whose
+    probability equals the threshold up to rounding.
 
     Args:
         probability: float32 (h, w) in 0…1.
-        size: Height and width of the photo.
-        threshold: Of the mask.
+        size: Height and width of the image.
+        threshold: Pixels with this probability or more are in the mask.
 
     Returns:
         bool (H, W).
@@ -112,7 +112,7 @@ def restore_mask(
     height, width = size
     rows, columns = probability.shape
     if height <= rows or width <= columns:  # shrinking averages, and small images need no haste
-        return restore(probability, size) >= np.float32(threshold)
+        return upsample(probability, size) >= np.float32(threshold)
     # The outermost values reach to the rim.
     padded = np.pad(probability.astype(np.float64), ((0, 0), (1, 1)), "edge")
     flips = np.zeros((height, width), np.uint8)
@@ -122,7 +122,7 @@ def restore_mask(
     return np.bitwise_xor.accumulate(flips, axis=1, out=flips).view(np.bool_)
 
 
-def restore_classes(scores: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
+def upsample_classes(scores: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the most probable class of each pixel, without all probabilities at once.
 
     Args:

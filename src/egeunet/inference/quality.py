@@ -1,9 +1,8 @@
-"""How good a mask probably is, told from the probabilities it was cut from.
+"""Estimated Dice score of a mask, from the probabilities it was cut from.
 
-Two numbers of the probability map p are enough: the Dice that it expects of itself, Σp² / Σp, and
-its mean. A logistic function of both, fitted on the validation part when weights are exported
-(`egeunet.export.quality`), turns them into an expected Dice. It is a statement about photos like
-those it was fitted on; no guarantee, and no diagnosis.
+A logistic function of two features of the probability map p, fitted on the validation split when
+weights are exported (`egeunet.export.quality`). The estimate holds for images like those it was
+fitted on; it is no guarantee and no diagnosis.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from numpy.typing import NDArray
 FAILURE = 0.65
 """A Jaccard index below it is a failure, as in the ISIC 2018 challenge."""
 REVIEW = 2 * FAILURE / (1 + FAILURE)
-"""The same as a Dice score: a mask of which less is expected wants to be looked at."""
+"""The same as a Dice score: masks with a lower estimate should be reviewed."""
 
 
 @dataclass(frozen=True)
-class QualityModel:
-    """The fitted numbers, one set for one view of a photo and one for the mean of mirror images.
+class DiceEstimator:
+    """Coefficients of the estimate.
 
     Args:
-        plain: Intercept and the weights of `evidence`.
+        plain: Intercept and the weights of `features`.
         tta: Likewise, for test-time augmentation.
-        photos: How many it was fitted on.
+        photos: Number of images it was fitted on.
     """
 
     plain: tuple[float, ...]
@@ -36,41 +35,41 @@ class QualityModel:
     photos: int
 
     @classmethod
-    def from_json(cls, text: str) -> QualityModel:
-        """Read what `to_json` wrote.
+    def from_json(cls, text: str) -> DiceEstimator:
+        """Parse what `to_json` wrote.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The text is something else.
         """
         try:
             values = json.loads(text)
             plain, tta = (tuple(map(float, values[name])) for name in ("plain", "tta"))
             photos = int(values["photos"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(text) from error
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(text[:100]) from error
         if len(plain) != 3 or len(tta) != 3 or not all(map(math.isfinite, plain + tta)):
-            raise ValueError(text)
+            raise ValueError(text[:100])
         return cls(plain, tta, photos)
 
     def to_json(self) -> str:
-        """Return it as the metadata of a graph holds it."""
+        """Return the coefficients as JSON, for the metadata of an exported graph."""
         return json.dumps(asdict(self))
 
-    def expect_dice(self, scores: NDArray[np.float32], tta: bool = False) -> float:
-        """Return the Dice score to be expected of the mask of a probability map (h, w), 0…1."""
+    def estimate(self, scores: NDArray[np.float32], tta: bool = False) -> float:
+        """Estimate the Dice score, 0…1, of the mask of a probability map (h, w)."""
         intercept, *weights = self.tta if tta else self.plain
-        return float(1 / (1 + np.exp(-(intercept + np.dot(weights, evidence(scores))))))
+        return float(1 / (1 + np.exp(-(intercept + np.dot(weights, features(scores))))))
 
 
-def evidence(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return what speaks for the quality of a mask.
+def features(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the features that the Dice score is estimated from.
 
     Args:
-        scores: Probability of the lesion at the network's size, (h, w).
+        scores: Foreground probability at the network's size, float32 (h, w) in 0…1.
 
     Returns:
         float64 (2,): log(1.01 - Σp² / Σp), lower when the network is surer of what it marked, and
-        log(0.001 + mean p), the size of it: of two masks as sure, the larger is the better one.
+        log(0.001 + mean p), the size of the mask: of two equally sure masks the larger is better.
     """
     p = scores.ravel()
     total, square = float(p.sum()), float(np.dot(p, p))

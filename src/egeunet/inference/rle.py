@@ -1,7 +1,7 @@
-"""Masks as run lengths, in the form of COCO (Lin et al., ECCV 2014; `pycocotools`).
+"""Uncompressed run-length encoding of masks, in COCO's form (`pycocotools`).
 
-`size` is [H, W]; `counts` are how many pixels lie outside the mask, then inside, then outside and
-so on, column after column from the top left. The first may be 0. They are not compressed.
+`size` is [H, W]; `counts` are lengths of runs outside and inside the mask in turn, in column-major
+order from the top left. The first count may be 0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def encode(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Return the run lengths of a mask, bool (H, W)."""
+    """Encode a mask, bool (H, W)."""
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts: list[int] = np.diff(edges, prepend=0, append=flat.size).tolist()
@@ -19,7 +19,7 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
 
 
 def decode(runs: dict[str, list[int]]) -> NDArray[np.bool_]:
-    """Return the mask, bool (H, W), that run lengths stand for.
+    """Decode run lengths to a mask, bool (H, W).
 
     Raises:
         ValueError: The counts do not add up to the size.

@@ -1,14 +1,14 @@
-"""From photos to results, with ONNX Runtime."""
+"""Segmentation of images with exported weights in ONNX Runtime."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,51 +27,52 @@ from egeunet.inference.image_io import (
     take_snapshot,
 )
 from egeunet.inference.onnx_session import Provider, check_graph, open_session
-from egeunet.inference.paths import find_photos
-from egeunet.inference.postprocess import tidy
-from egeunet.inference.prefetch import work_ahead
+from egeunet.inference.paths import find_images
+from egeunet.inference.postprocess import postprocess
+from egeunet.inference.prefetch import prefetch_map
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
 from egeunet.inference.weights import find_weights, weights_name
 from egeunet.memory import keep_freed_memory
 
-_ENOUGH = 2  # times the network's size: a large JPEG is decoded no further than to this
-_MOST_THREADS = 8  # by default, for the sake of memory
+_OVERSAMPLING = 2  # a large JPEG is decoded at no less than this times the network's size
+_MAX_THREADS = 8  # by default, to limit memory
 
 
 class Segmenter:
-    """A trained network that segments photos.
+    """A trained model that segments images.
 
     Args:
-        weights: A run folder, an .onnx file from `egeunet export`, the name of weights that come
-            with the package ("isic2018", the default), or `https://…/x.onnx#sha256=…`.
-        threads: Photos of a list or stream that are in the network at a time, while a further one
-            is decoded; by default as many as there are cores, 8 at most. One photo takes one
-            thread: the network is too small to gain by more.
-        providers: ONNX Runtime's execution providers in order of preference, such as "cuda",
-            "coreml", "nnapi", "openvino" or "webgpu" where the installed build of ONNX Runtime has
-            them, in full ("CUDAExecutionProvider") or short; in a list also with their options,
-            `("cuda", {"device_id": 1})`. The CPU by default, and always last.
-        threshold: Probability from which a pixel is lesion, between 0 and 1; by default what the
-            weights say. Networks of several classes have none.
-        tta: Average over the photo and its three mirror images: four times the work.
-        largest_component: Keep the largest piece of the mask alone. One class only.
-        fill_holes: Add what the mask surrounds. One class only.
-        max_bytes: Memory that reading one image may take, see
-            `egeunet.inference.image_io.read_image`; `threads` + 1 images are read at a time.
+        weights: A run folder, an .onnx file from `egeunet export`, the name of shipped weights
+            ("isic2018", the default), or `https://…/x.onnx#sha256=…`.
+        threads: Images of a list or stream that are in the network at a time, while another one is
+            decoded. Default: one per core, at most 8. One image uses one thread: the network is
+            too small to gain from more.
+        providers: ONNX Runtime execution providers in order of preference, such as "cuda",
+            "coreml", "nnapi", "openvino" or "webgpu" where the installed build has them, in full
+            ("CUDAExecutionProvider") or short; in a list also with their options,
+            `("cuda", {"device_id": 1})`. Falls back to the CPU, which is the default.
+        threshold: Pixels with this probability or more are in the mask, between 0 and 1. Default:
+            the threshold in the weights. Not for models of several classes.
+        tta: Test-time augmentation: average over the image and its three mirror images, at four
+            times the cost.
+        largest_component: Keep only the largest component of the mask. One class only.
+        fill_holes: Fill the holes of the mask. One class only.
+        max_bytes: Memory that reading one image may take (see
+            `egeunet.inference.image_io.read_image`); up to `threads` + 1 are read at a time.
 
     Attributes:
-        metadata: What the weights say of themselves.
+        metadata: What the weights state about themselves.
         weights: Their name, "@" and SHA-256.
         threshold: The threshold in use.
 
     Raises:
         EgeunetError: The weights are missing, damaged, or not from `egeunet export`; or ONNX
             Runtime is not installed.
-        UsageError: A setting is out of its range, or a provider is not installed or cannot start.
+        UsageError: A setting is out of range, or a provider is not installed or cannot start.
 
     Example:
-        >>> result = Segmenter("runs/x")("photo.jpg")
+        >>> result = Segmenter("isic2018")("image.jpg")
         >>> result.area, result.box
         >>> result.save("mask.png")
     """
@@ -99,104 +100,171 @@ class Segmenter:
         self._session = open_session(path, self._providers)
         self.weights = f"{weights_name(path)}@{sha256_file(path)}"
         self.metadata = check_graph(self._session, path)
-        own = threshold is not None or largest_component or fill_holes
-        if own and len(self.metadata.classes) > 1:
+        for_one_class = threshold is not None or largest_component or fill_holes
+        if for_one_class and len(self.metadata.classes) > 1:
             raise UsageError(
-                f"{path} tells several classes apart and takes no threshold, largest_component "
-                "or fill_holes."
+                f"{path} segments several classes: threshold, largest_component and fill_holes are "
+                "for one class."
             )
-        self._threads = threads or min(_MOST_THREADS, count_cores())
-        self._max_bytes = max_bytes
+        self.threads = threads or min(_MAX_THREADS, count_cores())
+        self.max_bytes = max_bytes
         self.tta = tta
         self.largest_component, self.fill_holes = largest_component, fill_holes
         self.threshold = self.metadata.threshold if threshold is None else float(threshold)
 
     def __reduce__(self) -> tuple[Callable[[], Segmenter], tuple[()]]:
-        """Pickle where the weights lie and the settings: other processes open the file anew."""
-        again = partial(
+        """Pickle the path of the weights and the settings: other processes open the file anew."""
+        reopen = partial(
             type(self),
             self._path,
-            threads=self._threads,
+            threads=self.threads,
             providers=self._providers,
             threshold=self.threshold if len(self.metadata.classes) == 1 else None,
             tta=self.tta,
             largest_component=self.largest_component,
             fill_holes=self.fill_holes,
-            max_bytes=self._max_bytes,
+            max_bytes=self.max_bytes,
         )
-        return again, ()
+        return reopen, ()
 
     @overload
-    def __call__(self, photo: list[Source] | tuple[Source, ...]) -> list[Result]: ...
+    def __call__(self, image: list[Source] | tuple[Source, ...]) -> list[Result]: ...
     @overload
-    def __call__(self, photo: Source) -> Result: ...
-    def __call__(self, photo: Source | list[Source] | tuple[Source, ...]) -> Result | list[Result]:
-        """Segment one photo, or each of a list.
+    def __call__(self, image: Source) -> Result: ...
+    def __call__(self, image: Source | list[Source] | tuple[Source, ...]) -> Result | list[Result]:
+        """Segment one image, or each image of a list or batch.
 
         Args:
-            photo: A path, the bytes of an image file, an open binary file, a Pillow image or an
-                array (see `egeunet.inference.image_io.read_image`); or a list of these.
+            image: A path, a URL, the bytes of an image file, an open binary file, a Pillow image or
+                an array (see `egeunet.inference.image_io.read_image`); a list or tuple of these, or
+                an array (N, H, W, C).
 
         Returns:
             One result, or a list of them in the same order.
 
         Raises:
-            EgeunetError: A photo cannot be read.
+            EgeunetError: An image cannot be read.
         """
-        if isinstance(photo, (list, tuple)):
-            return list(self.stream(photo))
-        return self._segment(self._take(photo), source_name(photo), nullcontext())
+        if isinstance(image, (list, tuple)) or (isinstance(image, np.ndarray) and image.ndim == 4):
+            return list(self.stream(image))
+        return self.segment(take_snapshot(image, max_bytes=self.max_bytes), source_name(image))
 
+    @overload
     def stream(
-        self, photos: Source | Iterable[Source], *, recursive: bool = False
-    ) -> Iterator[Result]:
-        """Segment photos, several at a time, and give the results in order.
+        self,
+        images: Source | Iterable[Source],
+        *,
+        recursive: bool = False,
+        on_error: Literal["raise"] = "raise",
+    ) -> Generator[Result, None, None]: ...
+    @overload
+    def stream(
+        self,
+        images: Source | Iterable[Source],
+        *,
+        recursive: bool = False,
+        on_error: Literal["return"],
+    ) -> Generator[Result | EgeunetError, None, None]: ...
+    def stream(
+        self,
+        images: Source | Iterable[Source],
+        *,
+        recursive: bool = False,
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Result | EgeunetError]:
+        """Segment images in threads, and yield the results in order.
 
         Args:
-            photos: A folder, a glob pattern, one photo, or any iterable of photos, such as an array
-                (N, H, W, C); it is read only a few photos ahead, so that memory stays bounded
-                however many there are. Arrays, images and open files are read when they are
-                given: the next may be the same object, changed.
-            recursive: Also look into the folder's subfolders.
+            images: A folder, a glob pattern, one image, or any iterable of images, such as an array
+                (N, H, W, C). It is read only a few images ahead, so that memory stays bounded.
+                Arrays, Pillow images and open files are read when they are taken from it: the next
+                may be the same object, changed.
+            recursive: Include the folder's subfolders.
+            on_error: "raise" ends the stream at an image that cannot be read; "return" yields the
+                `EgeunetError` in the place of its result and continues.
 
         Yields:
-            One result per photo, in order; where photos come slowly, when the next one is there.
+            One result per image, in order; where images come slowly, when the next one is there.
 
         Raises:
-            EgeunetError: A photo cannot be read. See `outcomes` to go on after such a photo. What
-                the iterable itself raises comes after the results of the photos before.
+            EgeunetError: An image cannot be read. What the iterable itself raises comes after the
+                results of the images before.
         """
-        with closing(self.outcomes(photos, recursive=recursive)) as outcomes:
-            for _, outcome in outcomes:
-                if isinstance(outcome, EgeunetError):
-                    raise outcome
-                yield outcome
+        if on_error not in ("raise", "return"):
+            raise UsageError(f"on_error is {on_error!r}: expected 'raise' or 'return'.")
+        if isinstance(images, (str, os.PathLike)) and not is_url(images):
+            images = list(find_images([os.fspath(images)], recursive))
+        network = BoundedSemaphore(self.threads)
 
-    def outcomes(
-        self, photos: Source | Iterable[Source], *, recursive: bool = False
-    ) -> Generator[tuple[Source, Result | EgeunetError], None, None]:
-        """Segment photos as `stream` does, but hand over the error of a broken photo and go on.
+        def run(item: tuple[Snapshot | EgeunetError, str | None]) -> Result | EgeunetError:
+            try:
+                snapshot, name = item
+                if isinstance(snapshot, EgeunetError):
+                    return snapshot
+                return self.segment(snapshot, name, network)
+            except EgeunetError as error:
+                return error
+
+        # What is taken now, its owner may change as soon as the next one is asked for.
+        items = ((self._take(image), source_name(image)) for image in list_sources(images))
+        # More than the threads: a slow image should not stop the others.
+        limit = 2 * self.threads + 1
+        results = prefetch_map(run, items, threads=self.threads + 1, limit=limit)
+        try:
+            for result in results:
+                if on_error == "raise" and isinstance(result, EgeunetError):
+                    raise result
+                yield result
+        finally:
+            results.close()
+
+    def segment(
+        self,
+        snapshot: Snapshot,
+        name: str | None = None,
+        network: AbstractContextManager[Any] | None = None,
+    ) -> Result:
+        """Segment one image under a given name.
 
         Args:
-            photos: As for `stream`.
-            recursive: As for `stream`.
+            snapshot: A path, a URL, the bytes of an image file, or RGB, uint8 (H, W, 3).
+            name: Name of the image, for its result and its errors.
+            network: Entered while the network runs, such as a semaphore that threads share.
 
-        Yields:
-            Each photo as it was given, with its result or with the error that says what is wrong.
+        Raises:
+            EgeunetError: The image cannot be read.
         """
-        if isinstance(photos, (str, os.PathLike)) and not is_url(photos):
-            photos = find_photos([os.fspath(photos)], recursive)
-        network = BoundedSemaphore(self._threads)
-        # What is taken now, its owner may change as soon as the next one is asked for.
-        jobs = (
-            (photo, partial(self._segment, self._take(photo), source_name(photo), network))
-            for photo in list_sources(photos)
+        size = self.metadata.size
+        least = _OVERSAMPLING * max(size)
+        try:
+            whole, kept = read_reduced(snapshot, least, name, max_bytes=self.max_bytes)
+            image = to_input(whole, size)
+            del whole  # a large one should not wait for the network
+            with network or nullcontext():
+                logits = self.logits(image[None])[0]
+        except MemoryError as error:
+            raise EgeunetError(f"{name or 'The image'} needs more memory than there is.") from error
+        if not np.isfinite(logits.sum()):  # NaN and infinity spread to the sum
+            raise EgeunetError(
+                "The network returned values that are not finite: the weights are damaged. Export "
+                "them again."
+            )
+        scores = sigmoid(logits[0]) if len(logits) == 1 else _softmax(logits)
+        estimator = self.metadata.quality
+        quality = estimator.estimate(scores, self.tta) if estimator else None
+        if self.largest_component or self.fill_holes:
+            scores = postprocess(scores, self.threshold, self.largest_component, self.fill_holes)
+        return Result(
+            encoded=kept,
+            scores=scores,
+            threshold=self.threshold,
+            classes=self.metadata.classes,
+            source=name,
+            quality=quality,
         )
-        limit = 2 * self._threads + 1  # a slow photo shall not stop the others
-        yield from work_ahead(jobs, self._threads + 1, limit)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the network alone; with `tta` over the mirror images too.
+        """Run the network; with `tta` also over the mirror images.
 
         Args:
             images: float32 (B, 3, h, w) of the size in `metadata`, as
@@ -210,42 +278,11 @@ class Segmenter:
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._session.run(["logits"], {"image": images})[0]
 
-    def _take(self, photo: Source) -> Snapshot | EgeunetError:
+    def _take(self, image: Source) -> Snapshot | EgeunetError:
         try:
-            return take_snapshot(photo, max_bytes=self._max_bytes)
+            return take_snapshot(image, max_bytes=self.max_bytes)
         except EgeunetError as error:
             return error
-
-    def _segment(
-        self, taken: Snapshot | EgeunetError, name: str | None, network: AbstractContextManager[Any]
-    ) -> Result:
-        if isinstance(taken, EgeunetError):
-            raise taken
-        size = self.metadata.size
-        least = _ENOUGH * max(size)
-        whole, photo = read_reduced(taken, least, name, max_bytes=self._max_bytes)
-        image = to_input(whole, size)
-        del whole  # a large one shall not wait for the network
-        with network:
-            logits = self.logits(image[None])[0]
-        if not np.isfinite(logits.sum()):  # which one value spoils
-            raise EgeunetError(
-                "The network gave values that are not finite: its weights are damaged; export them "
-                "again."
-            )
-        scores = sigmoid(logits[0]) if len(logits) == 1 else _softmax(logits)
-        model = self.metadata.quality
-        quality = model.expect_dice(scores, self.tta) if model else None
-        if self.largest_component or self.fill_holes:
-            scores = tidy(scores, self.threshold, self.largest_component, self.fill_holes)
-        return Result(
-            image=photo,
-            scores=scores,
-            threshold=self.threshold,
-            classes=self.metadata.classes,
-            source=name,
-            quality=quality,
-        )
 
 
 def average_mirrors(
@@ -268,7 +305,7 @@ def average_mirrors(
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return probabilities, without an overflow at any logit."""
+    """Return probabilities, without overflow at any logit."""
     return np.float32(0.5) + np.float32(0.5) * np.tanh(logits * np.float32(0.5))
 
 

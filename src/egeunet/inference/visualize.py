@@ -1,4 +1,4 @@
-"""Outlines of masks, and masks drawn over photos."""
+"""Contours, bounding boxes and overlays of masks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 _BAND = 4_000_000  # pixels that are looked at at a time, so that large masks take little memory
 
-# Okabe and Ito's colours, which stay apart for colour-blind eyes; the first is seldom skin's.
-_COLOURS: tuple[Colour, ...] = (
+# Okabe and Ito's palette, distinct for color-blind readers; the first is rare on skin.
+_COLORS: tuple[Color, ...] = (
     (0, 158, 115),
     (230, 159, 0),
     (86, 180, 233),
@@ -25,26 +25,25 @@ _COLOURS: tuple[Colour, ...] = (
 )
 
 
-def class_colour(index: int) -> Colour:
-    """Return the colour of a class: black for the background 0, then distinct colours."""
+def class_color(index: int) -> Color:
+    """Return the RGB color of a class: black for the background 0, then distinct colors."""
     if index == 0:
         return 0, 0, 0
-    if index <= len(_COLOURS):
-        return _COLOURS[index - 1]
-    # Steps of the golden ratio round the colour wheel never meet.
+    if index <= len(_COLORS):
+        return _COLORS[index - 1]
+    # Steps of the golden ratio around the color wheel never repeat.
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    """Return the smallest box around the true pixels.
+    """Return the bounding box of a mask.
 
     Args:
         mask: bool (H, W).
 
     Returns:
-        (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, so that `mask[y0:y1, x0:x1]` holds all of
-        it; None when the mask is empty.
+        (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None if the mask is empty.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
@@ -143,32 +142,33 @@ def _cycles(vertical: Sequence[int]) -> list[list[int]]:
 
 
 def draw_overlay(
-    photo: NDArray[np.uint8], classes: NDArray[np.uint8], opacity: float
+    image: NDArray[np.uint8], classes: NDArray[np.uint8], opacity: float
 ) -> Image.Image:
-    """Tint the pixels of each class above 0 in its colour and outline them.
+    """Tint the pixels of each class above 0 in its color and outline them.
 
     Args:
-        photo: RGB, uint8 (H, W, 3).
+        image: RGB, uint8 (H, W, 3).
         classes: Class of each pixel, uint8 (H, W); 0 is the background.
-        opacity: Of the tint, 0 (outline alone) to 1.
+        opacity: Opacity of the tint, 0 (outline only) to 1.
 
     Returns:
-        An RGB image of the photo's size; the outline is a 256th of its shorter side wide.
+        An RGB image of the same size; the outline is 1/256 of its shorter side wide.
     """
-    image = Image.fromarray(photo)
-    draw = ImageDraw.Draw(image)
-    width = max(1, round(min(image.size) / 256))
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
+    width = max(1, round(min(drawn.size) / 256))
     for index in np.flatnonzero(np.bincount(classes.ravel(), minlength=1)):
         if index == 0:
             continue
-        colour = class_colour(int(index))
+        color = class_color(int(index))
         inside = classes == index
-        rows = max(1, _BAND // image.width)
-        for top in range(0, image.height, rows):
+        rows = max(1, _BAND // drawn.width)
+        for top in range(0, drawn.height, rows):
             strength = inside[top : top + rows] * np.uint8(round(opacity * 255))
-            box = (0, top, image.width, top + len(strength))
-            image.paste(colour, box, Image.fromarray(strength))
+            drawn.paste(
+                color, (0, top, drawn.width, top + len(strength)), Image.fromarray(strength)
+            )
         for polygon in trace_contours(inside):
             closed = np.concatenate((polygon, polygon[:2]))
-            draw.line(list(map(tuple, closed.tolist())), fill=colour, width=width)
-    return image
+            draw.line(list(map(tuple, closed.tolist())), fill=color, width=width)
+    return drawn

@@ -13,10 +13,11 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, cache_folder, sha256_file
 from egeunet.inference import preprocess
 from egeunet.inference.fetch import fetch_bytes, is_url
-from egeunet.inference.quality import QualityModel
+from egeunet.inference.quality import DiceEstimator
 
 DEFAULT = "isic2018"
 SHIPPED = Path(__file__).parents[1] / "weights"
+_LARGEST_SIDE = 4096  # pixels of the network's input
 _NONSENSE = "The metadata of {} makes no sense: expected a file that `egeunet export` wrote."
 
 
@@ -147,7 +148,7 @@ class Metadata:
     size: tuple[int, int]
     threshold: float
     classes: tuple[str, ...]
-    quality: QualityModel | None = None
+    quality: DiceEstimator | None = None
     protocol: str = ""
     data_licence: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -180,7 +181,7 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             size=(height, width),
             threshold=float(entries["threshold"]),
             classes=tuple(names) if isinstance(names, list) else (),
-            quality=QualityModel.from_json(entries["quality"]) if "quality" in entries else None,
+            quality=DiceEstimator.from_json(entries["quality"]) if "quality" in entries else None,
             protocol=entries.get("protocol", ""),
             data_licence=entries.get("data_licence", ""),
             scores={key: float(value) for key, value in scores},
@@ -194,10 +195,10 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             f"{name} does not say its {error.args[0]} in its metadata: "
             "expected a file that `egeunet export` wrote."
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise EgeunetError(_NONSENSE.format(name)) from error
     if (
-        min(metadata.size) < 1
+        not 1 <= min(metadata.size) <= max(metadata.size) <= _LARGEST_SIDE
         or not 0 < metadata.threshold < 1
         or not 1 <= count <= 255
         or len(metadata.classes) != count

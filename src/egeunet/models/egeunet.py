@@ -163,7 +163,6 @@ class GAB(nn.Module):
     ) -> None:
         super().__init__()
         group = low_channels // GROUPS * 2 + mask
-        self.planar = max(dilations) <= kernels.MAX_DILATION
         self.project = nn.Conv2d(high_channels, low_channels, 1)
         self.norm = ChannelLayerNorm(GROUPS * group, groups=GROUPS)
         self.convs = nn.ModuleList(
@@ -176,8 +175,9 @@ class GAB(nn.Module):
     def forward(self, high: Tensor, low: Tensor, mask: Tensor | None) -> Tensor:
         """Map high (B, C_h, h, w), low (B, C, H, W), mask logit (B, 1, H, W) to low's shape."""
         high = self.project(high)
-        if self.planar and kernels.usable(high, low):
-            return kernels.bridge(high, low, mask, self.norm, self.convs, self.tail)
+        layers = self.norm, self.convs, self.tail
+        if kernels.usable_bridge(high, low, mask, *layers):
+            return kernels.bridge(high, low, mask, *layers)
         high = resize(high, low.shape[-2:])
         parts: list[Tensor] = []
         for pair in zip(high.chunk(GROUPS, dim=1), low.chunk(GROUPS, dim=1), strict=True):
@@ -279,7 +279,7 @@ class _EncoderStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block(x)
-        if kernels.usable(x):
+        if kernels.usable_norm(x, self.norm):
             return gelu(kernels.norm_pool(x, self.norm))
         return gelu(F.max_pool2d(self.norm(x), 2))
 
@@ -292,7 +292,7 @@ class _DecoderStage(nn.Module):
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         x = self.block(x)
-        if kernels.usable(x):
+        if kernels.usable_norm(x, self.norm):
             return gelu(kernels.norm_resize(x, self.norm, size))
         return gelu(resize(self.norm(x), size))
 

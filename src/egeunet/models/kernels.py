@@ -1,9 +1,9 @@
-"""Fast CPU code for the parts of EGE-UNet that general kernels do badly: `kernels.c`.
+"""Compiled CPU kernels for EGE-UNet's layers and loss, with the checks that decide when they run.
 
 The framework's kernels are made for wide channels; this network has 8 to 64, and its four channel
 groups at 128×128 have 5. `kernels.c` computes the same in planes that stay in the cache; see
-`egeunet.native` for how it comes to run. Without a compiler, on other devices, in other precisions,
-under autocast, compile or export, the plain formulas of `layers.py` and `egeunet.py` run instead.
+`egeunet.native` for how it is compiled. Callers ask `usable`, `usable_norm` or `usable_bridge`
+first and compute the plain formulas of `layers.py` and `egeunet.py` where the answer is no.
 """
 
 from __future__ import annotations
@@ -15,26 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import once_differentiable
+from torch.nn.modules import module as nn_module
 
 from egeunet.native import Long, call, load
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _GROUPS = 4
-MAX_DILATION = 8  # of a bridge; the border of zeros in `kernels.c`
-
-
-def usable(*tensors: Tensor) -> bool:
-    """Whether `kernels.c` can compute with these tensors here and now."""
-    return (
-        all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and type(tensors[0]) is Tensor  # neither traced nor counted
-        and not torch._C._len_torch_dispatch_stack()
-        and library() is not None
-    )
+_BRIDGE_EPS = 1e-6  # EPS_BRIDGE in `kernels.c`
+_MAX_DILATION = 8  # PAD in `kernels.c`, the border of zeros around a plane
+_MAX_ROW = 1 << 16  # floats of one row of a map, which `kernels.c` keeps on the stack
 
 
 def library() -> Any:
@@ -42,14 +33,131 @@ def library() -> Any:
     return load(_SOURCE)
 
 
-def norm_pool(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+def usable(*tensors: Tensor) -> bool:
+    """Return whether the kernels may compute with these tensors here and now.
+
+    They take plain float32 tensors on the CPU, the first of shape (B, C, H, W), outside of
+    autocast, tracing, compilation, export, `torch.func` and forward-mode differentiation.
+    """
+    return (
+        _mode_is_plain()
+        and all(type(t) is Tensor or type(t) is nn.Parameter for t in tensors)
+        and tensors[0].dim() == 4
+        and tensors[0].numel() > 0
+        and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+        and not any(t.layout != torch.strided or t.is_neg() for t in tensors)
+        and library() is not None
+    )
+
+
+def usable_channel_norm(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Return whether `channel_norm` takes these; weight and bias are (C,)."""
+    return usable(x, weight, bias) and weight.shape == bias.shape == x.shape[1:2]
+
+
+def usable_norm(x: Tensor, norm: Any) -> bool:
+    """Return whether `norm_pool` and `norm_resize` may stand for `norm` and what follows it."""
+    return (
+        _mode_is_plain()
+        and type(norm) is nn.GroupNorm
+        and _untouched(norm)
+        and norm.num_groups == _GROUPS
+        and norm.weight is not None
+        and usable(x, norm.weight, norm.bias)
+        and norm.weight.shape == norm.bias.shape == x.shape[1:2]
+        and x.shape[2] % 2 == x.shape[3] % 2 == 0
+    )
+
+
+def usable_bridge(
+    high: Tensor,
+    low: Tensor,
+    mask: Tensor | None,
+    norm: Any,
+    convs: Iterable[Any],
+    tail: Iterable[Any],
+) -> bool:
+    """Return whether `bridge` computes what these layers of a GAB do; see `bridge`."""
+    from egeunet.models.layers import ChannelLayerNorm
+
+    if not _mode_is_plain() or type(tail) is not nn.Sequential:
+        return False
+    kinds = [ChannelLayerNorm, *[nn.Conv2d] * _GROUPS, nn.Sequential, ChannelLayerNorm, nn.Conv2d]
+    layers = [norm, *convs, tail, *tail]
+    if [type(layer) for layer in layers] != kinds or not all(map(_untouched, layers)):
+        return False
+    tail_norm, out = tail
+    inputs = [low, high] if mask is None else [low, high, mask]
+    weights = [t for one in (norm, *convs, tail_norm, out) for t in (one.weight, one.bias)]
+    if any(weight is None for weight in weights) or not usable(*inputs, *weights):
+        return False
+    B, C, H, W = low.shape
+    group = C // _GROUPS * 2 + (mask is not None)
+    return (
+        _is_channel_norm(norm, _GROUPS * group, _GROUPS)
+        and all(_is_conv(conv, (group, 1, 3, 3), group) for conv in convs)
+        and all(conv.padding == conv.dilation for conv in convs)
+        and all(d[0] == d[1] <= _MAX_DILATION for d in (conv.dilation for conv in convs))
+        and _is_channel_norm(tail_norm, _GROUPS * group, groups=1)
+        and _is_conv(out, (C, _GROUPS * group, 1, 1), groups=1)
+        and out.padding == (0, 0)
+        and high.shape[:2] == low.shape[:2]
+        and (mask is None or mask.shape == (B, 1, H, W))
+        and C * W <= _MAX_ROW
+    )
+
+
+def _mode_is_plain() -> bool:
+    """Whether operators run one by one on real values, in the precision of their inputs."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and forward_ad._current_level < 0
+    )
+
+
+def _is_channel_norm(norm: Any, channels: int, groups: int) -> bool:
+    return (norm.groups, norm.eps, norm.weight.shape) == (groups, _BRIDGE_EPS, (channels,))
+
+
+def _is_conv(conv: Any, shape: tuple[int, ...], groups: int) -> bool:
+    """Whether it is a convolution of that weight shape with zeros around and stride 1."""
+    return (
+        conv.weight.shape == shape
+        and conv.groups == groups
+        and conv.stride == (1, 1)
+        and conv.padding_mode == "zeros"
+    )
+
+
+def _untouched(layer: nn.Module) -> bool:
+    """Whether calling the layer would do what its class says and nothing else.
+
+    Hooks also are how pruning and the old weight normalisation work.
+    """
+    return "forward" not in layer.__dict__ and not (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    )
+
+
+def norm_pool(x: Tensor, norm: nn.Module) -> Tensor:
     """Group normalisation, then the maximum of 2×2: (B, C, H, W) → (B, C, H/2, W/2)."""
-    return _NormPool.apply(x, norm.weight, norm.bias, norm.eps)
+    return _NormPool.apply(x, *_affine(norm))
 
 
-def norm_resize(x: Tensor, norm: nn.GroupNorm, size: Sequence[int]) -> Tensor:
+def norm_resize(x: Tensor, norm: nn.Module, size: Sequence[int]) -> Tensor:
     """Group normalisation, then bilinear resizing: (B, C, h, w) → (B, C, *size)."""
-    return _NormResize.apply(x, norm.weight, norm.bias, norm.eps, *size)
+    return _NormResize.apply(x, *_affine(norm), *size)
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -64,31 +172,29 @@ def gelu(x: Tensor) -> Tensor:
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer normalisation over all channels of each pixel of (B, C, H, W)."""
-    return _ChannelNorm.apply(x, weight, bias, eps)
+    return _ChannelNorm.apply(x, weight.contiguous(), bias.contiguous(), float(eps))
 
 
 def bridge(
     high: Tensor,
     low: Tensor,
     mask: Tensor | None,
-    norm: nn.Module,
+    norm: Any,
     convs: Iterable[Any],
-    tail: nn.Sequential,
+    tail: Iterable[Any],
 ) -> Tensor:
     """A group aggregation bridge behind its first projection; see `egeunet.models.egeunet.GAB`."""
-    convs, (tail_norm, out) = list(convs), tail
+    tail_norm, out = tail
     return _Bridge.apply(
         high,
         low,
         mask,
-        norm.weight,
-        norm.bias,
-        torch.cat([conv.weight for conv in convs]),
+        *_affine(norm)[:2],
+        torch.cat([conv.weight for conv in convs]).contiguous(),
         torch.cat([conv.bias for conv in convs]),
-        tail_norm.weight,
-        tail_norm.bias,
-        out.weight,
-        out.bias,
+        *_affine(tail_norm)[:2],
+        out.weight.contiguous(),
+        out.bias.contiguous(),
         tuple(conv.dilation[0] for conv in convs),
     )
 
@@ -108,8 +214,8 @@ class _NormPool(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x = _packed(x)
         B, C, H, W = x.shape
-        out = _empty(B, C, H // 2, W // 2)
-        mean, rstd = torch.empty(B, _GROUPS), torch.empty(B, _GROUPS)
+        out = _empty_map(B, C, H // 2, W // 2)
+        mean, rstd = _empty(B, _GROUPS), _empty(B, _GROUPS)
         _call("norm_pool", x, weight, bias, eps, out, mean, rstd, B, H, W, C)
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
@@ -119,7 +225,7 @@ class _NormPool(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         B, C, H, W = x.shape
-        dx, dw, db = _empty(B, C, H, W), torch.empty(B, C), torch.empty(B, C)
+        dx, dw, db = _empty_map(B, C, H, W), _empty(B, C), _empty(B, C)
         grad = _packed(grad)
         _call("norm_pool_back", x, weight, grad, mean, rstd, dx, dw, db, B, H, W, C)
         return dx, dw.sum(0), db.sum(0), None
@@ -132,8 +238,8 @@ class _NormResize(Function):
     ) -> Tensor:
         x = _packed(x)
         B, C, h, w = x.shape
-        out = _empty(B, C, H, W)
-        mean, rstd = torch.empty(B, _GROUPS), torch.empty(B, _GROUPS)
+        out = _empty_map(B, C, H, W)
+        mean, rstd = _empty(B, _GROUPS), _empty(B, _GROUPS)
         _call("norm_resize", x, weight, bias, eps, out, mean, rstd, B, h, w, H, W, C)
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
@@ -144,7 +250,7 @@ class _NormResize(Function):
         x, weight, mean, rstd = ctx.saved_tensors
         B, C, h, w = x.shape
         H, W = grad.shape[-2:]
-        dx, dw, db = _empty(B, C, h, w), torch.empty(B, C), torch.empty(B, C)
+        dx, dw, db = _empty_map(B, C, h, w), _empty(B, C), _empty(B, C)
         grad = _packed(grad)
         _call("norm_resize_back", x, weight, grad, mean, rstd, dx, dw, db, B, h, w, H, W, C)
         return dx, dw.sum(0), db.sum(0), None, None, None
@@ -155,7 +261,7 @@ class _Resize(Function):
     def forward(ctx: Any, x: Tensor, H: int, W: int) -> Tensor:
         x = _packed(x)
         B, C, h, w = ctx.shape = x.shape
-        out = _empty(B, C, H, W)
+        out = _empty_map(B, C, H, W)
         _call("resize", x, out, B, h, w, H, W, C)
         return out
 
@@ -164,7 +270,7 @@ class _Resize(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         B, C, h, w = ctx.shape
         H, W = grad.shape[-2:]
-        dx = _empty(B, C, h, w)
+        dx = _empty_map(B, C, h, w)
         _call("resize_back", _packed(grad), dx, B, h, w, H, W, C)
         return dx, None, None
 
@@ -192,7 +298,7 @@ class _ChannelNorm(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x, ctx.eps = _packed(x), eps
         B, C, H, W = x.shape
-        out = _empty(B, C, H, W)
+        out = _empty_map(B, C, H, W)
         _call("channel_norm", x, weight, bias, eps, out, B, Long(H * W), C)
         ctx.save_for_backward(x, weight)
         return out
@@ -202,7 +308,7 @@ class _ChannelNorm(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         B, C, H, W = x.shape
-        dx, dw, db = _empty(B, C, H, W), torch.empty(B, C), torch.empty(B, C)
+        dx, dw, db = _empty_map(B, C, H, W), _empty(B, C), _empty(B, C)
         grad = _packed(grad)
         _call("channel_norm_back", x, weight, grad, ctx.eps, dx, dw, db, B, Long(H * W), C)
         return dx, dw.sum(0), db.sum(0), None
@@ -227,7 +333,7 @@ class _Bridge(Function):
         high, low = _packed(high), _packed(low)
         mask = None if mask is None else mask.contiguous()
         ctx.save_for_backward(high, low, mask, *weights)
-        out = _empty(*low.shape)
+        out = _empty_map(*low.shape)
         layout = _bridge_layout(high, low, mask, weights, ctx.dilations)
         _call("bridge", layout, high, low, mask, out, len(low))
         return out
@@ -238,8 +344,8 @@ class _Bridge(Function):
         high, low, mask, *weights = ctx.saved_tensors
         layout = _bridge_layout(high, low, mask, weights, ctx.dilations)
         dmask = None if mask is None else torch.empty_like(mask)
-        inputs = [_empty(*high.shape), _empty(*low.shape), dmask]
-        per_image = [torch.empty(len(low), *weight.shape) for weight in weights]
+        inputs = [_empty_map(*high.shape), _empty_map(*low.shape), dmask]
+        per_image = [_empty(len(low), *weight.shape) for weight in weights]
         grad = _packed(grad)
         _call("bridge_back", layout, high, low, mask, grad, *inputs, *per_image, len(low))
         return (*inputs, *(part.sum(0) for part in per_image), None)
@@ -294,7 +400,7 @@ class _BceDice(Function):
         logits, target, dice, size = ctx.saved_tensors
         B = len(logits)
         factor = float(grad)
-        entropy = torch.full((B,), factor / logits.numel())
+        entropy = torch.full_like(dice, factor / logits.numel())
         # d(1 − dice)/dp = (dice − 2 y) / size, averaged over images
         overlap = size.reciprocal() * (-2 * factor / B)
         whole = dice / size * (factor / B)
@@ -306,7 +412,7 @@ def _mask_sums(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ")
     logits, target = logits.contiguous(), target.contiguous()
     B, P = len(logits), logits[0].numel()
-    sums = torch.empty(B, 4)
+    sums = _empty(B, 4)
     _call("mask_sums", logits, target, sums, B, Long(P))
     return logits, target, sums
 
@@ -329,5 +435,15 @@ def _packed(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _empty(B: int, C: int, H: int, W: int) -> Tensor:
-    return torch.empty((B, C, H, W), memory_format=torch.channels_last)
+def _affine(norm: Any) -> tuple[Tensor, Tensor, float]:
+    """Weight, bias and eps as C reads them: in rows, and a float even if somebody set 1."""
+    return norm.weight.contiguous(), norm.bias.contiguous(), float(norm.eps)
+
+
+def _empty(*shape: int) -> Tensor:
+    """Whatever the caller set as torch's default type and device."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _empty_map(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)

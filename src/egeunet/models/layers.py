@@ -31,7 +31,7 @@ class ChannelLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape, in the weight's precision even under autocast."""
-        if self.groups == 1 and kernels.usable(x):
+        if self.groups == 1 and kernels.usable_channel_norm(x, self.weight, self.bias):
             return kernels.channel_norm(x, self.weight, self.bias, self.eps)
         grouped = x.to(self.weight.dtype).unflatten(1, (self.groups, -1))
         centred = grouped - grouped.mean(2, keepdim=True)  # (B, groups, C / groups, H, W)

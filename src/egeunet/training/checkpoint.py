@@ -20,6 +20,18 @@ from egeunet.errors import EgeunetError
 from egeunet.files import atomic_write
 
 LAST, PREVIOUS, WEIGHTS = "last.ckpt", "previous.ckpt", "model.safetensors"
+MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; that of the largest model here has 0.1 MB
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "model": (dict,),
+    "average": (dict, type(None)),
+    "optimizer": (dict,),
+    "epoch": (int,),
+    "step": (int,),
+    "loss_sum": (float, int),
+    "seconds": (float, int),
+    "history": (list,),
+}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -37,7 +49,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
                     shutil.copyfile(last, spare)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise EgeunetError(
-            f"The checkpoint could not be written to {folder}: {_line(error)}; the last one is "
+            f"Cannot write the checkpoint to {folder} ({first_line(error)}): the last one is "
             "intact, make room and resume with --resume."
         ) from error
 
@@ -46,23 +58,41 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
     """Read `last.ckpt`; None if there is none yet.
 
     Raises:
-        EgeunetError: If it is damaged; the message names the one to use instead.
+        EgeunetError: If it is damaged or not a checkpoint of a training; the message names the one
+            to use instead.
     """
     last = folder / LAST
     if not last.exists():
         return None
     try:
         state = torch.load(last, map_location=device, weights_only=True)
-        if not isinstance(state, dict) or "model" not in state:
-            raise ValueError("it holds something else")  # noqa: TRY301
+        _check_checkpoint(state)
     except Exception as error:  # torch.load raises many kinds for a bad file
         remedy = (
             f"move {PREVIOUS} over it and resume"
             if (folder / PREVIOUS).exists()
             else "remove it to start again"
         )
-        raise EgeunetError(f"{last} is damaged ({_line(error)}): {remedy}.") from error
+        raise EgeunetError(f"{last} is damaged ({first_line(error)}): {remedy}.") from error
     return state
+
+
+def _check_checkpoint(state: Any) -> None:
+    """Raise a ValueError unless a checkpoint has the keys and types that a training writes."""
+    if not isinstance(state, dict):
+        raise ValueError("it is not a mapping")  # noqa: TRY004
+    for key, kinds in _KINDS.items():
+        if not isinstance(state.get(key), kinds) or isinstance(state.get(key), bool):
+            raise ValueError(f"its {key!r} is missing or of a wrong type")  # noqa: TRY004
+    for tensors in (state["model"], state.setdefault("average", None) or {}):
+        if not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise ValueError("its weights are not tensors")
+    rows = state["history"]
+    numbers = (row.values() for row in rows if isinstance(row, dict))
+    if not state["model"] or not all(isinstance(n, int | float) for row in numbers for n in row):
+        raise ValueError("its model is empty or its history is not numbers")
+    if not state["epoch"] == len(rows) >= 0 <= state["step"]:
+        raise ValueError(f"epoch {state['epoch']} does not fit a history of {len(rows)} epochs")
 
 
 def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -76,29 +106,32 @@ def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str])
         with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        raise EgeunetError(
-            f"The weights could not be written to {path}: {_line(error)}."
-        ) from error
+        raise EgeunetError(f"Cannot write the weights to {path}: {first_line(error)}.") from error
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata of a safetensors file.
 
     Raises:
-        EgeunetError: If there is no such file or it is damaged.
+        EgeunetError: If there is no such file, it is damaged, or its header is larger than 4 MiB.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > MAX_HEADER_BYTES:
+                raise EgeunetError(
+                    f"Cannot read {path}: its header is larger than {MAX_HEADER_BYTES >> 20} MiB."
+                )
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
         return load_file(path), metadata
     except FileNotFoundError as error:
         raise EgeunetError(
             f"There are no weights {path}: the training has not saved any."
         ) from error
     except (OSError, SafetensorError) as error:
-        raise EgeunetError(f"{path} is not a safetensors file ({_line(error)}).") from error
+        raise EgeunetError(f"{path} is not a safetensors file ({first_line(error)}).") from error
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text, short."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

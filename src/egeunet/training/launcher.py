@@ -77,7 +77,7 @@ def train_side_by_side(
     folders = [check_folder(recipe, resume) for recipe in recipes]
     for recipe in recipes:
         check_devices(recipe, recipe.devices)
-    _decode(recipes, reporter)
+    _decode(recipes)
     at_once = min(at_once or default_at_once(recipes), len(recipes))
     devices = max(recipe.devices for recipe in recipes)
     threads = max(1, count_cores() // (at_once * devices))
@@ -144,12 +144,12 @@ def default_at_once(recipes: Sequence[Recipe]) -> int:
     return len(recipes) if on_cuda else max(1, count_cores() // devices)
 
 
-def _decode(recipes: Sequence[Recipe], reporter: Reporter) -> None:
+def _decode(recipes: Sequence[Recipe]) -> None:
     """Fill the cache once, not in every process; wrong data are named before any starts."""
     for data in {recipe.data.model_dump_json(): recipe.data for recipe in recipes}.values():
         _, split = open_split(data)
         for samples in (split.train, split.val):
-            load_arrays(samples, data.shape, data.num_classes, reporter=reporter)
+            load_arrays(samples, data.shape, data.num_classes)
 
 
 def _least_used_gpu(recipe: Recipe, used: Sequence[str | None]) -> str | None:

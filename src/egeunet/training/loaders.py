@@ -34,8 +34,7 @@ def make_loaders(
 
     teachers = open_teachers(recipe, dataset, split)
     arrays, val_arrays = (
-        load_arrays(samples, recipe.data.shape, num_classes, reporter=reporter)
-        for samples in (split.train, split.val)
+        load_arrays(samples, recipe.data.shape, num_classes) for samples in (split.train, split.val)
     )
     soft = draw_soft_masks(teachers, arrays, ranks.fabric, reporter) if teachers else None
 

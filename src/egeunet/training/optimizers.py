@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,3 +64,30 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer; what depends on the device stays as it is here.
+
+    Raises:
+        ValueError: If it is the state of another optimizer, or of other weights. Other errors of
+            `load_state_dict` are a KeyError, TypeError, AttributeError or RuntimeError.
+    """
+    groups = optimizer.param_groups
+    own = [{key: group[key] for key in group if key in ("lr", "capturable")} for group in groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
+    needed = {
+        torch.optim.SGD: {"momentum_buffer"} if groups[0].get("momentum") else set(),
+        Soap: {"step", "mean", "square"},
+    }.get(type(optimizer), {"step", "exp_avg", "exp_avg_sq"})
+    if needed and not optimizer.state:
+        raise ValueError("the optimizer has no state")
+    for weight, values in optimizer.state.items():
+        if not needed <= values.keys():
+            raise ValueError(f"the optimizer lacks {', '.join(sorted(needed - values.keys()))}")
+        for name, value in values.items():
+            moment = isinstance(value, Tensor) and value.ndim > 0
+            if not isinstance(optimizer, Soap) and moment and value.shape != weight.shape:
+                raise ValueError(f"{name} of the optimizer is of shape {tuple(value.shape)}")

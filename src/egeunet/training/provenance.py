@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from egeunet.files import atomic_write
+from egeunet.errors import EgeunetError
+from egeunet.files import atomic_write, read_text
 
 EARLIER = "learned_from.csv"
 TRAINED, SELECTED = "trained", "selected"
@@ -49,12 +51,19 @@ def seen_in(seen: Seen, *datasets: str) -> dict[str, str]:
 
 
 def read_earlier(folder: Path) -> Seen:
-    """Return what the runs that a run learned from have seen, as it recorded that."""
-    try:
-        with (folder / EARLIER).open(newline="", encoding="utf-8") as file:
-            return {(row["dataset"], row["id"]): row["kind"] for row in csv.DictReader(file)}
-    except FileNotFoundError:
+    """Return what the runs that a run learned from have seen, as it recorded that.
+
+    Raises:
+        EgeunetError: If the file is not what a training writes.
+    """
+    file = folder / EARLIER
+    if not file.is_file():
         return {}
+    try:
+        rows = csv.DictReader(io.StringIO(read_text(file), newline=""))
+        return {(row["dataset"], row["id"]): row["kind"] for row in rows}
+    except (ValueError, KeyError, csv.Error) as error:
+        raise EgeunetError(f"{file} is not a list of images that runs learned from.") from error
 
 
 def write_earlier(folder: Path, seen: Seen) -> None:

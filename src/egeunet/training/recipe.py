@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -14,7 +15,12 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from egeunet.errors import UsageError
+from egeunet.files import read_text
 from egeunet.training.config import Recipe, Settings
+
+MAX_YAML_BYTES = 1 << 17
+MAX_YAML_DEPTH = 20
+MAX_YAML_SCALAR = 4000  # characters; Python refuses longer integers with a ValueError
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -37,9 +43,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise UsageError(f"{override!r} is not a setting: expected key=value.")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"The value of {override!r} is not YAML.") from error
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise UsageError(f"{override[:80]!r} is not valid YAML: {error}.") from error
         _assign(content, key.split("."), value)
     try:
         return Recipe.model_validate(content)
@@ -49,17 +55,40 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a YAML file.
+    """Read a YAML file of at most 128 KiB; see `parse_yaml`.
 
     Raises:
-        UsageError: If it cannot be read or is not YAML.
+        UsageError: If it cannot be read, is too large or is not valid YAML.
     """
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        return parse_yaml(read_text(file, MAX_YAML_BYTES))
+    except ValueError as error:
+        raise UsageError(f"{file} is not a valid YAML file: {error}.") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML whose size is bounded before anything is built from it.
+
+    Refused are more than 20 levels of nesting, values longer than 4,000 characters, and aliases,
+    which can expand without end or contain themselves.
+
+    Raises:
+        ValueError: If it is refused or not YAML; the message is one line.
+    """
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases are not supported")  # noqa: TRY004
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} levels deep")
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_YAML_SCALAR:
+                raise ValueError(f"a value is longer than {MAX_YAML_SCALAR} characters")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from error
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
@@ -113,13 +142,13 @@ def _assign(content: dict[str, Any], keys: list[str], value: Any) -> None:
 def explain_mistake(error: ValidationError, known: Sequence[str]) -> str:
     """Say the first mistake in one sentence; a misspelt key is answered with one of `known`."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"])[:80]
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
         return f"there is no setting {key!r}: {hint}"
     message = first["msg"].removeprefix("Value error, ")  # of our own checks
-    return f"{key}: {message}, got {first['input']!r}."
+    return f"{key}: {message}, got {reprlib.repr(first['input'])}."
 
 
 def _describe(settings: type[Settings], prefix: str) -> Iterator[tuple[str, str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from egeunet.data.datasets import Dataset, open_dataset, open_folder
 from egeunet.data.splits import Split, format_list, parse_list, shipped_list, split_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write
+from egeunet.files import atomic_write, read_json, read_text
 from egeunet.inference.weights import find_shipped
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoint import LAST, PREVIOUS, WEIGHTS, load_checkpoint, load_weights
@@ -25,6 +26,7 @@ from egeunet.training.provenance import Seen, merge, read_earlier, seen_of
 from egeunet.training.recipe import flatten, load_recipe
 
 SPLIT, HISTORY, ENVIRONMENT = "split.txt", "history.csv", "environment.json"
+COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_iou", "val_dice", "seconds")
 
 # protocol: (what the checkpoint is selected by, whether more is better)
 SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
@@ -80,7 +82,7 @@ def check_finished(run: Run) -> None:
 def read_environment(folder: Path) -> dict[str, Any]:
     """Return the machine, versions and command that a run began with; empty where none is told."""
     file = folder / ENVIRONMENT
-    return json.loads(file.read_bytes()) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
 def weights_file(run: Path) -> Path:
@@ -113,20 +115,41 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
     else:
         state, metadata = load_weights(file)
         recipe = Recipe.model_validate_json(metadata["recipe"])
-    epoch = int(metadata["epoch"])
+    try:
+        epoch, dataset = int(metadata["epoch"]), metadata["dataset"]
+    except (KeyError, ValueError) as error:
+        raise EgeunetError(
+            f"{file} was not written by `egeunet train`: its metadata has no epoch or dataset."
+        ) from error
     if last:
         checkpoint = load_checkpoint(folder)
         if checkpoint is None:
             raise EgeunetError(f"{folder} has no checkpoint: the training has not saved any.")
-        state = checkpoint.get("average") or checkpoint["model"]
+        file, state = folder / LAST, checkpoint["average"] or checkpoint["model"]
         epoch = int(checkpoint["epoch"])
-    with torch.random.fork_rng(devices=[]):
-        model = create_model(
-            recipe.system, num_classes=recipe.data.num_classes, **network_options(recipe)
-        )
-    model.load_state_dict(state)
+    model = _build_model(folder, recipe)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise EgeunetError(
+            f"The tensors in {file} are not those of the model that {folder / 'recipe.yaml'} names "
+            f"({recipe.system}): name a run folder whose files belong together."
+        ) from error
     seconds = sum(row["seconds"] for row in read_history(folder))
-    return Run(folder, recipe, metadata["dataset"], model.eval(), epoch, seconds)
+    return Run(folder, recipe, dataset, model.eval(), epoch, seconds)
+
+
+def _build_model(folder: Path, recipe: Recipe) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return create_model(
+                recipe.system, num_classes=recipe.data.num_classes, **network_options(recipe)
+            )
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+        raise EgeunetError(
+            f"Cannot build the model of {folder}: check `options` in its recipe.yaml "
+            f"({' '.join(str(error).split())[:160]})."
+        ) from error
 
 
 def network_options(recipe: Recipe) -> dict[str, Any]:
@@ -140,13 +163,16 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     Each has `epoch` (from 1), `lr`, `train_loss`, `val_loss`, `val_iou`, `val_dice` (0…1) and
     `seconds`.
     """
-    try:
-        with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
-            return [
-                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
-            ]
-    except FileNotFoundError:
+    file = folder / HISTORY
+    if not file.is_file():
         return []
+    try:
+        rows = csv.DictReader(io.StringIO(read_text(file), newline=""), restkey="", restval="")
+        if not {*COLUMNS} <= {*(rows.fieldnames or ())}:
+            raise ValueError(f"expected the columns {', '.join(COLUMNS)}")  # noqa: TRY301
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise EgeunetError(f"{file} is not the history of a training ({error}).") from error
 
 
 def write_history(folder: Path, rows: Sequence[dict[str, float]]) -> None:
@@ -219,8 +245,15 @@ def open_split(data: DataSettings) -> tuple[Dataset, Split]:
 
 
 def read_parts(folder: Path) -> dict[str, str]:
-    """Return id → part of the samples a run was trained and selected on, as it recorded them."""
-    return parse_list((folder / SPLIT).read_text(encoding="utf-8"))
+    """Return id → part of the samples a run was trained and selected on, as it recorded them.
+
+    Raises:
+        EgeunetError: If the file is not what a training writes.
+    """
+    try:
+        return parse_list(read_text(folder / SPLIT))
+    except ValueError as error:
+        raise EgeunetError(f"{folder / SPLIT} is not the split of a training ({error}).") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -265,7 +298,7 @@ def check_split(folder: Path, split: Split) -> None:
     """
     if not (folder / SPLIT).is_file() or not _has_checkpoint(folder):
         return
-    before, now = read_parts(folder), split.part_of()
+    before, now = read_parts(folder), split.split_of()
     changed = sorted(id for id in before.keys() | now.keys() if before.get(id) != now.get(id))
     if changed:
         raise UsageError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from egeunet.errors import UsageError
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.files import read_json
 from egeunet.training.run import write_json
 
 KEY = "seeds="
@@ -61,20 +61,23 @@ def summarise_seeds(folder: Path, runs: Sequence[Path]) -> dict[str, Any]:
         What was written: `runs`, `selected_on`, and for the `selected` and the `last` epoch
         {score: {"mean": …, "std": …, "values": […]}}.
     """
-    metrics = [json.loads((run / "metrics.json").read_bytes()) for run in runs]
-    summary: dict[str, Any] = {
-        "runs": [run.name for run in runs],
-        "selected_on": metrics[0]["selected_on"],
-    }
-    for epoch in ("selected", "last"):
-        summary[epoch] = {}
-        for name in SCORES:
-            values = [one[epoch][name] for one in metrics]
-            summary[epoch][name] = {
-                "mean": statistics.mean(values),
-                "std": statistics.stdev(values) if len(values) > 1 else None,
-                "values": values,
-            }
+    metrics = [read_json(run / "metrics.json") for run in runs]
+    try:
+        summary: dict[str, Any] = {
+            "runs": [run.name for run in runs],
+            "selected_on": metrics[0]["selected_on"],
+        }
+        for epoch in ("selected", "last"):
+            summary[epoch] = {}
+            for name in SCORES:
+                values = [one[epoch][name] for one in metrics]
+                summary[epoch][name] = {
+                    "mean": statistics.mean(values),
+                    "std": statistics.stdev(values) if len(values) > 1 else None,
+                    "values": values,
+                }
+    except (KeyError, TypeError) as error:
+        raise EgeunetError(f"A metrics.json in {folder} is not that of a training.") from error
     write_json(folder / SUMMARY, summary)
     return summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -45,15 +45,31 @@ class Soap(torch.optim.Optimizer):
         super().__init__(parameters, settings)
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """Change the weights by their gradients; the first call only looks at these."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the weights; the first gradient of a weight only sets its directions.
+
+        A weight without a gradient is left as it is; its moments are those of a zero gradient.
+
+        Args:
+            closure: Evaluates the model again and returns the loss.
+
+        Returns:
+            What `closure` returns; None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
+            # Weights of one shape share their state, which belongs to the first of them whether
+            # or not it has a gradient in this step.
             alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
-                if weight.grad is not None:
-                    alike[_matrix(weight)].append(weight)
+                alike[_matrix(weight)].append(weight)
             for shape, weights in alike.items():
-                gradients = torch.stack([weight.grad.reshape(shape) for weight in weights])  # type: ignore[union-attr]
+                if all(weight.grad is None for weight in weights):
+                    continue
+                gradients = torch.stack([_gradient(weight).reshape(shape) for weight in weights])
                 state = self.state[weights[0]]
                 if not state:
                     _begin(state, gradients, group["betas"][1])
@@ -61,8 +77,14 @@ class Soap(torch.optim.Optimizer):
                 changes = _adam(state, gradients, group)
                 _follow(state, gradients, group["betas"][1])
                 for weight, change in zip(weights, changes, strict=True):
-                    weight.sub_(change.view(weight.shape))
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    if weight.grad is not None:
+                        weight.sub_(change.view(weight.shape))
+                        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        return loss
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad
 
 
 def _matrix(weight: Tensor) -> tuple[int, int]:
@@ -87,8 +109,25 @@ def _begin(state: State, gradients: Tensor, decay: float) -> None:
     state["square"] = torch.zeros_like(gradients)
     for side, product in _products(gradients).items():
         state[side] = product * (1 - decay)
-        # A gradient that is not finite is the training's to report, by its loss.
-        state[f"{side}_directions"] = torch.linalg.eigh(product.nan_to_num(0, 0, 0))[1].flip(2)
+        state[f"{side}_directions"] = _eigenvectors(product)
+
+
+def _eigenvectors(products: Tensor) -> Tensor:
+    """Eigenvectors of (N, d, d), that of the largest eigenvalue first.
+
+    In float64: in float32 LAPACK's divide and conquer fails on products of nearly rank 1, as those
+    of first gradients are. Eigenvectors do not depend on the scale, which is taken out.
+    """
+    # A gradient that is not finite is the training's to report, by its loss.
+    wide = products.double().nan_to_num(0, 0, 0)
+    wide = wide / wide.abs().amax((1, 2), keepdim=True).clamp(min=1e-300)
+    identity = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
+    for jitter in (0.0, 1e-12, 1e-8):
+        try:
+            return torch.linalg.eigh(wide + jitter * identity)[1].flip(2).to(products.dtype)
+        except RuntimeError:  # did not converge
+            continue
+    return identity.expand_as(wide).to(products.dtype)  # Adam's own axes
 
 
 def _turn(matrices: Tensor, state: State) -> Tensor:

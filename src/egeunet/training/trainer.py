@@ -18,18 +18,30 @@ import torch
 from torch import Tensor
 
 from egeunet.errors import EgeunetError, InterruptedRunError
-from egeunet.files import held
+from egeunet.files import held, remove_temporary
 from egeunet.memory import keep_freed_memory
 from egeunet.models.registry import create_model
 from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint, save_weights
+from egeunet.training.checkpoint import (
+    LAST,
+    WEIGHTS,
+    first_line,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
 from egeunet.training.config import Recipe
 from egeunet.training.distillation import describe_earlier, pin_runs, start_from
 from egeunet.training.distributed import Ranks, is_first, open_fabric
 from egeunet.training.ema import Average
 from egeunet.training.loaders import make_loaders
 from egeunet.training.objective import Objective, make_loss
-from egeunet.training.optimizers import learning_rate, make_optimizer, set_rate
+from egeunet.training.optimizers import (
+    learning_rate,
+    make_optimizer,
+    restore_optimizer,
+    set_rate,
+)
 from egeunet.training.preview import Board
 from egeunet.training.run import (
     check_folder,
@@ -73,6 +85,8 @@ def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = N
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     alone = held(recipe.out) if is_first() else nullcontext()
     with torch.random.fork_rng(devices=devices), alone, StopRequest() as stop:
+        if is_first():
+            remove_temporary(recipe.out)
         ranks = Ranks(fabric, stop)
         _Training(recipe, resume, reporter or Reporter(), ranks).run()
         ranks.leave()
@@ -287,14 +301,15 @@ class _Training:
         state = load_checkpoint(self.folder, self.fabric.device)
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        if self.average:
-            self.kept.load_state_dict(state["average"])
-        # What depends on the device stays: the run may have begun on another.
-        groups = self.optimizer.param_groups
-        own = [{k: group[k] for k in group if k in ("lr", "capturable")} for group in groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(settings)
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.average:
+                self.kept.load_state_dict(state["average"])
+            restore_optimizer(self.optimizer, state["optimizer"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise EgeunetError(
+                f"{self.folder / LAST} is not a checkpoint of this recipe's training "
+                f"({first_line(error)}): resume with the recipe it was written by."
+            ) from error
         for name in ("epoch", "step", "loss_sum", "seconds", "history"):
             setattr(self, name, state[name])

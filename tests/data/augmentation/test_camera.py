@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from egeunet.data.augmentation.camera import blur, compress, disturb, grain, side_light
+from egeunet.data.augmentation import camera
+from egeunet.data.augmentation.camera import (
+    degrade,
+    gaussian_blur,
+    gaussian_noise,
+    jpeg_compression,
+    uneven_illumination,
+)
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import Loader
@@ -21,14 +28,14 @@ def photo():
 def test_one_side_lacks_its_share_of_light_and_the_other_none():
     white = np.full((64, 48, 3), 250, np.uint8)
     for seed in range(5):
-        lit = side_light(np.random.default_rng(seed), white, 0.4)
+        lit = uneven_illumination(np.random.default_rng(seed), white, 0.4)
         assert lit.max() == 250
         assert lit.min() == pytest.approx(250 * 0.6, abs=1)
-        assert np.ptp(lit.astype(int), axis=2).max() == 0  # no colour comes in
+        assert np.ptp(lit.astype(int), axis=2).max() == 0  # no color comes in
 
 
 def test_blur_keeps_the_mean_and_takes_detail(photo):
-    blurred = blur(photo, 3)
+    blurred = gaussian_blur(photo, 3)
     assert blurred.mean() == pytest.approx(photo.mean(), abs=2)
     assert np.abs(np.diff(blurred.astype(int), axis=0)).mean() < 0.5 * (
         np.abs(np.diff(photo.astype(int), axis=0)).mean()
@@ -37,27 +44,41 @@ def test_blur_keeps_the_mean_and_takes_detail(photo):
 
 def test_grain_has_the_deviation_that_is_asked_for():
     grey = np.full((128, 128, 3), 128, np.uint8)
-    noisy = grain(np.random.default_rng(0), grey, 0.1).astype(float) / 255
+    noisy = gaussian_noise(np.random.default_rng(0), grey, 0.1).astype(float) / 255
     assert noisy.std() == pytest.approx(0.1, rel=0.03)
 
 
 def test_a_lower_quality_costs_more(photo):
-    errors = [np.abs(compress(photo, q).astype(int) - photo).mean() for q in (90, 50, 10)]
+    errors = [np.abs(jpeg_compression(photo, q).astype(int) - photo).mean() for q in (90, 50, 10)]
     assert errors == sorted(errors)
     assert errors[0] < errors[2]
 
 
 def test_nothing_happens_that_is_not_asked_for(photo):
     for seed in range(5):
-        same = disturb(np.random.default_rng(seed), photo, 0, 0)
+        same = degrade(np.random.default_rng(seed), photo, 0, 0)
         np.testing.assert_array_equal(same, photo)
 
 
 def test_one_of_three_faults_with_the_probability_asked_for(photo):
-    found = [disturb(np.random.default_rng(seed), photo, 0, 0.5) for seed in range(60)]
+    found = [degrade(np.random.default_rng(seed), photo, 0, 0.5) for seed in range(60)]
     changed = sum((one != photo).any() for one in found)
     assert 18 <= changed <= 42  # 30 ± 3 deviations
     assert all(one.shape == photo.shape and one.dtype == np.uint8 for one in found)
+
+
+def test_the_strongest_faults_are_those_documented(photo, monkeypatch):
+    """A blur of 3 pixels, noise of 0.18 and a JPEG quality of 15."""
+    asked = {}
+    for name in ("gaussian_blur", "gaussian_noise", "jpeg_compression"):
+        given = asked[name] = []
+        monkeypatch.setattr(camera, name, lambda *args, given=given: given.append(args[-1]))
+    for seed in range(600):
+        degrade(np.random.default_rng(seed), photo, 0, 1)
+    assert 2.9 < max(asked["gaussian_blur"]) < 3
+    assert 0.175 < max(asked["gaussian_noise"]) < 0.18
+    assert min(asked["jpeg_compression"]) == 15
+    assert max(asked["jpeg_compression"]) == 95
 
 
 @pytest.fixture(scope="module")

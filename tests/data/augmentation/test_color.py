@@ -1,4 +1,4 @@
-"""New colours against Pillow's and NumPy's, and the compiled code against the formulas."""
+"""New colors against Pillow's and NumPy's, and the compiled code against the formulas."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from egeunet.data.augmentation import color
-from egeunet.data.augmentation.color import make_colours, recolour
+from egeunet.data.augmentation.color import ColorChange, recolor
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import Loader
@@ -24,17 +24,19 @@ def test_compiled_code_and_formulas_give_the_same_bits(height, width, seed):
     images = photos(4, height, width, seed)
     generator = np.random.default_rng(seed)
     settings = Augmentation(gain=0.5, gamma=0.9, saturation=1)
-    colours = settings.draw_colours(4, generator)
-    compiled = recolour(images, colours)
+    colors = settings.sample_colors(4, generator)
+    compiled = recolor(images, colors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(color, "load", lambda _: None)
-        assert torch.equal(recolour(images, colours), compiled)
+        assert torch.equal(recolor(images, colors), compiled)
 
 
 def test_saturation_is_pillows():
     images = photos(1)
     for factor in (0.0, 0.5, 1.0, 1.7):
-        moved = recolour(images, make_colours(np.ones((1, 3)), np.ones(1), np.full(1, factor)))
+        moved = recolor(
+            images, ColorChange.from_factors(np.ones((1, 3)), np.ones(1), np.full(1, factor))
+        )
         oracle = ImageEnhance.Color(Image.fromarray(images[0].numpy())).enhance(factor)
         assert np.abs(moved[0].numpy().astype(int) - np.asarray(oracle, int)).max() <= 1
 
@@ -42,27 +44,27 @@ def test_saturation_is_pillows():
 def test_gain_and_gamma_are_the_formula():
     images = photos(2)
     gain, gamma = np.array([[0.8, 1.0, 1.2], [1, 1, 1]]), np.array([1.0, 1.3])
-    moved = recolour(images, make_colours(gain, gamma, np.ones(2))).numpy()
+    moved = recolor(images, ColorChange.from_factors(gain, gamma, np.ones(2))).numpy()
     expected = 255 * (images[0].numpy() / 255) * gain[0] / 1.2
     np.testing.assert_allclose(moved[0], expected, atol=0.51)
     np.testing.assert_allclose(moved[1], 255 * (images[1].numpy() / 255) ** 1.3, atol=0.51)
 
 
-def test_colours_that_are_not_asked_for_stay():
-    assert Augmentation().draw_colours(4, np.random.default_rng(0)) is None
+def test_colors_that_are_not_asked_for_stay():
+    assert Augmentation().sample_colors(4, np.random.default_rng(0)) is None
     images = photos()
-    same = make_colours(np.ones((3, 3)), np.ones(3), np.ones(3))
-    assert torch.equal(recolour(images, same), images)
+    same = ColorChange.from_factors(np.ones((3, 3)), np.ones(3), np.ones(3))
+    assert torch.equal(recolor(images, same), images)
 
 
-def test_each_sample_gets_colours_of_its_own():
+def test_each_sample_gets_colors_of_its_own():
     images = photos(1).expand(6, -1, -1, -1)
     settings = Augmentation(gain=0.2, gamma=0.3, saturation=0.3)
-    moved = recolour(images, settings.draw_colours(6, np.random.default_rng(0)))
+    moved = recolor(images, settings.sample_colors(6, np.random.default_rng(0)))
     assert len({sample.numpy().tobytes() for sample in moved}) == 6
 
 
-def test_the_loader_recolours_images_and_not_masks():
+def test_the_loader_recolors_images_and_not_masks():
     """The network sees them scaled by their own extremes, as at inference."""
     arrays = Arrays(
         ids=tuple("abcdefgh"),

@@ -22,7 +22,7 @@ SQUARE = np.ones(1, np.float32)
 
 
 def draw(settings, aspects=SQUARE, seed=0):
-    return settings.draw(aspects, np.random.default_rng(seed))
+    return settings.sample_maps(aspects, np.random.default_rng(seed))
 
 
 def batch(height=12, width=12, count=1, seed=0):
@@ -184,6 +184,10 @@ def draw_many(count=20_000, **settings):
 def assert_uniform(values, low, high):
     """Kolmogorov–Smirnov, at a level that a test with a fixed seed passes or fails for good."""
     assert kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+
+
+def test_the_defaults_are_the_papers():
+    assert Augmentation() == Augmentation(0.5, 0.5, 0.5, None, (1, 1), 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_rotation_angles_cover_the_full_circle_uniformly():

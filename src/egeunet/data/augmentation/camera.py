@@ -1,4 +1,4 @@
-"""What light and camera do to a photo: RGB bytes (H, W, 3) in, the same out."""
+"""Uneven illumination, blur, noise and compression: RGB uint8 (H, W, 3) to the same."""
 
 from __future__ import annotations
 
@@ -13,67 +13,68 @@ from egeunet.data.synthetic.noise import Float, grid
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
-# The worst that is drawn for training, about the third of ImageNet-C's five strengths.
-_RADIUS, _SIGMA, _QUALITY = 3.0, 0.18, 15
+# The strongest degradation in training, about the third of ImageNet-C's five severities.
+MAX_BLUR_RADIUS, MAX_NOISE_SIGMA, MIN_JPEG_QUALITY = 3.0, 0.18, 15
 
 
-def side_light(rng: np.random.Generator, photo: Pixels, shade: float) -> Pixels:
-    """Light a photo from one side, so that the other lacks the share `shade` of its light.
+def uneven_illumination(rng: np.random.Generator, image: Pixels, shade: float) -> Pixels:
+    """Darken an image linearly in a random direction, by the fraction `shade` at the far side.
 
-    Were the light weaker everywhere, the scaling before the network would take that away.
+    A uniform change of brightness would be undone by the min–max normalization.
     """
-    y, x = grid((photo.shape[0], photo.shape[1]))
+    y, x = grid((image.shape[0], image.shape[1]))
     direction = rng.uniform(0, 2 * np.pi)
     along = y * np.float32(np.sin(direction)) + x * np.float32(np.cos(direction))
-    share = (along - along.min()) / np.ptp(along)
-    return to_bytes(to_floats(photo) * (1 - np.float32(shade) * share)[..., None])
+    fraction = (along - along.min()) / np.ptp(along)
+    return to_bytes(to_floats(image) * (1 - np.float32(shade) * fraction)[..., None])
 
 
-def blur(photo: Pixels, radius: float) -> Pixels:
-    """Put a photo out of focus: a Gaussian of so many pixels."""
-    return np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(radius)))
+def gaussian_blur(image: Pixels, radius: float) -> Pixels:
+    """Blur an image; `radius` is the standard deviation in pixels."""
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 
-def grain(rng: np.random.Generator, photo: Pixels, sigma: float) -> Pixels:
-    """Add noise of the deviation `sigma`, where white is 1."""
-    noise = rng.standard_normal(photo.shape, dtype=np.float32)
-    return to_bytes(to_floats(photo) + noise * np.float32(sigma))
+def gaussian_noise(rng: np.random.Generator, image: Pixels, sigma: float) -> Pixels:
+    """Add noise of the standard deviation `sigma`, where white is 1."""
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    return to_bytes(to_floats(image) + noise * np.float32(sigma))
 
 
-def compress(photo: Pixels, quality: int) -> Pixels:
-    """Write and read a photo as JPEG of a quality from 1 to 95."""
+def jpeg_compression(image: Pixels, quality: int) -> Pixels:
+    """Encode and decode an image as JPEG of a quality from 1 to 95."""
     file = io.BytesIO()
-    Image.fromarray(photo).save(file, "JPEG", quality=quality)
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
 
 
-def disturb(rng: np.random.Generator, photo: Pixels, light: float, camera: float) -> Pixels:
-    """Return a photo as worse light and a worse camera might have taken it.
+def degrade(rng: np.random.Generator, image: Pixels, light: float, camera: float) -> Pixels:
+    """Return an image as poor illumination and a poor camera might have taken it.
 
     Args:
-        rng: Decides what happens.
-        photo: RGB (H, W, 3).
-        light: The largest share of light that one side lacks.
-        camera: Probability of one of blur, grain and compression.
+        rng: Source of randomness.
+        image: RGB uint8 (H, W, 3).
+        light: Largest fraction of light that the darkest side lacks.
+        camera: Probability of one of blur, noise and compression.
     """
     if light:
-        photo = side_light(rng, photo, rng.uniform(0, light))
+        image = uneven_illumination(rng, image, rng.uniform(0, light))
     if rng.random() < camera:
         kind, strength = rng.integers(3), rng.random()
         if kind == 0:
-            photo = blur(photo, strength * _RADIUS)
+            image = gaussian_blur(image, strength * MAX_BLUR_RADIUS)
         elif kind == 1:
-            photo = grain(rng, photo, strength * _SIGMA)
+            image = gaussian_noise(rng, image, strength * MAX_NOISE_SIGMA)
         else:
-            photo = compress(photo, round(95 - strength * (95 - _QUALITY)))
-    return photo
+            quality = round(95 - strength * (95 - MIN_JPEG_QUALITY))
+            image = jpeg_compression(image, quality)
+    return image
 
 
-def to_floats(photo: Pixels) -> Float:
-    """Bring bytes to 0…1."""
-    return photo.astype(np.float32) / np.float32(255)
+def to_floats(image: Pixels) -> Float:
+    """Scale bytes to 0…1."""
+    return image.astype(np.float32) / np.float32(255)
 
 
 def to_bytes(image: Float) -> Pixels:
-    """Bring 0…1 to bytes; what lies beyond is clipped."""
+    """Scale 0…1 to bytes, clipping what is outside."""
     return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)

@@ -1,4 +1,4 @@
-/* One pass from the bytes of a sample to what the network sees; see `egeunet/data/augmentation/geometry.py`.
+/* Normalize and transform a batch in one pass; see `egeunet/data/augmentation/geometry.py`.
  *
  * One thread: a batch takes a millisecond, beside a step of the network that has all cores.
  */

@@ -1,9 +1,8 @@
-"""What a batch goes through before the network: scaled, and for training moved, in one pass.
+"""Random affine maps, and the pass that normalizes and transforms a batch of images and masks.
 
 The paper's three operations (horizontal flip, vertical flip, rotation, each with probability 0.5),
-and zoom, shear and translation beside them, are one affine map of the image plane per sample,
-applied in a single look-up of the nearest pixel, which is also how the published code rotates.
-Image and mask move together.
+zoom, shear and translation are one affine map per sample, applied in a single nearest-neighbor
+lookup, as the published code rotates.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egeunet.data.augmentation.color import Colours, make_colours
+from egeunet.data.augmentation.color import ColorChange
 from egeunet.native import call, load
 
 _SOURCE = Path(__file__).with_suffix(".c")
@@ -25,23 +24,23 @@ _HALF = 1 << 15
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training sample; see also `egeunet.data.augmentation.color`.
+    """Settings of the random augmentation of training samples.
 
     Attributes:
         horizontal_flip: Probability of mirroring left and right.
         vertical_flip: Probability of mirroring top and bottom.
-        rotation: Probability of a rotation by an angle from 0 to 360 degrees.
-        angle: None draws the angle per sample; degrees rotate all samples by the same one, as the
-            published code does, which draws it once when the program starts.
-        scale: Least and greatest enlargement, drawn log-uniformly.
-        shear: Greatest angle of a horizontal shear to either side, in degrees below 90.
-        translation: Greatest shift to any side, as a share of the image's width and height.
-        hair: Probability of drawn hair over the image, 5 ms for each.
-        gain: Each colour channel is multiplied by a factor drawn from 1 ± this.
-        gamma: Brightness in 0…1 is raised to a power drawn from 1 ± this.
-        saturation: Distances from grey are multiplied by a factor drawn from 1 ± this.
-        light: Largest share of light that one side lacks; see `egeunet.data.augmentation.camera`.
-        camera: Probability of blur, grain or compression.
+        rotation: Probability of a rotation by an angle of 0 to 360 degrees.
+        angle: None draws an angle per sample. A number of degrees is the angle of all samples, as
+            in the published code, which draws one angle when the program starts.
+        scale: Smallest and largest zoom factor, drawn log-uniformly.
+        shear: Largest angle of a horizontal shear to either side, in degrees below 90.
+        translation: Largest shift to any side, as a fraction of the image's width and height.
+        hair: Probability of synthetic hair over the image, 5 ms each.
+        gain: Each color channel is multiplied by a factor of 1 ± this.
+        gamma: Values in 0…1 are raised to a power of 1 ± this.
+        saturation: Distances from gray are multiplied by a factor of 1 ± this.
+        light: Largest fraction of light that one side lacks (uneven illumination).
+        camera: Probability of blur, noise or compression; see `egeunet.data.augmentation.camera`.
     """
 
     horizontal_flip: float = 0.5
@@ -58,20 +57,20 @@ class Augmentation:
     light: float = 0.0
     camera: float = 0.0
 
-    def draw(
+    def sample_maps(
         self, aspects: NDArray[np.float32], generator: np.random.Generator
     ) -> NDArray[np.float32]:
-        """Draw one map per sample from places in the new image to places in the old one.
+        """Draw one affine map per sample, from coordinates of the new image to the old one's.
 
-        The new image is the old one shifted, mirrored, enlarged and sheared, and then turned.
+        The new image is the old one shifted, mirrored, zoomed and sheared, and then rotated.
 
         Args:
-            aspects: Width / height of each photo before it was resized to the square, (B,): zoom,
-                shear and rotation happen in the photo's own geometry.
-            generator: Where the numbers come from.
+            aspects: Width / height of each image before it was resized to the square, (B,): zoom,
+                shear and rotation act on the original geometry.
+            generator: Source of randomness.
 
         Returns:
-            (B, 2, 3), acting on (x, y, 1) with x and y from -1 to 1 and 0 in the image's centre.
+            (B, 2, 3), acting on (x, y, 1) with x and y from -1 to 1 and 0 in the image's center.
         """
         count = len(aspects)
         chance = generator.random((4, count))
@@ -90,8 +89,8 @@ class Augmentation:
         linear = np.array(rows).transpose(2, 0, 1)
         return np.concatenate((linear, shift.T[:, :, None]), axis=2).astype(np.float32)
 
-    def draw_colours(self, count: int, generator: np.random.Generator) -> Colours | None:
-        """Draw new colours for so many samples; None where colours stay."""
+    def sample_colors(self, count: int, generator: np.random.Generator) -> ColorChange | None:
+        """Draw color changes for `count` samples; None if colors stay."""
         if not (self.gain or self.gamma or self.saturation):
             return None
 
@@ -99,7 +98,7 @@ class Augmentation:
             return generator.uniform(1 - spread, 1 + spread, shape)
 
         gain, gamma = around_1(self.gain, count, 3), around_1(self.gamma, count)
-        return make_colours(gain, gamma, around_1(self.saturation, count))
+        return ColorChange.from_factors(gain, gamma, around_1(self.saturation, count))
 
 
 def transform(
@@ -118,8 +117,8 @@ def transform(
 
     Returns:
         Images float32 (B, 3, H, W), channels last in memory, scaled by the extremes of the unmoved
-        image as `egeunet.inference.preprocess.scale` does; masks uint8 (B, H, W). What comes from
-        outside is 0 in both.
+        image as `egeunet.inference.preprocess.min_max_normalize` does; masks uint8 (B, H, W). What
+        comes from outside is 0 in both.
     """
     count, height, width = masks.shape
     if maps is None:
@@ -145,18 +144,18 @@ def _transform(images: Tensor, masks: Tensor, fixed: Tensor) -> tuple[Tensor, Te
     column = (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2] + width * _HALF) >> 16  # (B, H, W)
     row = (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2] + height * _HALF) >> 16
     outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
-    place = (row * width + column).masked_fill_(outside, 0).long().flatten(1)
+    source = (row * width + column).masked_fill_(outside, 0).long().flatten(1)
 
     # The four bytes of a pixel (red, green, blue, class) move as one 32-bit number.
     pixels = torch.cat((images, masks.unsqueeze(-1)), dim=-1).view(torch.int32).flatten(1)
-    moved = pixels.gather(1, place).view(torch.uint8).view(count, height, width, 4)
+    moved = pixels.gather(1, source).view(torch.uint8).view(count, height, width, 4)
     low, factor = extremes(images)
     scaled = ((moved[..., :3].float() - low) * factor).masked_fill_(outside.unsqueeze(-1), 0)
     return scaled.permute(0, 3, 1, 2), moved[..., 3].masked_fill(outside, 0)
 
 
 def extremes(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what scales uint8 (B, H, W, 3) min–max to 0…255: subtract the first, then multiply."""
+    """Return the offset and the factor that normalize uint8 (B, H, W, 3) min–max to 0…255."""
     pixels = images.flatten(1)
     low, high = pixels.amin(1).float(), pixels.amax(1).float()
     # A quotient of tensors: `255 / tensor` is a product with the rounded reciprocal.

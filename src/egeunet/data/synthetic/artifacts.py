@@ -1,4 +1,4 @@
-"""What lies over the skin in dermoscopy photos, and what the camera adds."""
+"""Artifacts of dermoscopy images: hair, bubbles, stickers, rulers, glare, the lens and camera."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from egeunet.data.augmentation.camera import to_bytes, to_floats
+from egeunet.data.augmentation.camera import to_bytes
 from egeunet.data.synthetic.noise import Float, smooth, smoothstep
 
-_OVER = 2  # lines are drawn this much larger and averaged down
+_OVERSAMPLING = 2  # of lines
 _STICKERS = ((40, 90, 170), (30, 130, 90), (225, 190, 50), (215, 110, 40), (190, 45, 50))
 _HAIRS = ((28, 20, 18), (52, 34, 24), (84, 56, 36), (190, 160, 115), (225, 220, 210))
 
 
-def cover(
+def add_artifacts(
     rng: np.random.Generator, image: Float, y: Float, x: Float, lesion: NDArray[np.bool_]
 ) -> Float:
-    """Lay hair, gel, stickers, a ruler, glare and the shadow of the lens over a photo.
+    """Draw hair, gel bubbles, a sticker, a ruler, glare and the lens over an image, at random.
 
     Args:
-        rng: Decides what there is.
+        rng: Source of randomness.
         image: RGB in 0…1, (H, W, 3).
-        y: As `egeunet.data.synthetic.noise.grid` gives it.
-        x: As `egeunet.data.synthetic.noise.grid` gives it.
-        lesion: Where the lesion is, (H, W); stickers keep away from it.
+        y: (H, 1), from `egeunet.data.synthetic.noise.grid`.
+        x: (1, W), from `egeunet.data.synthetic.noise.grid`.
+        lesion: Mask of the lesion, (H, W); stickers keep away from it.
 
     Returns:
-        The photo, (H, W, 3).
+        The image, (H, W, 3).
     """
     if rng.random() < 0.6:
-        image = hair(rng, image)
+        image = synthetic_hair(rng, image)
     if rng.random() < 0.35:
         image = _bubbles(rng, image)
     if rng.random() < 0.2:
@@ -42,8 +42,8 @@ def cover(
     return _lens(rng, image, y, x)
 
 
-def expose(rng: np.random.Generator, image: Float) -> NDArray[np.uint8]:
-    """Photograph the scene: white balance, blur, grain, 8 bits."""
+def photograph(rng: np.random.Generator, image: Float) -> NDArray[np.uint8]:
+    """Apply white balance, noise, blur and 8 bits, as a camera does."""
     image = image * rng.normal((1.1, 1.08, 1.08), (0.04, 0.03, 0.05)).astype(np.float32)
     short = min(image.shape[:2])
     grain = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(
@@ -54,36 +54,31 @@ def expose(rng: np.random.Generator, image: Float) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).filter(blur))
 
 
-def hairy(rng: np.random.Generator, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay hair over a photo, RGB (H, W, 3)."""
-    return to_bytes(hair(rng, to_floats(photo)))
+def _blend(image: Float, color: Float | float, alpha: Float) -> Float:
+    return image + (color - image) * alpha[..., None]
 
 
-def _mix(image: Float, colour: Float | float, alpha: Float) -> Float:
-    return image + (colour - image) * alpha[..., None]
-
-
-class _Ink:
-    """A sheet (H, W) to draw lines on, in units of the short side from the top left corner."""
+class _Canvas:
+    """A canvas (H, W) for lines, in units of the short side from the top left corner."""
 
     def __init__(self, size: tuple[int, ...]) -> None:
         self.height, self.width = size[:2]
-        self.unit = min(self.height, self.width) * _OVER
-        self.sheet = Image.new("L", (self.width * _OVER, self.height * _OVER))
-        self.pen = ImageDraw.Draw(self.sheet)
+        self.unit = min(self.height, self.width) * _OVERSAMPLING
+        self.image = Image.new("L", (self.width * _OVERSAMPLING, self.height * _OVERSAMPLING))
+        self.pen = ImageDraw.Draw(self.image)
 
     def line(self, points: NDArray[np.floating], width: float, strength: int = 255) -> None:
         flat = [tuple(point) for point in points * self.unit]
         self.pen.line(flat, strength, max(round(width * self.unit), 1), joint="curve")
 
     def alpha(self) -> Float:
-        return np.asarray(self.sheet.reduce(_OVER), dtype=np.float32) / np.float32(255)
+        return np.asarray(self.image.reduce(_OVERSAMPLING), dtype=np.float32) / np.float32(255)
 
 
-def hair(rng: np.random.Generator, image: Float, count: int | None = None) -> Float:
-    """Lay hairs over a photo (H, W, 3) in 0…1, about a dozen if no `count` is given."""
-    ink = _Ink(image.shape)
-    extent = np.array([ink.width, ink.height]) / min(ink.width, ink.height)
+def synthetic_hair(rng: np.random.Generator, image: Float, count: int | None = None) -> Float:
+    """Draw hairs over an image (H, W, 3) in 0…1, about a dozen by default."""
+    canvas = _Canvas(image.shape)
+    extent = np.array([canvas.width, canvas.height]) / min(canvas.width, canvas.height)
     grain = rng.uniform(0, 2 * np.pi)  # hair grows in one direction, more or less
     spread = rng.uniform(0.2, 1.2)
     thickness = rng.uniform(0.003, 0.0085)
@@ -98,18 +93,18 @@ def hair(rng: np.random.Generator, image: Float, count: int | None = None) -> Fl
         width = thickness * rng.uniform(0.6, 1.3)
         strength = int(rng.uniform(150, 255))
         for start in range(0, 14, 2):  # thinner towards the tip
-            ink.line(points[start : start + 3], width * (1 - 0.65 * t[start]), strength)
+            canvas.line(points[start : start + 3], width * (1 - 0.65 * t[start]), strength)
     dark = rng.random() < 0.8
-    colour = _HAIRS[rng.integers(0, 3) if dark else rng.integers(3, 5)]
-    alpha = ink.alpha()
+    color = _HAIRS[rng.integers(0, 3) if dark else rng.integers(3, 5)]
+    alpha = canvas.alpha()
     shadow = np.roll(alpha, (1, 1), (0, 1)) * np.float32(0.18)
     image = image * (1 - shadow[..., None])
-    paint = np.array(colour, np.float32) / np.float32(255)
-    return _mix(image, paint, alpha * np.float32(rng.uniform(0.7, 0.95)))
+    paint = np.array(color, np.float32) / np.float32(255)
+    return _blend(image, paint, alpha * np.float32(rng.uniform(0.7, 0.95)))
 
 
 def _bubbles(rng: np.random.Generator, image: Float) -> Float:
-    """Air in the immersion gel: a rim, bright towards the light, and a small highlight."""
+    """Draw air bubbles in the immersion gel: a rim, bright towards the light, and a highlight."""
     image = image.copy()
     height, width = image.shape[:2]
     short = min(height, width)
@@ -133,14 +128,14 @@ def _bubbles(rng: np.random.Generator, image: Float) -> Float:
     return image
 
 
-def _window(centre: float, reach: float, end: int) -> slice:
-    return slice(max(int(centre - reach), 0), min(int(centre + reach) + 1, end))
+def _window(center: float, reach: float, end: int) -> slice:
+    return slice(max(int(center - reach), 0), min(int(center + reach) + 1, end))
 
 
 def _sticker(
     rng: np.random.Generator, image: Float, y: Float, x: Float, lesion: NDArray[np.bool_]
 ) -> Float:
-    """A round colour patch that reaches in from the corner farthest from the lesion."""
+    """Draw a round color patch in the corner farthest from the lesion."""
     corners = [(sy, sx) for sy in (-1, 1) for sx in (-1, 1)]
     rows, columns = np.nonzero(lesion)
     middle = (float(y[rows, 0].mean()), float(x[0, columns].mean()))
@@ -154,15 +149,15 @@ def _sticker(
     pixel = 1.5 / min(image.shape[:2])
     alpha = smoothstep(radius + pixel, radius - pixel, distance)
     shadow = smoothstep(radius + 0.03, radius, distance) * np.float32(0.25)
-    colour = np.array(_STICKERS[rng.integers(len(_STICKERS))], np.float32) / 255
+    color = np.array(_STICKERS[rng.integers(len(_STICKERS))], np.float32) / 255
     sheen = 1 + 0.06 * smooth(rng, (image.shape[0], image.shape[1]), 3)[..., None]
-    return _mix(image * (1 - shadow[..., None]), colour * sheen, alpha * np.float32(0.96))
+    return _blend(image * (1 - shadow[..., None]), color * sheen, alpha * np.float32(0.96))
 
 
 def ruler(rng: np.random.Generator, image: Float) -> Float:
-    """Lay a scale along one side of a photo (H, W, 3) in 0…1, each fifth or tenth tick longer."""
-    ink = _Ink(image.shape)
-    width, height = np.array([ink.width, ink.height]) / min(ink.width, ink.height)
+    """Draw a ruler along one side of an image (H, W, 3) in 0…1, each 5th or 10th tick longer."""
+    canvas = _Canvas(image.shape)
+    width, height = np.array([canvas.width, canvas.height]) / min(canvas.width, canvas.height)
     side = rng.integers(4)
     along, across = (width, height) if side < 2 else (height, width)
     spacing, long = rng.uniform(0.018, 0.045), rng.choice((5, 10))
@@ -181,12 +176,12 @@ def ruler(rng: np.random.Generator, image: Float) -> Float:
         # From (along, across) to (x, y) of the chosen side.
         if side % 2:
             line[:, 1] = across - line[:, 1]
-        ink.line(line if side < 2 else line[:, ::-1], thickness)
-    return _mix(image, 0.08, ink.alpha() * np.float32(rng.uniform(0.6, 0.9)))
+        canvas.line(line if side < 2 else line[:, ::-1], thickness)
+    return _blend(image, 0.08, canvas.alpha() * np.float32(rng.uniform(0.6, 0.9)))
 
 
 def _glare(rng: np.random.Generator, image: Float, y: Float, x: Float) -> Float:
-    """Light thrown back by wet skin: white, broken up, in a few places."""
+    """Draw specular reflections of wet skin: white and broken up, in a few places."""
     size = (image.shape[0], image.shape[1])
     near = np.zeros(size, np.float32)
     for _ in range(rng.integers(1, 5)):
@@ -194,11 +189,11 @@ def _glare(rng: np.random.Generator, image: Float, y: Float, x: Float) -> Float:
         near += np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / np.float32(rng.uniform(0.05, 0.2) ** 2))
     broken = smooth(rng, size, rng.uniform(40, 90)) + 0.3 * smooth(rng, size, 10)
     alpha = smoothstep(2.6, 4.0, broken + 1.6 * near) * np.float32(rng.uniform(0.4, 0.9))
-    return _mix(image, np.array([1.0, 0.99, 0.97], np.float32), alpha)
+    return _blend(image, np.array([1.0, 0.99, 0.97], np.float32), alpha)
 
 
 def _lens(rng: np.random.Generator, image: Float, y: Float, x: Float) -> Float:
-    """Uneven light, the fall-off towards the corners, and the round end of the dermoscope."""
+    """Apply uneven illumination, vignetting, and the round rim of the dermoscope."""
     slope_y, slope_x = rng.normal(0, 0.06, 2).astype(np.float32)
     light = 1 + slope_y * y * 2 + slope_x * x * 2
     radius = np.hypot(y / y.max(), x / x.max()) / np.float32(np.sqrt(2))  # 1 in the corners
@@ -210,5 +205,5 @@ def _lens(rng: np.random.Generator, image: Float, y: Float, x: Float) -> Float:
             np.hypot(y.max(), x.max())
         )
         rim, soft = rng.uniform(0.76, 0.96), rng.uniform(0.01, 0.06)
-        image = _mix(image, 0.02, smoothstep(rim - soft, rim + soft, tube))
+        image = _blend(image, 0.02, smoothstep(rim - soft, rim + soft, tube))
     return image

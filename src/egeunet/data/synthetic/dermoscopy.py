@@ -1,9 +1,9 @@
-"""Dermoscopy drawn by formulas: skin, lesion and everything that gets in the way, with exact masks.
+"""Synthetic dermoscopy images with exact masks.
 
-Light is multiplied: skin of a given tone, darkened by melanin and haemoglobin with the absorption
-of each colour channel, then covered by what lies on top. Skin tones follow the individual typology
-angle (ITA = atan((L* - 50) / b*), Chardon et al. 1991) from very light to very dark. Nothing here
-looks at a real photo, and scores on these images say nothing about real ones.
+Light is multiplied: skin of a given tone, absorption by melanin and hemoglobin in each color
+channel, and artifacts on top. Skin tones follow the individual typology angle (ITA =
+atan((L* - 50) / b*), Chardon et al. 1991) from very light to very dark. No real image is used, and
+scores on these images say nothing about real ones.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from egeunet.data.masks import write_mask
-from egeunet.data.synthetic import artifacts
+from egeunet.data.synthetic.artifacts import add_artifacts, photograph
 from egeunet.data.synthetic.noise import Float, cells, fractal, grid, smooth, smoothstep
 from egeunet.errors import UsageError
-from egeunet.reporting import Reporter
+from egeunet.progress import track
 
 CLASSES = ("background", "lesion", "dark structure")
 MELANIN = np.array([0.45, 0.95, 1.5], np.float32)  # absorption of red, green, blue per density
 BLOOD = np.array([0.10, 1.0, 0.85], np.float32)
-VEIL = np.array([0.52, 0.57, 0.66], np.float32)  # pigment deep in the skin scatters blue
+VEIL = np.array([0.52, 0.57, 0.66], np.float32)  # deep pigment scatters blue
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How lesions of one kind look: (lowest, highest) of what is drawn for each.
+    """A kind of lesion: the range (lowest, highest) of each property.
 
-    `veil` and `pale` are the chances of blue-grey and of depigmented areas.
+    `veil` and `pale` are the probabilities of a blue-gray veil and of depigmented areas.
     """
 
     chance: float
@@ -53,7 +53,7 @@ class _Kind:
 _KINDS = (
     _Kind(0.40, melanin=(0.35, 1.2)),  # common mole
     _Kind(
-        0.28,  # many colours, torn outline
+        0.28,  # several colors, irregular outline
         melanin=(0.6, 1.2),
         blood=(0.0, 0.25),
         unevenness=(0.25, 0.45),
@@ -65,7 +65,7 @@ _KINDS = (
         veil=0.55,
         pale=0.4,
     ),
-    _Kind(0.12, melanin=(0.35, 0.9), edge=(0.02, 0.06), network=0.0, globules=0.9),  # stuck on
+    _Kind(0.12, melanin=(0.35, 0.9), edge=(0.02, 0.06), network=0.0, globules=0.9),  # seborrheic
     _Kind(0.10, melanin=(0.05, 0.2), blood=(0.35, 0.9), network=0.0, globules=0.2),  # red
     _Kind(0.05, melanin=(0.7, 1.0), dark=(0.2, 0.4), network=0.0, globules=0.0, veil=1.0),  # blue
     _Kind(0.05, melanin=(0.22, 0.4), edge=(0.1, 0.3), network=0.8),  # faint
@@ -75,24 +75,26 @@ _KINDS = (
 def draw(
     seed: int | Sequence[int], size: tuple[int, int] = (256, 256), num_classes: int = 1
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one photo and its mask.
+    """Draw one image and its mask.
 
     Args:
         seed: The same seed and size give the same image.
-        size: Height and width in pixels, any from 16 on.
+        size: Height and width in pixels, at least 16.
         num_classes: 1: the lesion; 3: background, lesion, dark structure within it.
 
     Returns:
-        The photo, RGB uint8 (H, W, 3), and its mask, uint8 (H, W): 0 and 1, or class indices. The
-        mask is the lesion's own shape, whatever covers it; it is never empty and never full.
+        The image, RGB uint8 (H, W, 3), and its mask, uint8 (H, W): 0 and 1, or class indices. The
+        mask is the shape of the lesion, also below artifacts; it is never empty and never full.
 
     Raises:
-        UsageError: If the size is too small or the number of classes another.
+        UsageError: If the size is too small or the number of classes is not 1 or 3.
     """
     if num_classes not in (1, len(CLASSES)):
-        raise UsageError(f"The generator draws 1 or {len(CLASSES)} classes, not {num_classes}.")
+        raise UsageError(f"Synthetic images have 1 or {len(CLASSES)} classes, not {num_classes}.")
     if min(size) < 16:
-        raise UsageError(f"{size[1]}×{size[0]} is too small for a drawing; expected 16×16 or more.")
+        raise UsageError(
+            f"{size[1]}×{size[0]} is too small for a synthetic image: expected 16×16 or more."
+        )
     rng = np.random.default_rng(seed)
     kind = rng.choice(np.array(_KINDS, dtype=object), p=[kind.chance for kind in _KINDS])
     y, x = grid(size)
@@ -106,8 +108,8 @@ def draw(
     tone = _skin_tone(rng)
     image = _skin(rng, tone, y, x)
     image = _lesion(rng, kind, image, field / radius, (darkness - border) / radius, y, x)
-    image = artifacts.cover(rng, image, y, x, inside)
-    return artifacts.expose(rng, image), inside.astype(np.uint8) + (dark & (num_classes > 1))
+    image = add_artifacts(rng, image, y, x, inside)
+    return photograph(rng, image), inside.astype(np.uint8) + (dark & (num_classes > 1))
 
 
 def write_dataset(
@@ -116,39 +118,37 @@ def write_dataset(
     size: tuple[int, int] = (256, 256),
     seed: int = 0,
     num_classes: int = 1,
-    reporter: Reporter | None = None,
 ) -> Path:
-    """Write `images/*.jpg` and `masks/*.png`, all of them or nothing.
+    """Write a dataset of `images/*.jpg` and `masks/*.png`, all of it or nothing.
 
     Args:
         folder: A new or empty folder.
-        count: Number of pairs.
+        count: Number of image–mask pairs.
         size: Height and width in pixels.
-        seed: Start of all random numbers; image i is the same for any count.
-        num_classes: 1 or 3, see `draw`; the masks of 3 carry a palette.
-        reporter: Hears of the progress.
+        seed: Seed; image i is the same for any count.
+        num_classes: 1 or 3, see `draw`; masks of 3 classes have a palette.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: If the folder holds something already, or an argument is out of range.
+        UsageError: If the folder is not empty, or an argument is out of range.
     """
     folder = Path(folder)
     if count < 1:
-        raise UsageError(f"Expected at least 1 image to draw, not {count}.")
+        raise UsageError(f"Expected at least 1 image, not {count}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty; name a new folder.")
+        raise UsageError(f"{folder} is not empty. Name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        whole = building / "whole"  # made anew for the usual permissions
-        for part in ("images", "masks"):
-            (whole / part).mkdir(parents=True)
-        for index in (reporter or Reporter()).track(range(count), "drawing", count):
-            photo, mask = draw((seed, index), size, num_classes)
+        whole = building / "whole"  # with the usual permissions, unlike a temporary folder
+        for name in ("images", "masks"):
+            (whole / name).mkdir(parents=True)
+        for index in track(range(count), "drawing images"):
+            image, mask = draw((seed, index), size, num_classes)
             name = f"synthetic_{index:05d}"
-            Image.fromarray(photo).save(whole / "images" / f"{name}.jpg", quality=92)
+            Image.fromarray(image).save(whole / "images" / f"{name}.jpg", quality=92)
             write_mask(whole / "masks" / f"{name}.png", mask, num_classes)
         if folder.is_dir():
             folder.rmdir()
@@ -159,7 +159,7 @@ def write_dataset(
 
 
 def _skin_tone(rng: np.random.Generator) -> Float:
-    """Draw a skin colour (3,) in sRGB 0…1 from the whole range of typology angles."""
+    """Draw a skin color (3,) in sRGB 0…1 from the whole range of typology angles."""
     angle = np.deg2rad(rng.uniform(-62, 70))
     b = rng.uniform(11, 19) if angle > 0 else rng.uniform(9, 16)
     lightness = 50 + b * np.tan(angle)
@@ -185,7 +185,7 @@ def _outline(rng: np.random.Generator, kind: _Kind, y: Float, x: Float) -> tuple
     size = (y.shape[0], x.shape[1])
     area = 0.03 + 0.55 * rng.beta(1.4, 3.0)  # of the image
     radius = float(np.sqrt(area * (size[0] * size[1] / min(size) ** 2) / np.pi))
-    centre_y, centre_x = rng.normal(0, 0.07, 2)
+    center_y, center_x = rng.normal(0, 0.07, 2)
     wobble = rng.uniform(*kind.irregularity) * radius
     y = y + np.float32(1.2 * wobble) * smooth(rng, size, 0.7 / radius)
     x = x + np.float32(1.2 * wobble) * smooth(rng, size, 0.7 / radius)
@@ -194,8 +194,8 @@ def _outline(rng: np.random.Generator, kind: _Kind, y: Float, x: Float) -> tuple
     for lobe in range(rng.integers(1, 5)):
         reach = radius * rng.uniform(0.3, 0.8) if lobe else 0
         direction, turn = rng.uniform(0, 2 * np.pi, 2)
-        dy = y - np.float32(centre_y + reach * np.sin(direction))
-        dx = x - np.float32(centre_x + reach * np.cos(direction))
+        dy = y - np.float32(center_y + reach * np.sin(direction))
+        dx = x - np.float32(center_x + reach * np.cos(direction))
         stretch = np.float32(np.exp(rng.normal(0, 0.16)))
         u = (dx * np.cos(turn) + dy * np.sin(turn)).astype(np.float32) * stretch
         v = (dy * np.cos(turn) - dx * np.sin(turn)).astype(np.float32) / stretch
@@ -204,7 +204,7 @@ def _outline(rng: np.random.Generator, kind: _Kind, y: Float, x: Float) -> tuple
     field = -np.log(total) / np.float32(sharpness)
     field += np.float32(0.6 * wobble) * fractal(rng, size, 1.6 / radius, 4)
     field += np.float32(0.012 * radius) * smooth(rng, size, 12 / radius)
-    # The area is what was drawn above, whatever the lobes and the noise did.
+    # Lobes and noise change the area; this restores it.
     return (field - np.quantile(field, area)).astype(np.float32), radius
 
 
@@ -231,7 +231,7 @@ def _lesion(
     y: Float,
     x: Float,
 ) -> Float:
-    """Colour the lesion; `field` and `darkness` are in units of its radius, negative inside."""
+    """Color the lesion; `field` and `darkness` are in units of its radius, negative inside."""
     size = (y.shape[0], x.shape[1])
     edge = np.float32(rng.uniform(*kind.edge)) * np.exp(0.6 * smooth(rng, size, 3))
     pigment = _sigmoid(-field / edge * 2)
@@ -272,13 +272,13 @@ def _structures(rng: np.random.Generator, y: Float, x: Float) -> tuple[Float, Fl
     """Return globules and the lines of a pigment network, each (H, W) in 0…1."""
     size = (y.shape[0], x.shape[1])
     y, x = (axis + np.float32(0.008) * fractal(rng, size, 16, 2) for axis in (y, x))
-    centre, border = cells(rng, y, x, rng.uniform(28, 55))
-    spots = smoothstep(0.55, 0.15, centre + 0.12 * smooth(rng, size, 20))
+    center, border = cells(rng, y, x, rng.uniform(28, 55))
+    spots = smoothstep(0.55, 0.15, center + 0.12 * smooth(rng, size, 20))
     return spots, smoothstep(0.55, 0.0, border)
 
 
 def _absorb(melanin: Float, blood: Float) -> Float:
-    """Return the light (H, W, 3) that is left after absorption (Beer-Lambert)."""
+    """Return the light (H, W, 3) that absorption leaves (Beer–Lambert)."""
     density = melanin[..., None] * MELANIN + blood[..., None] * BLOOD
     return np.exp(-density.astype(np.float32))
 

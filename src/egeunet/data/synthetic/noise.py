@@ -1,4 +1,4 @@
-"""Patterns that drawn skin is made of: smooth noise, cells, and a common frame of coordinates."""
+"""Procedural patterns of synthetic skin: smooth noise, cells, and their coordinate grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Float: TypeAlias = NDArray[np.float32]
 
 
 def grid(size: tuple[int, int]) -> tuple[Float, Float]:
-    """Return y (H, 1) and x (1, W) of the pixel centres; the short side reaches from -½ to ½."""
+    """Return y (H, 1) and x (1, W) of the pixel centers; the short side spans -½ to ½."""
     height, width = size
     short = min(size)
     y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / short
@@ -50,13 +50,13 @@ def cells(rng: np.random.Generator, y: Float, x: Float, count: float) -> tuple[F
     """Divide the plane into irregular cells (Worley 1996).
 
     Args:
-        rng: Where the numbers come from.
-        y: Places, (H, W); the same frame as `grid`.
-        x: Places, (H, W).
+        rng: Source of randomness.
+        y: Coordinates, (H, W), in the units of `grid`.
+        x: Coordinates, (H, W).
         count: Cells per unit of length.
 
     Returns:
-        The distance to the nearest cell centre and to the border between the two nearest cells
+        The distance to the nearest cell center and to the border between the two nearest cells
         (second nearest minus nearest), both (H, W), where a cell is about 1 wide.
     """
     y, x = y * np.float32(count), x * np.float32(count)
@@ -64,14 +64,14 @@ def cells(rng: np.random.Generator, y: Float, x: Float, count: float) -> tuple[F
     row, column = row - row.min() + 1, column - column.min() + 1
     y, x = y - np.floor(y), x - np.floor(x)
     shape = (2, row.max() + 2, column.max() + 2)
-    centre_y, centre_x = (0.15 + 0.7 * rng.random(shape, dtype=np.float32)).reshape(2, -1)
+    center_y, center_x = (0.15 + 0.7 * rng.random(shape, dtype=np.float32)).reshape(2, -1)
     index = row * shape[2] + column
     nearest = np.full(y.shape, 9, np.float32)
     second = nearest.copy()
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             near = index + (down * shape[2] + right)
-            distance = (centre_y[near] + (down - y)) ** 2 + (centre_x[near] + (right - x)) ** 2
+            distance = (center_y[near] + (down - y)) ** 2 + (center_x[near] + (right - x)) ** 2
             second = np.minimum(second, np.maximum(nearest, distance))
             nearest = np.minimum(nearest, distance)
     return np.sqrt(nearest), np.sqrt(second) - np.sqrt(nearest)

@@ -1,21 +1,22 @@
-/** A decoded photo: RGB bytes, row by row, and the same as a canvas. */
-export interface Photo {
+/** A decoded image: RGB bytes in row-major order, and the same pixels as a canvas. */
+export interface DecodedImage {
   width: number;
   height: number;
   rgb: Uint8Array;
   canvas: HTMLCanvasElement;
 }
 
-/** What cannot be helped by trying again. */
-export class NotAPhoto extends Error {}
-export class TooLarge extends Error {}
+/** The browser cannot decode the file. */
+export class DecodeError extends Error {}
+/** The image has more than MAX_MEGAPIXELS. */
+export class ImageTooLargeError extends Error {}
 
-export const MOST_MILLION = 64;
-/** The largest canvas that phones have; a photo above it is reduced. */
-const CANVAS = 4096 * 4096;
+export const MAX_MEGAPIXELS = 64;
+/** Largest canvas of iOS Safari, in pixels; larger images are downscaled to it. */
+const MAX_CANVAS_PIXELS = 4096 * 4096;
 
-/** Decode a file: upright, its own colours, transparent pixels laid on white. */
-export async function decode(file: Blob): Promise<Photo> {
+/** Decode a file: EXIF orientation applied, no color conversion, transparency on white. */
+export async function decode(file: Blob): Promise<DecodedImage> {
   let bitmap: ImageBitmap;
   try {
     bitmap = await createImageBitmap(file, {
@@ -23,14 +24,14 @@ export async function decode(file: Blob): Promise<Photo> {
       colorSpaceConversion: "none",
     });
   } catch {
-    throw new NotAPhoto();
+    throw new DecodeError();
   }
   const pixels = bitmap.width * bitmap.height;
-  if (pixels > MOST_MILLION * 1e6) {
+  if (pixels > MAX_MEGAPIXELS * 1e6) {
     bitmap.close();
-    throw new TooLarge();
+    throw new ImageTooLargeError();
   }
-  const scale = Math.min(1, Math.sqrt(CANVAS / pixels));
+  const scale = Math.min(1, Math.sqrt(MAX_CANVAS_PIXELS / pixels));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.floor(bitmap.width * scale));
   canvas.height = Math.max(1, Math.floor(bitmap.height * scale));
