@@ -44,7 +44,6 @@ class Segmentation(BaseModel):
         area: Fraction of the image that the mask covers, 0…1.
         area_pixels: Number of pixels in the mask.
         box: Bounding box x0, y0, x1, y1, where x1 and y1 are exclusive; null if the mask is empty.
-        confidence: How certain the network is, 0…1; not calibrated.
         quality: Estimated Dice score of the mask, 0…1; null if the weights have no estimator.
         review: Whether a person should check the mask; null if there is no estimate.
         threshold: Probability from which a pixel is foreground (one class).
@@ -60,7 +59,6 @@ class Segmentation(BaseModel):
     area: float
     area_pixels: int
     box: list[int] | None
-    confidence: float
     quality: float | None
     review: bool | None
     threshold: float | None = None
