@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -108,3 +109,38 @@ def test_mistakes_are_one_sentence_with_the_right_exit_code(words, code, message
     assert message in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+
+
+def test_check_names_hostile_files_within_little_memory(tmp_path):
+    """A sparse file of 300 GB, and images that would decode to gigabytes."""
+    resource = pytest.importorskip("resource")
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for sample in ("good", "sparse", "wide", "damaged"):
+            Image.new("L", (32, 24), 255).save(tmp_path / "set" / name / f"{sample}.png")
+    with (tmp_path / "set/images/sparse.png").open("r+b") as file:
+        file.truncate(300 * 10**9)
+    Image.new("L", (30_000_000, 1)).save(tmp_path / "set/images/wide.png")
+    Image.new("1", (60_000, 60_000)).save(tmp_path / "set/masks/wide.png")
+    (tmp_path / "set/masks/damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\xff" * 99)
+    done = subprocess.run(
+        [sys.executable, "-m", "egeunet", "data", "check", "set", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (3 * 10**9, 3 * 10**9)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = {
+        (finding["kind"], finding["ids"][0])
+        for finding in json.loads(done.stdout)["findings"]
+        if finding["kind"].startswith("unreadable")
+    }
+    assert errors == {
+        ("unreadable image", "sparse"),
+        ("unreadable image", "wide"),
+        ("unreadable mask", "wide"),
+        ("unreadable mask", "damaged"),
+    }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from egeunet.data import cache
 from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.synthetic.dermoscopy import draw, write_dataset
@@ -191,4 +192,20 @@ def test_what_cannot_be_loaded_is_named(folder, tmp_path, write_pair):
         load_arrays(open_folder(folder).samples, cache_dir=tmp_path)
     (folder / "masks/b.png").write_bytes(b"no image")
     with pytest.raises(EgeunetError, match=r"b\.png is not an image"):
+        load_arrays(open_folder(folder).samples, cache_dir=tmp_path)
+
+
+def test_a_sparse_image_of_300_gb_is_refused_by_its_length(folder, tmp_path):
+    with (folder / "images/a04.png").open("r+b") as file:
+        file.truncate(300 * 10**9)
+    with pytest.raises(EgeunetError, match=r"a04\.png is too large"):
+        load_arrays(open_folder(folder).samples, cache_dir=tmp_path)
+
+
+def test_a_pair_that_does_not_fit_into_memory_is_named(folder, tmp_path, monkeypatch):
+    def exhaust(image, size):
+        raise MemoryError
+
+    monkeypatch.setattr(cache, "resize", exhaust)
+    with pytest.raises(EgeunetError, match=r"a00\.png and its mask need more memory"):
         load_arrays(open_folder(folder).samples, cache_dir=tmp_path)

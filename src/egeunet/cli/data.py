@@ -23,18 +23,18 @@ app = typer.Typer(
 )
 
 
-SHOWN = 3  # findings of a kind in the table
+SHOWN = 3  # details of each kind of problem in the table
 
 
 class ProtocolName(str, Enum):
-    """The protocols by name."""
+    """How a dataset is split."""
 
     paper = "paper"
     holdout = "holdout"
 
 
 Source = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A folder, or a name of `egeunet data list`.")
+    str, typer.Argument(metavar="DATASET", help="A folder, or a dataset of `egeunet data list`.")
 ]
 ProtocolOption = Annotated[
     ProtocolName, typer.Option(help="paper: 70/30, selected on test; holdout: 70/10/20.")
@@ -46,7 +46,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_(as_json: Json = False) -> None:
     """List the datasets known by name.
 
-    Any folder that holds images/ and masks/ can be used in place of a name.
+    A folder of your own with images/ and masks/ can be used in place of a name.
 
     For example:
 
@@ -74,15 +74,15 @@ def check(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Look at every file of a dataset before training on it.
+    """Check every file of a dataset before training on it.
 
-    Finds files that cannot be decoded, images without a mask and the reverse, sizes that differ,
-    masks that are empty, full or not binary, and images that are there twice, above all on both
-    sides of a split. The exit code is 1 if there are errors.
+    Reports files that cannot be decoded, images without a mask and masks without an image, sizes
+    that differ, masks that are empty, full or not binary, and duplicate images, with those that
+    leak from one split into another. The exit code is 1 if there are errors.
 
     For example:
 
-        egeunet data check photos/
+        egeunet data check images/
     """
     from egeunet.data.check import check_dataset
     from egeunet.data.datasets import open_data
@@ -97,7 +97,7 @@ def check(
                 details = [finding.detail for finding in same[:SHOWN]]
                 more = [f"… and {len(same) - SHOWN} more (--json)"] if len(same) > SHOWN else []
                 rows.append(("\n  ".join([kind, *details, *more]), level, len(same)))
-            print_table(f"{result.name} in {result.root}", ("found", "level", "count"), rows)
+            print_table(f"{result.name} in {result.root}", ("problem", "level", "count"), rows)
         verdict = "no errors" if result.ok else "errors found"
         sys.stdout.write(
             f"{result.name}: {result.readable} of {result.images} pairs can be read, mean "
@@ -111,15 +111,15 @@ def check(
 def split(
     dataset: Source,
     protocol: ProtocolOption = ProtocolName.holdout,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed gives another split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the list here, not to stdout.")
+        Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compute a split list, `<id> <part>` per line: the same on every machine.
+    """Compute a split list, `<id> <split>` per line, the same on every machine.
 
-    With seed 0 this is how the lists that come with the package were made.
+    The lists in the package were made with seed 0.
 
     For example:
 
@@ -143,21 +143,19 @@ def split(
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="A name of `egeunet data list`.")],
+    name: Annotated[str, typer.Argument(help="A dataset of `egeunet data list`.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="The folder that holds the datasets; $EGEUNET_DATA by default."
-        ),
+        typer.Option("--output", "-o", help="Folder for all datasets; $EGEUNET_DATA by default."),
     ] = None,
     mirror: Annotated[
-        str | None, typer.Option(help="An address that offers the same archives.")
+        str | None, typer.Option(help="Base URL that offers the same archives.")
     ] = None,
 ) -> None:
-    """Fetch the official archives of a dataset, check and unpack them.
+    """Download the official archives of a dataset, check and unpack them.
 
-    Goes on where an interrupted download broke off. Where a form or a login is in the way it says
-    where to go and what to put where.
+    Resumes an interrupted download. For datasets behind a form or a login it says where to get
+    them and which files to put where.
 
     For example:
 
@@ -172,17 +170,18 @@ def download(
 def synthesize(
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 400,
-    height: Annotated[int, typer.Option(min=16, help="Pixels.")] = 256,
-    width: Annotated[int, typer.Option(min=16, help="Pixels.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Start of all random numbers.")] = 0,
+    height: Annotated[int, typer.Option(min=16, help="Height in pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=16, help="Width in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
     num_classes: Annotated[
         int, typer.Option(help="1: the lesion; 3: background, lesion, dark structure.")
     ] = 1,
 ) -> None:
-    """Draw a dermoscopy set with exact masks: images/ and masks/.
+    """Draw a synthetic dermoscopy dataset with exact masks: images/ and masks/.
 
-    All skin tones, irregular lesions of several colours, hair, rulers, gel bubbles, glare, colour
-    patches, dark corners. For trying things out: scores on it say nothing about real photos.
+    It has all skin tones, irregular lesions of several colors, hair, rulers, gel bubbles, glare,
+    color patches and dark corners. Use it to try things out: scores on it say nothing about real
+    images.
 
     For example:
 

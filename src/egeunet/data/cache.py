@@ -24,7 +24,7 @@ from egeunet.data.masks import read_mask, resize_mask
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError
 from egeunet.files import cache_folder, sha256_file
-from egeunet.inference.image_io import read_image
+from egeunet.inference.image_io import MAX_BYTES, read_image
 from egeunet.inference.preprocess import resize
 from egeunet.progress import track
 
@@ -112,6 +112,8 @@ def _key(samples: Sequence[Sample], size: tuple[int, int], num_classes: int) -> 
 
 def _hash(path: Path) -> str:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise EgeunetError(f"{path} is too large: the limit is {MAX_BYTES / 1e6:,.0f} MB.")
         return sha256_file(path)
     except OSError as error:
         raise EgeunetError(f"Cannot read {path}: {error.strerror or error}.") from error
@@ -177,6 +179,14 @@ def _decode(
     samples: Sequence[Sample], size: tuple[int, int], num_classes: int
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], float]]:
     def decode(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
+        try:
+            return decode_pair(sample)
+        except MemoryError as error:
+            raise EgeunetError(
+                f"{sample.image} and its mask need more memory than there is. Scale them down."
+            ) from error
+
+    def decode_pair(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
         assert sample.mask is not None
         image = read_image(sample.image)
         mask = read_mask(sample.mask, num_classes)

@@ -193,6 +193,7 @@ def _files(root: Path, *patterns: str) -> list[Path]:
         for path in found
         if path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")
+        and (path.is_file() or path.is_dir() or not path.exists())  # no pipes and devices
         and not path.stem.endswith("_superpixels")  # ISIC ships these beside its images
     )
 
