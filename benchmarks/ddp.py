@@ -23,7 +23,7 @@ from torch import Tensor
 
 from egeunet.environment import environment
 from egeunet.evaluation.report import append_result
-from egeunet.training.checkpoint import load_checkpoint
+from egeunet.training.checkpoints import load_checkpoint
 from egeunet.training.run import read_parts
 
 RUNS = {

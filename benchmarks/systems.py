@@ -32,7 +32,7 @@ from egeunet.evaluation.predictors import torch_predictor
 from egeunet.evaluation.report import append_result
 from egeunet.metrics.counts import count_pixels, predict_classes
 from egeunet.models import create_model, list_models
-from egeunet.training.losses import DeepSupervisionLoss
+from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
 
 PHOTOS = 240
 SETTLED_ON = 32
@@ -50,11 +50,13 @@ def measure(name: str, train: Arrays, test: Arrays, steps: int, batch: int) -> d
     for _, data in zip(range(steps), loader.epoch(), strict=False):
         start = time.perf_counter()
         optimizer.zero_grad()
-        parts = loss(model(data.images), data.masks)
-        parts.total.backward()
+        output = model(data.images)
+        total = loss(output, data.masks)
+        total.backward()
         optimizer.step()
-        losses.append(parts.total.item())
-        outputs.append(parts.output.item())
+        losses.append(total.item())
+        logits = output[0] if isinstance(output, tuple) else output
+        outputs.append(cross_entropy_dice(logits, data.masks).item())
         seconds.append(time.perf_counter() - start)
     settle(model, train)
     prediction = predict_classes(torch_predictor(model)(test.images))

@@ -58,7 +58,7 @@ def our_step(fast: bool) -> tuple[nn.Module, Step]:
     def step(images: Tensor, masks: Tensor) -> float:
         kernels.usable = usable if fast else lambda *_: False
         optimizer.zero_grad()
-        loss = loss_of(model(images), masks).total
+        loss = loss_of(model(images), masks)
         loss.backward()
         optimizer.step()
         kernels.usable = usable
@@ -118,7 +118,7 @@ def our_validation(model: nn.Module, loader: Loader) -> None:
     loss_of, counts, total = DeepSupervisionLoss(), PixelCounts(1), torch.zeros(())
     for batch in loader.epoch():
         logits = model(batch.images)
-        total += loss_of(logits, batch.masks).output * len(batch.ids)
+        total += loss_of(logits, batch.masks) * len(batch.ids)
         counts.update(logits, batch.masks)
     counts.pooled()
     model.train()

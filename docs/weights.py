@@ -30,7 +30,7 @@ from egeunet.export.formats import export_run
 from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.models import count_cost
-from egeunet.training.checkpoint import WEIGHTS, load_weights, save_weights
+from egeunet.training.checkpoints import WEIGHTS, load_weights, save_weights
 from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
 
 ROOT = Path(__file__).resolve().parents[1]

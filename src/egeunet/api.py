@@ -5,6 +5,7 @@ The module imports without torch; a function that needs it says so when it is ca
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from egeunet.training.config import Recipe
 
 __all__ = ["create_model", "evaluate", "export", "list_models", "train"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def list_models() -> list[str]:
@@ -85,55 +88,51 @@ def train(
     *settings: str,
     resume: bool = False,
     at_once: int | None = None,
-    reporter: Reporter | None = None,
 ) -> Path:
-    """Train a system, and write its ONNX file beside the weights.
+    """Train a model, and write its ONNX file beside the weights.
 
     Args:
-        recipe: A recipe, its YAML file, or the name of one that is shipped.
-        *settings: `key=value` that replace those of a file, such as `trainer.epochs=4`; and
-            `seeds=0-4` or `seeds=1,3` trains several side by side. With `devices=2` a training
-            has a process per device; started by torchrun, it is one of them.
-        resume: Go on from the checkpoint in the run folder.
-        at_once: Of several seeds, how many at a time; see
-            `egeunet.training.launcher.train_side_by_side`.
-        reporter: Hears of the progress.
+        recipe: Recipe, YAML file, or name of a shipped recipe.
+        *settings: `key=value` that override settings of a file, such as `trainer.epochs=4`.
+            `seeds=0-4` or `seeds=1,3` trains several seeds side by side. With `devices=2` a
+            training has one process per device; under torchrun this process is one of them.
+        resume: Continue from the checkpoint in the run folder, if there is one.
+        at_once: Number of seeds that train at a time; None: one per core, all on a GPU.
 
     Returns:
-        The run folder; see `egeunet.training.trainer.train` for its files and the errors. Of
-        several seeds the folder that holds theirs, `seed-0` and so on, and `seeds.json` with mean
+        The run folder; see `egeunet.training.trainer.train` for its files and the errors. With
+        several seeds: the folder of their runs, `seed-0` and so on, and of `seeds.json` with mean
         and standard deviation.
+
+    Raises:
+        UsageError: Unknown recipe or setting, or a run folder that cannot be used.
+        MissingExtraError: torch is not installed.
     """
     with needs_extra("train"):
         from egeunet.training.config import Recipe
-        from egeunet.training.launcher import train_side_by_side
+        from egeunet.training.launcher import (
+            describe_seeds,
+            split_seeds,
+            summarize_seeds,
+            train_side_by_side,
+        )
         from egeunet.training.recipe import load_recipe
-        from egeunet.training.seeds import describe_seeds, split_seeds, summarise_seeds
     if isinstance(recipe, Recipe):
         if settings:
             raise UsageError("Settings go with the name of a recipe, not with a Recipe object.")
-        return _train_one(recipe, resume, reporter)
+        return _train_one(recipe, resume)
     seeds, others = split_seeds(settings)
     if not seeds:
-        return _train_one(load_recipe(recipe, others), resume, reporter)
+        return _train_one(load_recipe(recipe, others), resume)
     folder = load_recipe(recipe, others).out
-    runs = train_side_by_side(
-        [
-            load_recipe(recipe, [*others, f"seed={seed}"]).model_copy(
-                update={"out": folder / f"seed-{seed}"}
-            )
-            for seed in seeds
-        ],
-        resume=resume,
-        at_once=at_once,
-        reporter=reporter,
-    )
-    summary = summarise_seeds(folder, runs)
-    (reporter or Reporter()).info(describe_seeds(summary))
+    recipes = [load_recipe(recipe, [*others, f"seed={seed}"]) for seed in seeds]
+    recipes = [r.model_copy(update={"out": folder / f"seed-{r.seed}"}) for r in recipes]
+    runs = train_side_by_side(recipes, resume=resume, at_once=at_once)
+    _LOG.info(describe_seeds(summarize_seeds(folder, runs)))
     return folder
 
 
-def _train_one(recipe: Recipe, resume: bool, reporter: Reporter | None) -> Path:
+def _train_one(recipe: Recipe, resume: bool) -> Path:
     from egeunet.evaluation.figures import save_figure, training_curves
     from egeunet.export.formats import export_run
     from egeunet.training.distributed import is_first, world_size
@@ -142,14 +141,14 @@ def _train_one(recipe: Recipe, resume: bool, reporter: Reporter | None) -> Path:
     from egeunet.training.trainer import train as train_recipe
 
     if recipe.devices > 1 and world_size() == 1:
-        return train_side_by_side([recipe], resume=resume, reporter=reporter)[0]
-    folder = train_recipe(recipe, resume=resume, reporter=reporter)
+        return train_side_by_side([recipe], resume=resume)[0]
+    folder = train_recipe(recipe, resume=resume)
     if is_first():
         save_figure(training_curves(folder / HISTORY), folder / "curves.png")
         try:
             export_run(load_run(folder))
-        except ParityError as error:  # as of networks that have hardly learned
-            (reporter or Reporter()).warn(f"The run is trained, but {error}")
+        except ParityError as error:  # as of models that have hardly learned
+            _LOG.warning("The run is trained, but %s", error)
     return folder
 
 

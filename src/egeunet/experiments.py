@@ -20,11 +20,15 @@ from egeunet.evaluation.series import recipe_of
 from egeunet.models.registry import get_system
 from egeunet.reporting import Reporter
 from egeunet.training.config import DataSettings, Recipe, Settings
-from egeunet.training.distillation import pin_runs
-from egeunet.training.launcher import default_at_once, train_side_by_side
+from egeunet.training.init_from import pin_runs
+from egeunet.training.launcher import (
+    default_at_once,
+    parse_seeds,
+    split_seeds,
+    train_side_by_side,
+)
 from egeunet.training.recipe import explain_mistake, load_recipe, read_yaml
 from egeunet.training.run import open_split, read_history
-from egeunet.training.seeds import parse_seeds, split_seeds
 
 EPOCHS_SCORED = {"paper": ("selected", "last"), "holdout": ("selected",)}
 """Protocol: which weights of a run are scored. `holdout` reads the test part once."""
@@ -182,7 +186,6 @@ def sweep(
         resume=True,
         at_once=at_once or min(default_at_once(recipes), count_cores()),  # a GPU takes not all
         finished=score,
-        reporter=reporter,
     )
 
 

@@ -180,7 +180,7 @@ def test_fifty_steps_take_the_same_way(monkeypatch):
         losses = []
         for _ in range(50):
             optimizer.zero_grad()
-            loss = DeepSupervisionLoss()(model(images.to(dtype)), target.to(dtype)).total
+            loss = DeepSupervisionLoss()(model(images.to(dtype)), target.to(dtype))
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
@@ -354,7 +354,7 @@ def test_the_default_type_of_torch_does_not_matter():
     expected = model(x)[0]
     torch.set_default_dtype(torch.float64)
     try:
-        loss = DeepSupervisionLoss()(model(x), torch.ones(2, 1, 64, 32, dtype=torch.float32)).total
+        loss = DeepSupervisionLoss()(model(x), torch.ones(2, 1, 64, 32, dtype=torch.float32))
         loss.backward()
         assert torch.equal(model(x)[0], expected)
     finally:

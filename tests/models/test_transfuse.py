@@ -8,7 +8,7 @@ import torch
 from egeunet.errors import UsageError
 from egeunet.models import count_cost, create_model
 from egeunet.training.losses import DeepSupervisionLoss
-from egeunet.training.structure_loss import structure_loss
+from egeunet.training.losses import structure_loss
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("timm") and find_spec("torchvision")),
@@ -39,7 +39,7 @@ def test_three_outputs_are_supervised_at_the_native_size(native):
         assert output.shape == (2, 1, 192, 256)
     whole = DeepSupervisionLoss((0.2, 0.3), 0.5, structure_loss)
     loss = whole((logits, (fusion, transformer)), torch.zeros(2, 1, 192, 256))
-    loss.total.backward()
+    loss.backward()
     for head in (native.head, native.fusion_head, native.transformer_head):
         assert all(parameter.grad.any() for parameter in head.parameters())
     native.zero_grad()

@@ -1,6 +1,7 @@
 """A small set of samples and a recipe that trains on it in seconds."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from egeunet.data.loader import Loader
 from egeunet.data.synthetic.dermoscopy import write_dataset
-from egeunet.training.checkpoint import load_checkpoint
+from egeunet.training.checkpoints import load_checkpoint
 from egeunet.training.recipe import load_recipe
 
 SETTINGS = [
@@ -61,6 +63,24 @@ def start():
         )
 
     return start
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Raise SIGTERM in this process when a training begins its n-th pass over a loader."""
+
+    def stop_after(passes):
+        left, epoch = [passes], Loader.epoch
+
+        def counted(self, *numbers):
+            left[0] -= 1
+            if left[0] == 0:
+                signal.raise_signal(signal.SIGTERM)
+            return epoch(self, *numbers)
+
+        monkeypatch.setattr(Loader, "epoch", counted)
+
+    return stop_after
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from egeunet.data.synthetic.dermoscopy import write_dataset
 from egeunet.errors import UsageError
 from egeunet.evaluation.series import texts_of
 from egeunet.files import sha256_file
-from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import WEIGHTS, load_checkpoint, load_weights
-from egeunet.training.distillation import draw_soft_masks, open_teachers
+from egeunet.training.checkpoints import WEIGHTS, load_checkpoint, load_weights
+from egeunet.training.distillation import load_teachers, predict_soft_masks
 from egeunet.training.provenance import EARLIER, seen_in
 from egeunet.training.recipe import load_recipe
 from egeunet.training.run import SPLIT, load_run, open_split, read_parts
@@ -38,7 +37,7 @@ def test_the_masks_of_teachers_are_their_mean_over_four_mirror_images():
         teachers.append(torch.nn.Sequential(*layers, torch.nn.Upsample((16, 24))).eval())
         for parameter in teachers[-1].parameters():
             torch.nn.init.normal_(parameter, std=0.02)
-    soft = draw_soft_masks(teachers, arrays, Fabric(accelerator="cpu", devices=1), Reporter())
+    soft = predict_soft_masks(teachers, arrays, Fabric(accelerator="cpu", devices=1))
     x = scale_batch(torch.from_numpy(images))
     with torch.no_grad():
         views = [
@@ -78,7 +77,7 @@ def test_a_teacher_looks_at_photos_at_its_own_size(words, tmp_path):
         for size in (32, 96)
     )
     _, split = open_split(own.data)
-    (network,), (resized,) = (open_teachers(one, "synthetic", split) for one in (own, larger))
+    (network,), (resized,) = (load_teachers(one, "synthetic", split) for one in (own, larger))
     scene = torch.rand(4, 3, 4, 4) * 255
     photos, larger_photos = (F.interpolate(scene, (n, n), mode="bilinear") for n in (32, 96))
     with torch.no_grad():
@@ -121,7 +120,7 @@ def test_a_teacher_that_knows_the_answers_is_refused(words, tmp_path, teacher):
     more = ["trainer.epochs=1", "data.protocol=paper", f"out={tmp_path / 'selected'}"]
     train(load_recipe(words[0], [*words[1:], *more]))
     selected = f"distill.teacher={tmp_path / 'selected'}"
-    with pytest.raises(UsageError, match=r"trained or selected on \d+ .* take one of the same"):
+    with pytest.raises(UsageError, match=r"trained or selected on \d+ .* use one of the same"):
         train(load_recipe(words[0], [*words[1:], selected]))
 
     split = tmp_path / "teacher" / SPLIT
@@ -173,7 +172,7 @@ def test_a_student_records_each_of_its_teachers(words, tmp_path, teacher):
 @pytest.mark.parametrize(
     ("setting", "answer"),
     [
-        ("data.num_classes=2", "only networks of one foreground"),
+        ("data.num_classes=2", "only models with one foreground"),
         ("distill.teacher=nowhere", "not a run folder with weights"),
     ],
 )
@@ -197,7 +196,7 @@ def test_a_training_starts_from_the_weights_of_another(words, tmp_path, teacher)
 @pytest.mark.parametrize(
     ("setting", "answer"),
     [
-        ("system=malunet", "holds egeunet of 1 classes with options .*, not malunet of 1"),
+        ("system=malunet", "holds egeunet with 1 classes and options .*, not malunet with 1"),
         ("start.run=nowhere", "start.run: nowhere is not a run folder with weights"),
         ("start.sha256=ab", "start.sha256 is ab"),
     ],

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from egeunet.training.ema import Average
+from egeunet.training.ema import ModelEma
 
 
 def test_the_average_is_the_weighted_sum_of_all_that_was():
     model, decay = nn.Linear(3, 2).double(), 0.7
-    average = Average(model, decay)
+    average = ModelEma(model, decay)
     expected = [(1.0, model.weight.detach().clone())]
     for step in range(1, 41):
         with torch.no_grad():
@@ -22,7 +22,7 @@ def test_the_average_is_the_weighted_sum_of_all_that_was():
 
 def test_running_statistics_are_averaged_and_counters_copied():
     model = nn.BatchNorm1d(2)
-    average = Average(model, 0.5)
+    average = ModelEma(model, 0.5)
     model(torch.randn(8, 2) + 10)
     average.update(100)
     torch.testing.assert_close(average.model.running_mean, model.running_mean / 2)
@@ -32,7 +32,7 @@ def test_running_statistics_are_averaged_and_counters_copied():
 def test_the_model_goes_on_untouched_and_the_average_has_no_gradient():
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
     before = model[0].weight.detach().clone()
-    average = Average(model, 0.5)
+    average = ModelEma(model, 0.5)
     average.update(1)
     assert torch.equal(model[0].weight, before)
     assert model.training

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.export.onnx import _selected_scores
-from egeunet.training.checkpoint import WEIGHTS, load_checkpoint
+from egeunet.training.checkpoints import WEIGHTS, load_checkpoint
+from egeunet.training.launcher import summarize_seeds
 from egeunet.training.provenance import EARLIER
 from egeunet.training.recipe import load_recipe
 from egeunet.training.run import load_run, read_environment
-from egeunet.training.seeds import summarise_seeds
 from egeunet.training.trainer import train
 
 NESTED = "[" * 200_000
@@ -161,7 +161,7 @@ def test_summaries_and_environments(run, text):
     (run / "metrics.json").write_text(text)
     (run / "environment.json").write_text(text)
     with pytest.raises(EgeunetError) as error:
-        summarise_seeds(run.parent, [run])
+        summarize_seeds(run.parent, [run])
     one_sentence(error)
     for read in (read_environment, lambda folder: _selected_scores(load_run(folder))):
         with suppress(EgeunetError):  # no other error

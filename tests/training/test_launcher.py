@@ -1,8 +1,11 @@
 """Several trainings at a time: the bits of one alone, through failures, signals and kills."""
 
 import errno
+import json
+import logging
 import re
 import signal
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -11,8 +14,8 @@ import pytest
 
 import egeunet
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.training.checkpoint import load_checkpoint
-from egeunet.training.launcher import _least_used_gpu, train_side_by_side
+from egeunet.training.checkpoints import load_checkpoint
+from egeunet.training.launcher import _least_used_gpu, split_seeds, train_side_by_side
 from egeunet.training.recipe import load_recipe
 from egeunet.training.trainer import train
 
@@ -38,7 +41,7 @@ def test_killed_they_all_end_and_resume_to_the_bits_of_each_alone(words, tmp_pat
     assert trainings
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 600
     while any(Path(f"/proc/{pid}").exists() for pid in trainings) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in trainings)
@@ -57,7 +60,7 @@ def test_a_signal_stops_all_of_them_with_their_checkpoints(words, tmp_path, star
     both = [tmp_path / "both" / f"seed-{seed}" for seed in (0, 1)]
     wait_for_checkpoints(process, *both)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "--resume" in errors
     assert "Traceback" not in errors
@@ -66,7 +69,7 @@ def test_a_signal_stops_all_of_them_with_their_checkpoints(words, tmp_path, star
         assert load_checkpoint(folder)["epoch"] >= 1
 
 
-def test_those_that_fail_are_named_and_the_others_go_on(words, tmp_path, listener):
+def test_those_that_fail_are_named_and_the_others_go_on(words, tmp_path):
     recipes = [
         load_recipe(words[0], [*words[1:], f"optimizer.lr={lr}", f"out={tmp_path / name}"])
         for name, lr in (("bad", 1e30), ("good", 1e-3), ("blocked/x", 1e-3), ("better", 1e-3))
@@ -80,7 +83,7 @@ def test_those_that_fail_are_named_and_the_others_go_on(words, tmp_path, listene
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(EgeunetError, match="3 of 4 trainings failed") as raised:
-        train_side_by_side(recipes, finished=finished, reporter=listener)
+        train_side_by_side(recipes, finished=finished)
     for reason in ("bad: The loss is", "good: .*No space left", "x: It cannot start"):
         assert re.search(reason, str(raised.value))
     assert sorted(told) == ["better", "good"]
@@ -114,3 +117,44 @@ def test_trainings_share_the_gpus_that_are_visible(monkeypatch):
     assert _least_used_gpu(recipe, ["0", "2"]) == "1"
     for alone in ("device=cpu", "devices=2"):
         assert _least_used_gpu(load_recipe("egeunet-synthetic", [alone]), []) is None
+
+
+def test_several_seeds_leave_their_runs_and_the_spread(words, tmp_path, same, caplog):
+    caplog.set_level(logging.INFO)
+    settings = [*words[1:], "trainer.epochs=1", f"out={tmp_path / 'three'}"]
+    folder = egeunet.train(words[0], *settings, "seeds=1,4-4")
+    lines = [record.getMessage() for record in caplog.records]
+    runs = [folder / f"seed-{seed}" for seed in (1, 4)]
+    values = [json.loads((run / "metrics.json").read_text())["last"]["val_iou"] for run in runs]
+    summary = json.loads((folder / "seeds.json").read_text())
+    assert summary["last"]["val_iou"]["values"] == values
+    assert summary["last"]["val_iou"]["mean"] == pytest.approx(statistics.mean(values))
+    assert summary["last"]["val_iou"]["std"] == pytest.approx(statistics.stdev(values))
+    assert len(set(values)) > 1
+    assert lines[-1].startswith("2 seeds, validation split: mIoU")
+    assert any(line.startswith("seed-4: epoch 1/1") for line in lines)
+    alone = [*words[1:], "trainer.epochs=1", "seed=4", f"out={tmp_path / 'alone'}"]
+    same(runs[1], train(load_recipe(words[0], alone)))
+    assert (runs[1] / "model.onnx").is_file()
+    assert "epoch 1/1" in (runs[1] / "train.log").read_text()
+
+
+def test_seeds_that_are_done_are_not_trained_again(words, tmp_path):
+    settings = [*words[1:], "trainer.epochs=1"]
+    done = tmp_path / "two" / "seed-0"
+    train(load_recipe(words[0], [*settings, "seed=0", f"out={done}"]))
+    before = (done / "history.csv").stat().st_mtime_ns
+    egeunet.train(words[0], *settings, f"out={tmp_path / 'two'}", "seeds=0-1", resume=True)
+    assert (done / "history.csv").stat().st_mtime_ns == before
+    assert (tmp_path / "two" / "seed-1" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("seeds", ["", "a", "3-1", "0,0", "1-", "-1", "0.5"])
+def test_what_names_no_seeds_is_refused(seeds):
+    with pytest.raises(UsageError, match="seeds="):
+        split_seeds([f"seeds={seeds}"])
+
+
+def test_one_seed_and_several_exclude_each_other():
+    with pytest.raises(UsageError, match="exclude each other"):
+        split_seeds(["seed=3", "seeds=0-4"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from egeunet.training.config import SchedulerSettings
-from egeunet.training.optimizers import learning_rate, set_rate
+from egeunet.training.optimizers import learning_rate, set_learning_rate
 
 
 def test_milestones_multiply_the_rate():
@@ -51,7 +51,7 @@ def test_a_rate_that_a_recorded_step_reads_is_set_in_place():
         optimizer = torch.optim.AdamW([weight], lr, fused=True)
         rate = optimizer.param_groups[0]["lr"]
         for value in (0.1, 0.05):
-            set_rate(optimizer, value)
+            set_learning_rate(optimizer, value)
             (weight * torch.arange(3.0)).sum().backward()
             optimizer.step()
         assert optimizer.param_groups[0]["lr"] is rate or isinstance(lr, float)

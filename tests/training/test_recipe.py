@@ -43,7 +43,7 @@ def test_words_replace_settings(tmp_path):
         ("trainer.epochs=many", "trainer.epochs"),
         ("precision=8", "precision"),
         ("optimizer.betas=[1.5, 0.9]", "less than 1"),
-        ("augmentation.scale=[1.2, 0.8]", "scale: the least enlargement is greater"),
+        ("augmentation.scale=[1.2, 0.8]", "scale: the smallest zoom factor is greater"),
         ("seed.x=4", "seed"),
         ("seed", "expected key=value"),
         ("seed=[", "not valid YAML"),

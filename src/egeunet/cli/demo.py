@@ -55,7 +55,7 @@ def demo(
     epochs = epochs or max(2, SEEN // len(split.train))
     recipe = load_recipe("egeunet-synthetic", [f"trainer.epochs={epochs}"])
     places = {"data": recipe.data.model_copy(update={"root": data}), "out": run}
-    egeunet.train(recipe.model_copy(update=places), reporter=reporter)
+    egeunet.train(recipe.model_copy(update=places))
     result = egeunet.evaluate(run, reporter=reporter)
 
     segmenter = egeunet.Segmenter(run)

@@ -6,30 +6,26 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter
-
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe: a YAML file, or the name of one that is shipped.")
+        str, typer.Argument(help="Recipe: a YAML file, or the name of a shipped one.")
     ],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the recipe."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe's."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in the run folder.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint in the run folder.")
     ] = False,
     at_once: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Of several seeds, how many at a time; if not given, one per core, and all on a "
-            "GPU.",
+            min=1, help="With several seeds: how many train at a time; default: one per core."
         ),
     ] = None,
 ) -> None:
-    """Train a system and leave a run folder with weights, curves and an ONNX file.
+    """Train a model and write a run folder with weights, curves and an ONNX file.
 
     For example:
 
@@ -42,8 +38,6 @@ def train(
     import egeunet
     from egeunet.training.distributed import is_first
 
-    folder = egeunet.train(
-        recipe, *settings or (), resume=resume, at_once=at_once, reporter=console_reporter()
-    )
+    folder = egeunet.train(recipe, *settings or (), resume=resume, at_once=at_once)
     if is_first():
         typer.echo(folder)

@@ -24,7 +24,7 @@ from egeunet.evaluation.report import read_results
 from egeunet.evaluation.series import collect, recipe_of
 from egeunet.models.cost import count_cost
 from egeunet.models.registry import create_model, get_system
-from egeunet.training.run import network_options
+from egeunet.training.run import model_options
 
 DATASET = "isic2018"
 COLOURS = "viridis_r"
@@ -90,7 +90,7 @@ def result_points(folder: str | Path) -> dict[int, list[Point]]:
         recipe = recipe_of(next(iter(series.rows.values())))
         assert recipe is not None
         try:
-            cost = count_cost(create_model(series.system, **network_options(recipe)))
+            cost = count_cost(create_model(series.system, **model_options(recipe)))
         except MissingExtraError:  # what it takes to count them is not installed
             continue
         score = series.score("iou")

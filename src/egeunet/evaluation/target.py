@@ -17,7 +17,7 @@ from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predi
 from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, run_folder
-from egeunet.training.checkpoint import WEIGHTS
+from egeunet.training.checkpoints import WEIGHTS
 from egeunet.training.distributed import find_device
 from egeunet.training.provenance import SELECTED, TRAINED, Seen, seen_in, seen_of
 from egeunet.training.run import Run, load_run, open_split, read_environment, selected_on

@@ -1,1 +1,1 @@
-"""How a system is trained: recipe, loss, loop, checkpoints."""
+"""Training of models: recipes, losses, optimizers, the loop and run folders."""

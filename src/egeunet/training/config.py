@@ -1,4 +1,4 @@
-"""The typed settings of a training: what may be set, its default, and what it means."""
+"""Typed settings of a training: names, types, defaults, bounds and descriptions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from egeunet.training.losses import STAGE_WEIGHTS
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[str, ...] = get_args(Device)
 
-# Marks a setting that came after the first results: the hash of a recipe knows it only where it
-# differs from its default, so that the recipes of older results keep theirs.
+# Marks settings added after the first recorded results: they enter the hash of a recipe only where
+# they differ from their default, so that recorded hashes stay valid.
 LATER = "later"
 
 WHERE = ("out", "device", "devices", "workers")
-"""Settings of a recipe that say where it runs and lies, and do not decide its result."""
+"""Settings of where a run is stored and computed, which do not change its result."""
 
 
 class Settings(BaseModel):
-    """Typed values that a YAML file gives; names that are not known are refused."""
+    """A group of settings; unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,45 +37,49 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSettings(Settings):
-    """What is learned from."""
+    """Training data."""
 
-    name: str | None = Field(None, description="A dataset of `egeunet data list`; null: any folder")
+    name: str | None = Field(None, description="Dataset of `egeunet data list`; null: any folder")
     root: Path | None = Field(
-        None, description="Its folder; null: the one below the variable EGEUNET_DATA"
+        None, description="Folder of the dataset; null: the one below $EGEUNET_DATA"
     )
-    protocol: Protocol = Field("holdout", description="How it is split and the checkpoint selected")
+    protocol: Protocol = Field(
+        "holdout", description="How the data is split and the checkpoint selected"
+    )
     size: Side | tuple[Side, Side] = Field(
-        256, description="What photos are resized to: the side of a square, or height and width"
+        256, description="Size images are resized to: side of a square, or height and width"
     )
-    num_classes: int = Field(1, ge=1, le=255, description="1: a foreground; K > 1: with background")
+    num_classes: int = Field(
+        1, ge=1, le=255, description="1: one foreground; K > 1: K classes with the background"
+    )
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width that photos are resized to."""
+        """Height and width that images are resized to."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 class AugmentationSettings(Settings):
-    """What is done to a training sample, with which probability."""
+    """Random changes to training samples."""
 
-    horizontal_flip: float = Field(0.5, ge=0, le=1, description="Probability of left-right")
-    vertical_flip: float = Field(0.5, ge=0, le=1, description="Probability of upside down")
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="Probability of a left-right flip")
+    vertical_flip: float = Field(0.5, ge=0, le=1, description="Probability of an up-down flip")
     rotation: float = Field(0.5, ge=0, le=1, description="Probability of a rotation")
     angle: Literal["per_sample", "once"] = Field(
         "per_sample",
         description="Draw the angle per sample, or once per run as the published code does",
     )
     scale: Annotated[tuple[Factor, Factor], LATER] = Field(
-        (1.0, 1.0), description="Least and greatest enlargement of each sample"
+        (1.0, 1.0), description="Smallest and largest zoom factor"
     )
     shear: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=45, description="Greatest shear to either side, in degrees"
+        0.0, ge=0, le=45, description="Largest shear angle, in degrees"
     )
     translation: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=1, description="Greatest shift to any side, as a share of the image"
+        0.0, ge=0, le=1, description="Largest shift, as a fraction of the image side"
     )
     hair: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=1, description="Probability of drawn hair over the image"
+        0.0, ge=0, le=1, description="Probability of synthetic hair"
     )
     gain: Annotated[float, LATER] = Field(
         0.0, ge=0, lt=1, description="Each channel is multiplied by a factor from 1 ± this"
@@ -84,63 +88,66 @@ class AugmentationSettings(Settings):
         0.0, ge=0, lt=1, description="Brightness is raised to a power from 1 ± this"
     )
     saturation: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=1, description="Distances from grey are multiplied by a factor from 1 ± this"
+        0.0, ge=0, le=1, description="Saturation is multiplied by a factor from 1 ± this"
     )
     light: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=1, description="Largest share of its light that one side of the image lacks"
+        0.0,
+        ge=0,
+        le=1,
+        description="Uneven illumination: largest light loss at one side",
     )
     camera: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=1, description="Probability of blur, grain or compression"
+        0.0, ge=0, le=1, description="Probability of blur, noise or JPEG compression"
     )
 
     @field_validator("scale")
     @classmethod
     def _ascending(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if scale[0] > scale[1]:
-            raise ValueError("the least enlargement is greater than the greatest")
+            raise ValueError("the smallest zoom factor is greater than the largest")
         return scale
 
 
 class OptimizerSettings(Settings):
-    """What turns gradients into steps."""
+    """Optimizer."""
 
     name: Literal["adamw", "adam", "sgd", "soap"] = Field(
         "adamw",
         description="AdamW (Loshchilov & Hutter 2019), Adam, SGD with Nesterov momentum, or SOAP "
-        "(Vyas et al. 2024), which takes betas of 0.95",
+        "(Vyas et al. 2024, with betas of 0.95)",
     )
-    lr: float = Field(1e-3, gt=0, description="Learning rate at the start")
+    lr: float = Field(1e-3, gt=0, description="Initial learning rate")
     betas: tuple[Beta, Beta] = Field(
-        (0.9, 0.999), description="Decay of the two moments; SGD takes the first as its momentum"
+        (0.9, 0.999), description="Decay of the two moments; SGD uses the first as its momentum"
     )
     eps: float = Field(1e-8, gt=0, description="Added to the denominator")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay; decoupled in AdamW and SOAP")
     clip_norm: float | None = Field(
-        None, gt=0, description="Largest norm of the gradient; null: not clipped"
+        None, gt=0, description="Largest norm of the gradient; null: no clipping"
     )
 
 
 class SchedulerSettings(Settings):
-    """The learning rate of each epoch: cosine annealing, or steps where there are milestones."""
+    """Learning rate of each epoch: cosine annealing, or steps if there are milestones."""
 
     t_max: int | None = Field(
         50,
         ge=1,
-        description="Epochs of a half swing; the published 50 swings with period 100 over 300 "
-        "epochs and ends at the full rate; null: one decay over the whole run",
+        description="Epochs from the highest to the lowest learning rate; with the published 50 "
+        "it rises and falls over the 300 epochs and ends high; null: one decay over the whole run",
     )
     eta_min: float = Field(1e-5, ge=0, description="Lowest learning rate")
     milestones: tuple[int, ...] = Field(
-        (), description="Epochs after which the rate is multiplied by gamma, instead of annealing"
+        (), description="Epochs after which the learning rate is multiplied by gamma"
     )
-    gamma: float = Field(0.5, gt=0, le=1, description="The factor at each milestone")
+    gamma: float = Field(0.5, gt=0, le=1, description="Factor at each milestone")
     warmup: Annotated[float, LATER] = Field(
-        0.0, ge=0, description="Epochs in which the rate rises to the schedule's, step by step"
+        0.0, ge=0, description="Epochs in which the learning rate rises linearly to the schedule's"
     )
 
 
 class LossSettings(Settings):
-    """One term on the output and one on each further mask that a system predicts in training."""
+    """One loss term on the output and one on each stage mask of a model."""
 
     name: Literal[
         "bce_dice",
@@ -151,25 +158,23 @@ class LossSettings(Settings):
         "tversky",
         "focal_tversky",
         "structure",
-    ] = Field("bce_dice", description="The term; the paper's is cross-entropy + Dice")
-    output_weight: float = Field(1.0, gt=0, description="λ of the output")
+    ] = Field("bce_dice", description="Loss term; the paper's is cross-entropy + Dice")
+    output_weight: float = Field(1.0, gt=0, description="Weight of the output")
     stage_weights: tuple[float, ...] = Field(
         STAGE_WEIGHTS,
-        description="λ of the further masks, deepest first; a system with fewer takes the last",
+        description="Weights of the stage masks, deepest first; a model with fewer uses the last",
     )
 
 
 class DistillSettings(Settings):
-    """The teacher, or several, whose masks are a further target of the output."""
+    """Knowledge distillation: a teacher's masks as a further target of the output."""
 
     teacher: Path | tuple[Path, ...] | None = Field(
-        None,
-        description="A run folder, or several, of whose probabilities the mean is taken; null: no "
-        "teacher",
+        None, description="Run folder of the teacher, or several to average; null: no teacher"
     )
-    weight: float = Field(1.0, gt=0, description="Of the cross-entropy to its probabilities")
+    weight: float = Field(1.0, gt=0, description="Weight of the cross-entropy to the teacher")
     sha256: str | tuple[str, ...] | None = Field(
-        None, description="Of its weights, or of each; the recipe in the run folder has it"
+        None, description="SHA-256 of the weights of each teacher; recorded in the run folder"
     )
 
     @property
@@ -181,38 +186,42 @@ class DistillSettings(Settings):
 
 
 class StartSettings(Settings):
-    """Where the weights are at the start."""
+    """Initial weights."""
 
     run: Path | None = Field(
-        None,
-        description="The run folder, or shipped name, whose weights are taken; null: random ones",
+        None, description="Run folder or shipped name to take weights from; null: random weights"
     )
     sha256: str | None = Field(
-        None, description="Of these weights; the recipe in the run folder has it"
+        None, description="SHA-256 of these weights; recorded in the run folder"
     )
 
 
 class TrainerSettings(Settings):
-    """The loop."""
+    """Training loop."""
 
-    epochs: int = Field(300, ge=1, description="Passes over the training part")
-    batch_size: int = Field(8, ge=1, description="Samples per step")
+    epochs: int = Field(300, ge=1, lt=1 << 31, description="Passes over the training split")
+    batch_size: int = Field(8, ge=1, lt=1 << 31, description="Samples per step")
     ema: Annotated[float | None, LATER] = Field(
         None,
         gt=0,
         lt=1,
-        description="Decay of a moving average of the weights, such as 0.999, that is validated "
-        "and kept instead of them; null: none",
+        description="Decay of a moving average of the weights, such as 0.999, which is validated "
+        "and saved instead of them; null: off",
+    )
+    select_by: Annotated[Literal["val_loss", "val_total_loss", "val_iou"] | None, LATER] = Field(
+        None,
+        description="Score that selects the epoch: validation loss of the output, with all stages "
+        "as in the published code, or mIoU; null: val_loss for `paper`, val_iou for `holdout`",
     )
     preview_every: int = Field(10, ge=1, description="Epochs between previews in TensorBoard")
 
 
 class Recipe(Settings):
-    """How a system is trained: every setting, its default the paper's."""
+    """All settings of a training; the defaults are the paper's."""
 
-    system: str = Field("egeunet", description="A name of `egeunet models`")
+    system: str = Field("egeunet", description="Model, a name of `egeunet models`")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Arguments of the system's constructor, such as widths"
+        default_factory=dict, description="Arguments of the model's constructor, such as widths"
     )
     data: DataSettings = DataSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -222,32 +231,36 @@ class Recipe(Settings):
     distill: Annotated[DistillSettings, LATER] = DistillSettings()
     start: Annotated[StartSettings, LATER] = StartSettings()
     trainer: TrainerSettings = TrainerSettings()
-    seed: int = Field(42, ge=0, lt=1 << 63, description="Start of all random numbers")
-    out: Path = Field(Path("runs/egeunet"), description="The run folder")
-    device: Device = Field("auto", description="Where to compute")
-    devices: int = Field(
-        1, ge=1, description="How many devices share each batch, a process for each"
-    )
+    seed: int = Field(42, ge=0, lt=1 << 63, description="Seed of all random numbers")
+    out: Path = Field(Path("runs/egeunet"), description="Run folder")
+    device: Device = Field("auto", description="Device to train on")
+    devices: int = Field(1, ge=1, description="Devices that share each batch, one process each")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="Arithmetic of the forward pass"
+        "32-true", description="Floating-point precision of the forward pass"
     )
     workers: int = Field(
-        0, ge=0, description="Threads that prepare batches; 0 is fastest where cores are few"
+        0, ge=0, description="Threads that prepare batches; 0 is fastest on few cores"
     )
 
+    @property
+    def select_by(self) -> str:
+        """Score that selects the epoch, a column of `history.csv`."""
+        defaults = {"paper": "val_loss", "holdout": "val_iou"}
+        return self.trainer.select_by or defaults[self.data.protocol]
+
     def hash(self) -> str:
-        """Return 12 hexadecimal digits of what decides the result (not where it runs or lies)."""
+        """Return 12 hexadecimal digits of the settings that decide the result."""
         content = self.model_dump(mode="json", exclude=_unset(self))
         for name in WHERE:
             del content[name]
         del content["data"]["root"]
-        content.get("distill", {}).pop("teacher", None)  # their sha256 say which ones they are
+        content.get("distill", {}).pop("teacher", None)  # identified by the SHA-256
         content.get("start", {}).pop("run", None)
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def write(self, path: Path) -> None:
-        """Write the recipe as YAML."""
+        """Write the recipe as YAML, atomically."""
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -1,15 +1,9 @@
-"""The processes that train together, each on a device of its own and with its part of every batch.
+"""Data-parallel training: devices, the group of processes, and what they exchange.
 
-Which of them a process is, it learns from the variables that torchrun sets; `rank_variables` has
-the same ones for processes that this package starts. Fabric opens the devices and the group (gloo
-on the CPU, NCCL on CUDA). Two things of its strategy "ddp" are not taken:
-
-- Its launcher starts the caller's script again for each device, which a notebook or a test cannot
-  bear, and where a process is killed the first one ends with a traceback of gloo or is killed as
-  well (exit code 137). Ours is `side_by_side`.
-- Its wrapper, DistributedDataParallel, wants gradients of every parameter and refuses frozen
-  networks, and losses and requests to stop would need exchanges of their own. Here all of them go
-  in one vector.
+A process learns its rank from the variables that torchrun sets; `rank_variables` sets the same ones
+for the processes of `launcher`. Lightning Fabric opens devices and group (gloo on the CPU, NCCL on
+CUDA). DistributedDataParallel is not used: gradients, the loss and stop requests of all processes
+are summed in one exchange per step.
 """
 
 from __future__ import annotations
@@ -32,55 +26,52 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.training.config import DEVICES, Recipe
 from egeunet.training.signals import StopRequest
 
-_PATIENCE = 5  # seconds: the process that failed shall be the first to end, so that it is blamed
+_PATIENCE = 5  # seconds; the process that failed must be the first to end, so that it is reported
 
 
 def world_size() -> int:
-    """Return how many processes train together with this one, itself included."""
+    """Return how many processes train together, this one included."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks; one alone is."""
+    """Return whether this process writes the run folder: it has rank 0 or is alone."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def rank_variables(devices: int) -> list[dict[str, str]]:
-    """Return the variables of each of so many processes on this machine; none for one alone."""
+    """Return the environment variables of each of `devices` processes on this machine."""
     if devices == 1:
         return [{}]
-    common = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(find_free_network_port()),
-        "WORLD_SIZE": str(devices),
-        "LOCAL_WORLD_SIZE": str(devices),
-    }
+    port, count = str(find_free_network_port()), str(devices)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(devices)]
 
 
 def find_device(device: str, count: int = 1) -> str:
-    """Return what is computed on, "cpu" or "cuda", where "auto", "cpu" or "cuda" is asked for.
+    """Return "cpu" or "cuda" for "auto", "cpu" or "cuda".
 
     Raises:
-        UsageError: If it is none of these, or not there, or fewer than `count` are.
+        UsageError: If it is none of these, or there are fewer than `count` CUDA devices.
     """
     if device not in DEVICES:
-        raise UsageError(f"There is no device {device!r}: expected one of {', '.join(DEVICES)}.")
+        raise UsageError(f"Unknown device {device!r}: expected one of {', '.join(DEVICES)}.")
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         device = "cuda" if found else "cpu"
-    elif device == "cuda" and not found:
-        raise UsageError("device=cuda, but torch sees no CUDA device here: use device=cpu.")
     if device == "cuda" and count > found:
-        raise UsageError(f"{count} CUDA devices are asked for, but torch sees {found} here.")
+        raise UsageError(
+            f"device=cuda needs {count} CUDA devices, but torch finds {found}: use device=cpu."
+        )
     return device
 
 
 def check_devices(recipe: Recipe, size: int) -> str:
-    """Return what a recipe computes on, "cpu" or "cuda", in so many processes on a machine.
+    """Return the device, "cpu" or "cuda", that `size` processes of a recipe train on.
 
     Raises:
-        UsageError: If there is no such device, or too few, or the recipe cannot be split.
+        UsageError: If there are too few devices, or the recipe cannot be split over them.
     """
     device = find_device(recipe.device, size)
     if recipe.trainer.batch_size % size:
@@ -90,14 +81,14 @@ def check_devices(recipe: Recipe, size: int) -> str:
         )
     if size > 1 and recipe.loss.name == "bce_jaccard_batch":
         raise UsageError(
-            "loss.name=bce_jaccard_batch sums over a whole batch, which several devices only see "
-            "in parts: choose devices=1, or bce_jaccard."
+            "loss.name=bce_jaccard_batch needs the whole batch on one device: choose devices=1 or "
+            "loss.name=bce_jaccard."
         )
     return device
 
 
 def open_fabric(recipe: Recipe) -> Fabric:
-    """Open the device of this process, and join the others if there are any.
+    """Open the device of this process, and join the other processes if there are any.
 
     Raises:
         UsageError: See `check_devices`.
@@ -107,12 +98,12 @@ def open_fabric(recipe: Recipe) -> Fabric:
     device = check_devices(recipe, local)
     if size == 1:
         return Fabric(accelerator=device, devices=1, precision=recipe.precision)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets from each process
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # one greeting per process
     fabric = Fabric(
         accelerator=device,
         devices=local,
         num_nodes=size // local,
-        strategy=_Group(),
+        strategy=_PlainStrategy(),
         precision=recipe.precision,
         plugins=[TorchElasticEnvironment()],
     )
@@ -120,60 +111,56 @@ def open_fabric(recipe: Recipe) -> Fabric:
     return fabric
 
 
-def add_up(values: Tensor) -> Tensor:
-    """Put the sums over all processes into a tensor, and return it.
-
-    Raises:
-        EgeunetError: If one of them has ended.
-    """
-    try:
-        dist.all_reduce(values)
-    except RuntimeError as error:
-        time.sleep(_PATIENCE)
-        raise EgeunetError(
-            "Another process of this training ended; the last checkpoint is intact, go on from it "
-            "with --resume."
-        ) from error
-    return values
-
-
-class _Group(DDPStrategy):
+class _PlainStrategy(DDPStrategy):
     """Devices and a group of processes, without a wrapper around the modules."""
 
     def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
         return module
 
 
-class Ranks:
-    """What the processes of a training tell each other; a process alone hears itself.
+def sync_batch_norm(model: nn.Module, name: str, device: str) -> nn.Module:
+    """Let batch normalization use the statistics of the whole batch (torch's SyncBatchNorm).
 
-    With every exchange goes whether somebody was asked to stop, so that all stop at one step.
+    Raises:
+        UsageError: If the model has batch normalization that cannot be synchronized here.
+    """
+    norms = {type(m) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    if norms and (device != "cuda" or norms != {nn.BatchNorm2d}):
+        raise UsageError(
+            f"The batch normalization of {name} cannot be synchronized over several devices on "
+            f"{device}: train it with devices=1."
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if norms else model
+
+
+class Group:
+    """Sums and averages over the processes of a training; a process alone gets its own values.
+
+    Every exchange also carries whether a process was asked to stop, so that all stop at one step.
 
     Args:
-        fabric: As `open_fabric` gives it.
-        stop: What this process was asked.
+        fabric: As `open_fabric` returns it.
+        stop: The stop request of this process.
 
     Attributes:
-        size: How many processes there are.
-        rank: Which of them this is, from 0.
-        first: Whether this is the one that writes and speaks.
+        size: Number of processes.
+        rank: Rank of this process.
     """
 
     def __init__(self, fabric: Fabric, stop: StopRequest) -> None:
         self.fabric, self.stop = fabric, stop
         self.size, self.rank = fabric.world_size, fabric.global_rank
-        self.first = self.rank == 0
         self._asked = torch.zeros(())
 
     @property
     def stop_signal(self) -> int:
-        """The signal by which any of them was asked to stop, as of the last exchange; 0: none."""
+        """The signal that asked any process to stop, as of the last exchange; 0: none."""
         own = self.stop.signal_number
         if self.size == 1:
             return own
         return (own or signal.SIGTERM) if self._asked > 0 else 0
 
-    def total(self, values: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         """Return the sums of a vector over all processes.
 
         Raises:
@@ -181,8 +168,15 @@ class Ranks:
         """
         if self.size == 1:
             return values
-        asked = values.new_full((1,), self.stop.signal_number)
-        packed = add_up(torch.cat((values, asked)))
+        packed = torch.cat((values, values.new_full((1,), self.stop.signal_number)))
+        try:
+            dist.all_reduce(packed)
+        except RuntimeError as error:
+            time.sleep(_PATIENCE)
+            raise EgeunetError(
+                "Another process of this training ended; the last checkpoint is intact, resume "
+                "with --resume."
+            ) from error
         self._asked = packed[-1]
         return packed[:-1]
 
@@ -194,17 +188,13 @@ class Ranks:
             return loss
         gradients = [p.grad for p in parameters if p.grad is not None]
         parts = [*gradients, loss]
-        means = self.total(torch.cat([part.flatten() for part in parts])) / self.size
+        means = self.sum(torch.cat([part.flatten() for part in parts])) / self.size
         *means, loss = means.split([part.numel() for part in parts])
         shaped = [mean.view_as(own) for mean, own in zip(means, gradients, strict=True)]
         torch._foreach_copy_(gradients, shaped)
         return loss.squeeze(0)
 
-    def wait(self) -> None:
-        """Wait until all have come here."""
-        self.fabric.barrier()
-
     def leave(self) -> None:
-        """Part in good order."""
+        """Close the group."""
         if self.size > 1:
             dist.destroy_process_group()

@@ -1,15 +1,17 @@
-"""Several trainings at a time on one machine, and trainings on several devices: their processes.
+"""Several trainings at a time, one training on several devices, and several seeds of a recipe.
 
-One network of this size fills neither a GPU nor several cores. A process is `egeunet train` on the
-recipe in its run folder, one for each device of a training: the same code on every device, and a
-training that crashes takes no other with it.
+A process is `egeunet train` on the recipe in its run folder, one for each device of a training. A
+training that fails stops no other.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -17,25 +19,29 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
-from typing import IO
+from typing import Any
 
 import torch
 
 from egeunet.data.cache import load_arrays
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError
-from egeunet.reporting import Bar, Reporter
+from egeunet.files import read_json
+from egeunet.progress import bar
 from egeunet.training.config import Recipe
-from egeunet.training.distillation import pin_runs
 from egeunet.training.distributed import check_devices, rank_variables, world_size
-from egeunet.training.run import check_folder, describe_epoch, open_split, read_history
+from egeunet.training.init_from import pin_runs
+from egeunet.training.run import check_folder, describe_epoch, open_split, read_history, write_json
 from egeunet.training.signals import StopRequest
 
 LOG = "train.log"
+SEEDS = "seeds.json"
+SCORES = ("val_iou", "val_dice", "val_loss")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _INTERVAL = 0.3  # seconds between looks at the processes
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent ends
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_LOG = logging.getLogger(__name__)
 
 
 def train_side_by_side(
@@ -44,63 +50,60 @@ def train_side_by_side(
     resume: bool = False,
     at_once: int | None = None,
     finished: Callable[[Path], object] | None = None,
-    reporter: Reporter | None = None,
 ) -> list[Path]:
-    """Train each recipe in processes of its own; every result is that of a training alone.
+    """Train recipes in separate processes; each result is the same as that of a training alone.
 
-    What a training says is in `train.log` in its run folder. One that fails stops no other; when
-    one process of a training fails, the others of it are ended. When this process is killed, on
-    Linux its children are killed as well; all of it can be resumed.
+    The output of a training goes to `train.log` in its run folder. If one process of a training
+    fails, its others are ended. On Linux the children are killed when this process is killed;
+    everything can be resumed.
 
     Args:
-        recipes: Each with a run folder of its own.
-        resume: Go on from the checkpoints in the run folders.
-        at_once: How many at a time. None: on the CPU one process per core, the cores shared
-            evenly; on CUDA all of them, shared evenly by the GPUs.
-        finished: Called with the folder of each run as soon as it is trained; when it raises an
-            EgeunetError or OSError, that training counts as failed.
-        reporter: Hears of every finished epoch.
+        recipes: Recipes with different run folders.
+        resume: Continue from the checkpoints in the run folders.
+        at_once: Number of trainings at a time; see `default_at_once` for None.
+        finished: Called with each run folder as soon as it is trained. If it raises an EgeunetError
+            or OSError, the training counts as failed.
 
     Returns:
         The run folders.
 
     Raises:
-        UsageError: If a folder holds another run, or a run and `resume` is off; if a recipe asks
-            for devices that are not there.
+        UsageError: If a folder holds another run, or a run and `resume` is off, or devices are
+            missing.
         InterruptedRunError: After SIGINT or SIGTERM; every training has written its checkpoint.
         EgeunetError: If the data are unusable, or trainings failed; the others are finished.
     """
-    reporter = reporter or Reporter()
     if world_size() > 1:
-        raise UsageError("Several seeds start processes of their own: leave torchrun out.")
+        raise UsageError("Several seeds start their own processes: run them without torchrun.")
     recipes = [pin_runs(recipe) for recipe in recipes]
     folders = [check_folder(recipe, resume) for recipe in recipes]
     for recipe in recipes:
         check_devices(recipe, recipe.devices)
-    _decode(recipes)
+    _fill_cache(recipes)
     at_once = min(at_once or default_at_once(recipes), len(recipes))
     devices = max(recipe.devices for recipe in recipes)
     threads = max(1, count_cores() // (at_once * devices))
-    many = [f"{len(recipes)} trainings, {at_once} at a time"] if len(recipes) > 1 else []
-    shared = [f"{devices} processes for each batch"] if devices > 1 else []
-    reporter.info(", ".join([*many, *shared, f"threads of a process: {threads}"]))
+    _LOG.info(
+        f"{len(recipes)} trainings, {at_once} at a time, {devices} processes each, {threads} "
+        "threads per process"
+    )
     waiting, running = list(recipes), list[_Training]()
     failed: dict[Path, str] = {}
-    total = sum(recipe.trainer.epochs for recipe in recipes)
 
     def fail(folder: Path, error: Exception) -> None:
         failed[folder] = str(error).removesuffix(".")
         if running or waiting:
-            reporter.warn(f"{folder} failed: {failed[folder]}")
+            _LOG.warning("%s failed: %s", folder, failed[folder])
 
-    with StopRequest() as stop, reporter.bar("epochs", total) as bar:
+    total = sum(recipe.trainer.epochs for recipe in recipes)
+    with StopRequest() as stop, bar("epochs", total) as advance:
         try:
             while running or (waiting and not stop.signal_number):
                 while waiting and len(running) < at_once and not stop.signal_number:
                     recipe = waiting.pop(0)
                     try:
                         gpu = _least_used_gpu(recipe, [one.gpu for one in running])
-                        running.append(_Training(recipe, threads, bar, gpu))
+                        running.append(_Training(recipe, threads, gpu, advance))
                     except EgeunetError as error:
                         fail(recipe.out, error)
                 time.sleep(_INTERVAL)
@@ -108,14 +111,16 @@ def train_side_by_side(
                     if stop.signal_number:
                         one.stop()
                     code = one.poll()
-                    one.report(reporter)
                     if code is None:
                         continue
                     running.remove(one)
                     if stop.signal_number and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-                        continue  # it saved where it was
+                        continue  # its checkpoint is written
                     try:
-                        one.conclude(code, finished)
+                        if code:
+                            raise EgeunetError(one.last_words(code))  # noqa: TRY301
+                        if finished:
+                            finished(one.folder)
                     except (EgeunetError, OSError) as error:  # such as a full disk
                         fail(one.folder, error)
         finally:
@@ -124,28 +129,28 @@ def train_side_by_side(
     again = "the same command" if resume else "the same command and --resume"
     reasons = "; ".join(f"{folder}: {reason}" for folder, reason in failed.items())
     if stop.signal_number:
-        others = f" but those that failed ({reasons})" if failed else ""
+        others = f", except those that failed ({reasons})" if failed else ""
         raise InterruptedRunError(
-            f"Stopped, and every training{others} has saved where it was: go on with {again}.",
+            f"Stopped; every training has written its checkpoint{others}: resume with {again}.",
             stop.signal_number,
         )
     if failed:
         raise EgeunetError(
-            f"{len(failed)} of {len(recipes)} trainings failed ({reasons}): mend that and go on "
-            f"with {again}; what was said is in {LOG} in the folder."
+            f"{len(failed)} of {len(recipes)} trainings failed ({reasons}): fix the cause and "
+            f"resume with {again}; the output is in {LOG} in the run folder."
         )
     return folders
 
 
 def default_at_once(recipes: Sequence[Recipe]) -> int:
-    """Return how many trainings run at a time where nobody says: see `train_side_by_side`."""
+    """Return how many trainings run at a time by default: one process per core, all on CUDA."""
     on_cuda = torch.cuda.is_available() and any(recipe.device != "cpu" for recipe in recipes)
     devices = max(recipe.devices for recipe in recipes)
     return len(recipes) if on_cuda else max(1, count_cores() // devices)
 
 
-def _decode(recipes: Sequence[Recipe]) -> None:
-    """Fill the cache once, not in every process; wrong data are named before any starts."""
+def _fill_cache(recipes: Sequence[Recipe]) -> None:
+    """Decode the data once, not in every process; wrong data are reported before any starts."""
     for data in {recipe.data.model_dump_json(): recipe.data for recipe in recipes}.values():
         _, split = open_split(data)
         for samples in (split.train, split.val):
@@ -163,66 +168,70 @@ def _least_used_gpu(recipe: Recipe, used: Sequence[str | None]) -> str | None:
 
 
 class _Training:
-    """A training under way."""
+    """The processes of one training."""
 
-    def __init__(self, recipe: Recipe, threads: int, bar: Bar, gpu: str | None) -> None:
-        self.gpu = gpu
-        self.folder, self.epochs, self.bar = recipe.out, recipe.trainer.epochs, bar
-        self.told_to_stop = False
+    def __init__(
+        self, recipe: Recipe, threads: int, gpu: str | None, advance: Callable[..., None]
+    ) -> None:
+        self.folder, self.epochs, self.gpu = recipe.out, recipe.trainer.epochs, gpu
+        self.advance, self.stopping = advance, False
         self.processes: list[Popen[bytes]] = []
+        variables = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        if gpu is not None:
+            variables[_VISIBLE] = gpu
         path = self.folder / "recipe.yaml"
+        command = [sys.executable, "-m", "egeunet", "train", str(path), "--resume"]
         try:
-            self.seen = len(read_history(self.folder))
-            bar.advance(self.seen)
+            self.reported = len(read_history(self.folder))
+            advance(self.reported)
             recipe.write(path)
             with (self.folder / LOG).open("a", encoding="utf-8") as log:
-                visible = {} if gpu is None else {_VISIBLE: gpu}
-                for variables in rank_variables(recipe.devices):
-                    variables = {**variables, **visible}
-                    self.processes.append(_start(path, log, threads, variables))
+                for ranks in rank_variables(recipe.devices):
+                    process = Popen(
+                        command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env={**os.environ, **variables, **ranks},
+                        # Ctrl-C of the terminal goes to this process alone, which passes it on
+                        # once: a second signal would end a training while it writes its checkpoint.
+                        start_new_session=True,
+                        preexec_fn=_die_with_parent if _LIBC else None,
+                    )
+                    self.processes.append(process)
         except OSError as error:
             self.kill()
             raise EgeunetError(f"It cannot start: {error}.") from error
 
     def poll(self) -> int | None:
-        """Return its exit code, or None while it goes on; if one process fails, so do all."""
+        """Log finished epochs; return the exit code, or None while it runs."""
         codes = [process.poll() for process in self.processes]
+        history = read_history(self.folder)
+        for epoch in range(self.reported + 1, len(history) + 1):
+            self.reported = epoch
+            _LOG.info("%s: %s", self.folder.name, describe_epoch(history[:epoch], self.epochs))
+            self.advance()
         failed = min((code for code in codes if code), default=0)  # a kill before its consequences
-        if failed and not self.told_to_stop:
+        if failed and not self.stopping:
             self.kill()
             return failed
         return None if None in codes else failed
 
     def kill(self) -> None:
-        """End it at once."""
         for process in self.processes:
             process.kill()
             process.wait()
 
-    def report(self, reporter: Reporter) -> None:
-        """Say which epochs were finished since the last time."""
-        for row in read_history(self.folder)[self.seen :]:
-            self.seen += 1
-            reporter.info(f"{self.folder.name}: {describe_epoch(row, self.epochs)}")
-            self.bar.advance()
-
     def stop(self) -> None:
-        """Ask for the checkpoint and the end, once."""
-        if not self.told_to_stop:
-            self.told_to_stop = True
+        """Ask the processes once to write their checkpoint and end."""
+        if not self.stopping:
+            self.stopping = True
             for process in self.processes:
                 with suppress(OSError):
                     process.terminate()
 
-    def conclude(self, code: int, finished: Callable[[Path], object] | None) -> None:
-        """Raise an error that says why it failed; call `finished` where it did not."""
-        if code:
-            raise EgeunetError(self._last_words(code))
-        if finished:
-            finished(self.folder)
-
-    def _last_words(self, code: int) -> str:
-        """Its own error, or how it ended and what it said last."""
+    def last_words(self, code: int) -> str:
+        """Return its error, or how it ended and the last line of its log."""
         lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
         if last.startswith("error: "):
@@ -231,22 +240,77 @@ class _Training:
         return f"a process ended with {end} after {last!r}"
 
 
-def _start(recipe: Path, log: IO[str], threads: int, variables: dict[str, str]) -> Popen[bytes]:
-    own = {**variables, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    return Popen(
-        [sys.executable, "-m", "egeunet", "train", str(recipe), "--resume"],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env={**os.environ, **own},
-        # The terminal's Ctrl-C goes to this process alone, which hands it on once: a second signal
-        # would end a training while it writes its checkpoint.
-        start_new_session=True,
-        preexec_fn=_die_with_parent if _LIBC else None,
-    )
-
-
 def _die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends: a run folder has one writer."""
     assert _LIBC is not None
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def split_seeds(settings: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Take `seeds=0-4` or `seeds=1,3,5` out of settings; return the seeds and the other settings.
+
+    Raises:
+        UsageError: If the seeds are not whole numbers, or `seed=` is given as well.
+    """
+    others = [one for one in settings if not one.startswith("seeds=")]
+    texts = [one.removeprefix("seeds=") for one in settings if one.startswith("seeds=")]
+    if texts and any(one.startswith("seed=") for one in others):
+        raise UsageError("seed= and seeds= exclude each other: choose one.")
+    return (parse_seeds(texts[-1]) if texts else []), others
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Parse `0-4` or `1,3,5`.
+
+    Raises:
+        UsageError: If the seeds are not whole numbers, or one is named twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip())
+        if match is None:
+            raise UsageError(f"seeds={text} is not valid: expected seeds=0-4 or seeds=1,3,5.")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"seeds={text} names a seed twice, or none.")
+    return seeds
+
+
+def summarize_seeds(folder: Path, runs: Sequence[Path]) -> dict[str, Any]:
+    """Write mean and standard deviation (n − 1) over runs of one recipe to `seeds.json`.
+
+    Args:
+        folder: Where the file goes.
+        runs: Run folders.
+
+    Returns:
+        The content: `runs`, `selected_on`, and for the `selected` and the `last` epoch
+        {score: {"mean": …, "std": …, "values": […]}}.
+
+    Raises:
+        EgeunetError: If a run has no valid `metrics.json`.
+    """
+    metrics = [read_json(run / "metrics.json") for run in runs]
+    try:
+        summary = {"runs": [run.name for run in runs], "selected_on": metrics[0]["selected_on"]}
+        for epoch in ("selected", "last"):
+            summary[epoch] = {}
+            for name in SCORES:
+                values = [one[epoch][name] for one in metrics]
+                std = statistics.stdev(values) if len(values) > 1 else None
+                summary[epoch][name] = {"mean": statistics.mean(values), "std": std}
+                summary[epoch][name]["values"] = values
+    except (KeyError, TypeError) as error:
+        raise EgeunetError(f"A metrics.json in {folder} is not that of a training.") from error
+    write_json(folder / SEEDS, summary)
+    return summary
+
+
+def describe_seeds(summary: dict[str, Any]) -> str:
+    """Return one line about the summary, in percent."""
+    parts = []
+    for label, name in (("mIoU", "val_iou"), ("DSC", "val_dice")):
+        score = summary["selected"][name]
+        spread = "" if score["std"] is None else f" ± {100 * score['std']:.2f}"
+        parts.append(f"{label} {100 * score['mean']:.2f}{spread} %")
+    return f"{len(summary['runs'])} seeds, {summary['selected_on']} split: {', '.join(parts)}"

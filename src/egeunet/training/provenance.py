@@ -1,4 +1,4 @@
-"""The photos that weights know: what they, and the runs they learned from, were trained on."""
+"""Images that weights have been trained or selected on, including through earlier runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ EARLIER = "learned_from.csv"
 TRAINED, SELECTED = "trained", "selected"
 
 Seen = dict[tuple[str, str], str]
-"""(dataset, id): whether the photo was trained or only selected on."""
+"""(dataset, id) → TRAINED or SELECTED."""
 
 
 def seen_of(dataset: str, parts: Mapping[str, str]) -> Seen:
-    """Return what a training of its own has seen.
+    """Return what a run on `dataset` has seen itself.
 
     Args:
-        dataset: The one that was split.
-        parts: id → part; without a part "val" the epoch was selected on the part "test".
+        dataset: Name of the dataset.
+        parts: id → split. Without a split "val" the epoch was selected on "test".
     """
     selected = "val" if "val" in parts.values() else "test"
     kinds = {"train": TRAINED, selected: SELECTED}
@@ -30,7 +30,7 @@ def seen_of(dataset: str, parts: Mapping[str, str]) -> Seen:
 
 
 def merge(*several: Seen) -> Seen:
-    """Return what any of them has seen; what was trained on by one of them was trained on."""
+    """Return the union; TRAINED takes precedence over SELECTED."""
     found: Seen = {}
     for seen in several:
         found |= {key: kind for key, kind in seen.items() if found.get(key) != TRAINED}
@@ -38,9 +38,9 @@ def merge(*several: Seen) -> Seen:
 
 
 def seen_in(seen: Seen, *datasets: str) -> dict[str, str]:
-    """Return id → kind of the photos of datasets.
+    """Return id → kind of the images of some datasets.
 
-    Ids of the ISIC archive mean the same photo everywhere; others only within a dataset.
+    Ids of the ISIC archive name the same image in every dataset; others only within one.
     """
     found: dict[str, str] = {}
     for (home, id), kind in seen.items():
@@ -51,7 +51,7 @@ def seen_in(seen: Seen, *datasets: str) -> dict[str, str]:
 
 
 def read_earlier(folder: Path) -> Seen:
-    """Return what the runs that a run learned from have seen, as it recorded that.
+    """Return what the runs that a run learned from have seen, as recorded in its folder.
 
     Raises:
         EgeunetError: If the file is not what a training writes.

@@ -1,4 +1,4 @@
-"""Recipes: read from YAML, overridden as `key=value`, flattened and described."""
+"""Recipes in YAML: loading, overriding with `key=value`, flattening, describing."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MAX_YAML_SCALAR = 4000  # characters; Python refuses longer integers with a Valu
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and set single values of it.
+    """Load a recipe and override single settings.
 
     Args:
-        path: A YAML file, or the name of a recipe that comes with the package.
-        overrides: `key=value` with a dotted key, the value in YAML, such as `trainer.epochs=4`.
+        path: YAML file, run folder, or name of a shipped recipe.
+        overrides: `key=value` with a dotted key and a YAML value, such as `trainer.epochs=4`.
 
     Raises:
-        UsageError: If there is no such file, or a key or value is wrong; a misspelt key is
-            answered with the nearest right one.
+        UsageError: If there is no such file, or a key or value is invalid; for a misspelt key the
+            message suggests the nearest valid one.
     """
     file = _find(path)
     content = read_yaml(file) or {}
@@ -92,7 +92,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
-    """Return every setting by its dotted key, as JSON holds it."""
+    """Return every setting by its dotted key, with values of JSON types."""
 
     def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         if not isinstance(value, dict) or not value:
@@ -109,7 +109,7 @@ def describe_settings() -> Iterator[tuple[str, str, str, str]]:
 
 
 def recipe_folder() -> Path:
-    """Return the folder of the recipes that come with the package."""
+    """Return the folder of the shipped recipes."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parents[1] / "recipes"
@@ -126,27 +126,27 @@ def _find(path: str | Path) -> Path:
     if name in shipped:
         return shipped[name]
     near = difflib.get_close_matches(name, shipped, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(shipped))}."
-    raise UsageError(f"There is no recipe {str(path)!r}: {hint}")
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(sorted(shipped))}."
+    raise UsageError(f"Unknown recipe {str(path)[:80]!r}: {hint}")
 
 
 def _assign(content: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         inner = content.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"{key!r} holds no settings of its own, so {'.'.join(keys)!r} fails.")
+            raise UsageError(f"{'.'.join(keys)!r} is invalid: {key!r} is not a group of settings.")
         content = inner
     content[keys[-1]] = value
 
 
 def explain_mistake(error: ValidationError, known: Sequence[str]) -> str:
-    """Say the first mistake in one sentence; a misspelt key is answered with one of `known`."""
+    """Return the first mistake as one sentence; `known` keys are suggested for a misspelt one."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])[:80]
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
-        return f"there is no setting {key!r}: {hint}"
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}."
+        return f"unknown setting {key!r}: {hint}"
     message = first["msg"].removeprefix("Value error, ")  # of our own checks
     return f"{key}: {message}, got {reprlib.repr(first['input'])}."
 
@@ -162,7 +162,7 @@ def _describe(settings: type[Settings], prefix: str) -> Iterator[tuple[str, str,
 
 
 def _kind(annotation: Any) -> str:
-    """What may be written for a setting: names of types, or the words themselves."""
+    """Return the type of a setting as docs show it: names of types, or the possible values."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kind(inner[0])

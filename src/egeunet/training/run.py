@@ -1,4 +1,4 @@
-"""A run: the folder that one training left."""
+"""Run folders: what a training writes, and reading it back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, read_json, read_text
 from egeunet.inference.weights import find_shipped
 from egeunet.models.registry import create_model
-from egeunet.training.checkpoint import LAST, PREVIOUS, WEIGHTS, load_checkpoint, load_weights
+from egeunet.training.checkpoints import (
+    LAST,
+    PREVIOUS,
+    WEIGHTS,
+    first_line,
+    load_checkpoint,
+    load_weights,
+)
 from egeunet.training.config import DataSettings, Recipe
 from egeunet.training.provenance import Seen, merge, read_earlier, seen_of
 from egeunet.training.recipe import flatten, load_recipe
@@ -28,21 +36,18 @@ from egeunet.training.recipe import flatten, load_recipe
 SPLIT, HISTORY, ENVIRONMENT = "split.txt", "history.csv", "environment.json"
 COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_iou", "val_dice", "seconds")
 
-# protocol: (what the checkpoint is selected by, whether more is better)
-SELECTION = {"paper": ("val_loss", False), "holdout": ("val_iou", True)}
-
 
 @dataclass(frozen=True)
 class Run:
-    """A trained system.
+    """A trained model.
 
     Attributes:
-        folder: The run folder.
-        recipe: How it was trained.
-        dataset: The name of the dataset it was trained on.
-        model: The network in eval mode, on the CPU.
-        epoch: The epoch its weights come from, counted from 1.
-        seconds: How long its training took.
+        folder: Run folder.
+        recipe: Settings of the training.
+        dataset: Name of the dataset it was trained on.
+        model: The model in eval mode, on the CPU.
+        epoch: Epoch of its weights, counted from 1.
+        seconds: Duration of the training.
     """
 
     folder: Path
@@ -54,19 +59,19 @@ class Run:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Id → part of the samples it was trained and selected on; see `read_parts`."""
+        """Id → split of the samples it was trained and selected on; see `read_parts`."""
         if (self.folder / SPLIT).is_file():
             return read_parts(self.folder)
         return shipped_list(self.dataset, self.recipe.data.protocol)
 
     @property
     def seen(self) -> Seen:
-        """The photos that it and the runs it learned from were trained or selected on."""
+        """Images that it and the runs it learned from were trained or selected on."""
         return merge(seen_of(self.dataset, self.parts), read_earlier(self.folder))
 
 
 def check_finished(run: Run) -> None:
-    """Refuse a run that has epochs to go: what it would reach is not known.
+    """Refuse a run that has epochs left.
 
     Raises:
         UsageError: If it has.
@@ -74,36 +79,32 @@ def check_finished(run: Run) -> None:
     done, epochs = len(read_history(run.folder)), run.recipe.trainer.epochs
     if done < epochs:
         raise UsageError(
-            f"{run.folder} has {done} of its {epochs} epochs: go on with `egeunet train "
-            f"{run.folder / 'recipe.yaml'} --resume`, or score it without recording that."
+            f"{run.folder} has {done} of its {epochs} epochs: finish it with `egeunet train "
+            f"{run.folder / 'recipe.yaml'} --resume`, or evaluate it without recording the result."
         )
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """Return the machine, versions and command that a run began with; empty where none is told."""
+    """Return machine, versions and command recorded when a run began; empty if none are."""
     file = folder / ENVIRONMENT
     return read_json(file) if file.is_file() else {}
 
 
 def weights_file(run: Path) -> Path:
-    """Return the safetensors file of a run folder, or of weights that come with the package.
-
-    Raises:
-        EgeunetError: If the package's are not what was shipped.
-    """
+    """Return the safetensors file of a run folder, or of shipped weights by their name."""
     return find_shipped(run, ".safetensors") or run / WEIGHTS
 
 
 def load_run(folder: str | Path, *, last: bool = False) -> Run:
-    """Read a run folder.
+    """Load a run folder.
 
     Args:
-        folder: What `out=` named, or the name of weights that come with the package.
-        last: Take the weights of the last epoch instead of the selected ones.
+        folder: Run folder, or name of shipped weights.
+        last: Load the weights of the last epoch instead of the selected one.
 
     Raises:
         UsageError: If it is not a run folder.
-        EgeunetError: If its weights are missing or damaged.
+        EgeunetError: If its files are missing or damaged.
     """
     folder = Path(folder)
     file = weights_file(folder)
@@ -126,42 +127,35 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
         if checkpoint is None:
             raise EgeunetError(f"{folder} has no checkpoint: the training has not saved any.")
         file, state = folder / LAST, checkpoint["average"] or checkpoint["model"]
-        epoch = int(checkpoint["epoch"])
-    model = _build_model(folder, recipe)
+        epoch = checkpoint["epoch"]
     try:
+        with torch.random.fork_rng(devices=[]):
+            model = create_model(
+                recipe.system, num_classes=recipe.data.num_classes, **model_options(recipe)
+            )
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
         raise EgeunetError(
-            f"The tensors in {file} are not those of the model that {folder / 'recipe.yaml'} names "
-            f"({recipe.system}): name a run folder whose files belong together."
+            f"{file} does not fit the model of {folder / 'recipe.yaml'} ({first_line(error)}): use "
+            "a run folder whose files belong together."
         ) from error
     seconds = sum(row["seconds"] for row in read_history(folder))
     return Run(folder, recipe, dataset, model.eval(), epoch, seconds)
 
 
-def _build_model(folder: Path, recipe: Recipe) -> nn.Module:
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return create_model(
-                recipe.system, num_classes=recipe.data.num_classes, **network_options(recipe)
-            )
-    except (RuntimeError, TypeError, ValueError, MemoryError) as error:
-        raise EgeunetError(
-            f"Cannot build the model of {folder}: check `options` in its recipe.yaml "
-            f"({' '.join(str(error).split())[:160]})."
-        ) from error
-
-
-def network_options(recipe: Recipe) -> dict[str, Any]:
-    """Return the options of a network whose weights are overwritten at once: none are fetched."""
+def model_options(recipe: Recipe) -> dict[str, Any]:
+    """Return the options of a model whose weights are replaced at once: none are downloaded."""
     return {key: value for key, value in recipe.options.items() if key != "pretrained"}
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """Return the finished epochs of a run folder as `history.csv` has them; none before the first.
+    """Return the finished epochs of a run folder; none before the first.
 
     Each has `epoch` (from 1), `lr`, `train_loss`, `val_loss`, `val_iou`, `val_dice` (0…1) and
     `seconds`.
+
+    Raises:
+        EgeunetError: If the file is damaged.
     """
     file = folder / HISTORY
     if not file.is_file():
@@ -186,14 +180,14 @@ def write_history(folder: Path, rows: Sequence[dict[str, float]]) -> None:
         writer.writerows(rows)
 
 
-def select_epoch(history: Sequence[dict[str, float]], protocol: str) -> dict[str, float]:
-    """Return the row of the epoch that a protocol selects; the earliest of equals."""
-    key, more = SELECTION[protocol]
-    return (max if more else min)(history, key=lambda row: row[key])
+def select_epoch(history: Sequence[dict[str, float]], recipe: Recipe) -> dict[str, float]:
+    """Return the row of the epoch that `trainer.select_by` selects, the earliest of equals."""
+    key = recipe.select_by
+    return (max if key == "val_iou" else min)(history, key=lambda row: row[key])
 
 
 def selected_on(protocol: str) -> str:
-    """Return the part whose score chose the epoch: under `paper` that is the test part."""
+    """Return the split whose score selects the epoch: "test" under `paper`, else "validation"."""
     return "test" if protocol == "paper" else "validation"
 
 
@@ -203,34 +197,36 @@ def write_summary(
     """Write `metrics.json` of a finished training.
 
     Args:
-        recipe: How it was trained.
-        history: Its epochs.
-        metadata: What is written with the selected weights.
+        recipe: Settings of the training.
+        history: All its epochs.
+        metadata: Metadata of the selected weights.
     """
-    protocol = recipe.data.protocol
     summary = {
         **metadata,
         "seed": recipe.seed,
-        "selected_by": SELECTION[protocol][0],
-        "selected_on": selected_on(protocol),
-        "selected": select_epoch(history, protocol),
+        "selected_by": recipe.select_by,
+        "selected_on": selected_on(recipe.data.protocol),
+        "selected": select_epoch(history, recipe),
         "last": history[-1],
         "seconds": round(sum(row["seconds"] for row in history), 1),
     }
     write_json(recipe.out / "metrics.json", summary)
 
 
-def describe_epoch(row: dict[str, float], epochs: int) -> str:
-    """Say a finished epoch in one line."""
+def describe_epoch(history: Sequence[dict[str, float]], epochs: int) -> str:
+    """Return one line about the last of the finished epochs, and the time left for the others."""
+    row = history[-1]
+    seconds = sum(one["seconds"] for one in history) / len(history) * (epochs - len(history))
+    left = f"  {timedelta(seconds=round(seconds))} left" if len(history) < epochs else ""
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  lr {row['lr']:.2e}  "
         f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
-        f"mIoU {row['val_iou']:.2%}  DSC {row['val_dice']:.2%}  {row['seconds']:.1f} s"
+        f"mIoU {row['val_iou']:.2%}  DSC {row['val_dice']:.2%}  {row['seconds']:.1f} s{left}"
     )
 
 
 def open_split(data: DataSettings) -> tuple[Dataset, Split]:
-    """Find the dataset that a recipe names and split it by its protocol.
+    """Open the dataset that a recipe names and split it by its protocol.
 
     Raises:
         UsageError: If the recipe names neither a dataset nor a folder.
@@ -245,10 +241,10 @@ def open_split(data: DataSettings) -> tuple[Dataset, Split]:
 
 
 def read_parts(folder: Path) -> dict[str, str]:
-    """Return id → part of the samples a run was trained and selected on, as it recorded them.
+    """Return id → split of the samples a run was trained and selected on, as it recorded them.
 
     Raises:
-        EgeunetError: If the file is not what a training writes.
+        EgeunetError: If the file is damaged.
     """
     try:
         return parse_list(read_text(folder / SPLIT))
@@ -266,22 +262,25 @@ def check_folder(recipe: Recipe, resume: bool) -> Path:
     """Return the run folder of a recipe if this training may write to it.
 
     Raises:
-        UsageError: If it holds a run and `resume` is off, or one of other settings.
+        UsageError: If it holds a run and `resume` is off, or a run with other settings.
     """
     folder = recipe.out
     recorded = folder / "recipe.yaml"
-    if not recorded.exists() or not _has_checkpoint(folder):  # one that never began is none
+    if not recorded.exists() or not _has_checkpoint(folder):  # a run that never began
         return folder
     if not resume:
         raise UsageError(
-            f"{folder} holds a run already: add --resume to go on with it, or choose another "
+            f"{folder} already holds a run: add --resume to continue it, or choose another "
             "out=FOLDER."
         )
     before = load_recipe(recorded)
     if before.hash() != recipe.hash():
+        old, new = flatten(before), flatten(recipe)
+        changed = [key for key in old | new if old.get(key) != new.get(key)]
+        differences = ", ".join(f"{k}: {old.get(k)} there, {new.get(k)} here" for k in changed)
         raise UsageError(
-            f"{folder} was trained with other settings ({_differences(before, recipe)}): "
-            "resume with the same ones, or choose another out=FOLDER."
+            f"{folder} was trained with other settings ({differences}): resume with the same ones, "
+            "or choose another out=FOLDER."
         )
     return folder
 
@@ -291,10 +290,10 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def check_split(folder: Path, split: Split) -> None:
-    """Hold a run that goes on to the images that it was begun with.
+    """Refuse to resume a run whose images have changed.
 
     Raises:
-        UsageError: If one was added, is missing, or lies in another part.
+        UsageError: If an image was added, is missing, or is in another split.
     """
     if not (folder / SPLIT).is_file() or not _has_checkpoint(folder):
         return
@@ -303,14 +302,12 @@ def check_split(folder: Path, split: Split) -> None:
     if changed:
         raise UsageError(
             f"{len(changed)} images, such as {changed[0]}, were added, removed or moved to another "
-            f"part since {folder} was begun: restore them, or choose another out=FOLDER."
+            f"split since {folder} was begun: restore them, or choose another out=FOLDER."
         )
 
 
-def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
-    """Write into the run folder what decides a training: recipe, split, environment.
-
-    The environment stays that of the beginning when a run goes on.
+def record_setup(recipe: Recipe, dataset: Dataset, split: Split) -> None:
+    """Write recipe, split and environment to the run folder; a resumed run keeps its environment.
 
     Raises:
         EgeunetError: If the folder cannot be written.
@@ -324,10 +321,4 @@ def describe_run(recipe: Recipe, dataset: Dataset, split: Split) -> None:
             write_json(folder / ENVIRONMENT, environment())
         recipe.write(folder / "recipe.yaml")
     except OSError as error:
-        raise EgeunetError(f"The run folder {folder} cannot be written: {error}.") from error
-
-
-def _differences(old: Recipe, new: Recipe) -> str:
-    before, after = flatten(old), flatten(new)
-    keys = [key for key in before | after if before.get(key) != after.get(key)]
-    return ", ".join(f"{key}: {before.get(key)} there, {after.get(key)} here" for key in keys)
+        raise EgeunetError(f"Cannot write the run folder {folder}: {error}.") from error

@@ -1,4 +1,4 @@
-"""SOAP: Adam in the directions in which a layer's gradients vary independently."""
+"""SOAP optimizer: Adam in the eigenbasis of Shampoo's preconditioner."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LARGEST_SIDE = 256  # of a matrix of directions: that of a longer side would cost more than it gives
-REFRESH = 10  # steps between two looks for the directions, as in the paper
+LARGEST_SIDE = 256  # longer sides of a matrix keep their axes: their eigenvectors cost too much
+REFRESH = 10  # steps between updates of the eigenvectors, as in the paper
 
 State = dict[str, Any]
 
@@ -19,18 +19,17 @@ State = dict[str, Any]
 class Soap(torch.optim.Optimizer):
     """Vyas et al. 2024, SOAP, algorithm 3 (arXiv 2409.11321), with decoupled weight decay.
 
-    Adam scales each weight by itself. SOAP first turns a layer's gradient to the eigenvectors of
-    its mean G Gᵀ and Gᵀ G (those of Shampoo) and scales it there.
-
-    A weight of shape (O, I, H, W) is a matrix of O × IHW, sides of 1 left out; vectors are scaled
-    as in Adam. Weights of one shape are computed together.
+    A weight of shape (O, I, H, W) is a matrix G of O × IHW, without sides of 1. Its gradient is
+    rotated to the eigenvectors of the means of G Gᵀ and Gᵀ G, scaled as in Adam, and rotated back;
+    vectors are scaled as in Adam. Weights of one shape are updated together, which is about four
+    times as fast on the many small layers of EGE-UNet as one by one.
 
     Args:
-        parameters: The weights.
+        parameters: Weights.
         lr: Learning rate.
-        betas: Decay of the first moment, and of the second and the gradients' products.
+        betas: Decay of the first moment, and of the second moment and the preconditioner.
         eps: Added to the denominator.
-        weight_decay: Share of a weight that a step at rate 1 takes off.
+        weight_decay: Decoupled weight decay.
     """
 
     def __init__(
@@ -46,9 +45,9 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the weights; the first gradient of a weight only sets its directions.
+        """Update the weights; the first gradients only initialize the preconditioner.
 
-        A weight without a gradient is left as it is; its moments are those of a zero gradient.
+        A weight without a gradient stays, and its moments decay.
 
         Args:
             closure: Evaluates the model again and returns the loss.
@@ -61,21 +60,23 @@ class Soap(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            # Weights of one shape share their state, which belongs to the first of them whether
-            # or not it has a gradient in this step.
+            # Weights of one shape share a state, stored with the first of them whether or not that
+            # one has a gradient in this step.
             alike: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
-                alike[_matrix(weight)].append(weight)
+                sides = [side for side in weight.shape if side > 1] or [1]
+                alike[sides[0], math.prod(sides[1:])].append(weight)
             for shape, weights in alike.items():
                 if all(weight.grad is None for weight in weights):
                     continue
-                gradients = torch.stack([_gradient(weight).reshape(shape) for weight in weights])
+                grads = (torch.zeros_like(w) if w.grad is None else w.grad for w in weights)
+                gradients = torch.stack([gradient.reshape(shape) for gradient in grads])
                 state = self.state[weights[0]]
                 if not state:
-                    _begin(state, gradients, group["betas"][1])
+                    _initialize(state, gradients, group["betas"][1])
                     continue
-                changes = _adam(state, gradients, group)
-                _follow(state, gradients, group["betas"][1])
+                changes = _adam_step(state, gradients, group)
+                _update_preconditioner(state, gradients, group["betas"][1])
                 for weight, change in zip(weights, changes, strict=True):
                     if weight.grad is not None:
                         weight.sub_(change.view(weight.shape))
@@ -83,17 +84,8 @@ class Soap(torch.optim.Optimizer):
         return loss
 
 
-def _gradient(weight: Tensor) -> Tensor:
-    return torch.zeros_like(weight) if weight.grad is None else weight.grad
-
-
-def _matrix(weight: Tensor) -> tuple[int, int]:
-    sides = [side for side in weight.shape if side > 1] or [1]
-    return sides[0], math.prod(sides[1:])
-
-
 def _products(gradients: Tensor) -> dict[str, Tensor]:
-    """G Gᵀ and Gᵀ G of the sides that have directions."""
+    """G Gᵀ and Gᵀ G of the sides that are rotated."""
     rows, columns = gradients.shape[1:]
     found = {}
     if columns > 1 and rows <= LARGEST_SIDE:
@@ -103,7 +95,7 @@ def _products(gradients: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _begin(state: State, gradients: Tensor, decay: float) -> None:
+def _initialize(state: State, gradients: Tensor, decay: float) -> None:
     state["step"] = 0
     state["mean"] = torch.zeros_like(gradients)
     state["square"] = torch.zeros_like(gradients)
@@ -115,10 +107,9 @@ def _begin(state: State, gradients: Tensor, decay: float) -> None:
 def _eigenvectors(products: Tensor) -> Tensor:
     """Eigenvectors of (N, d, d), that of the largest eigenvalue first.
 
-    In float64: in float32 LAPACK's divide and conquer fails on products of nearly rank 1, as those
-    of first gradients are. Eigenvectors do not depend on the scale, which is taken out.
+    In float64: in float32, LAPACK fails on nearly rank-1 products, as those of first gradients are.
     """
-    # A gradient that is not finite is the training's to report, by its loss.
+    # A gradient that is not finite shows in the loss, which the trainer reports.
     wide = products.double().nan_to_num(0, 0, 0)
     wide = wide / wide.abs().amax((1, 2), keepdim=True).clamp(min=1e-300)
     identity = torch.eye(wide.shape[-1], dtype=wide.dtype, device=wide.device)
@@ -127,35 +118,33 @@ def _eigenvectors(products: Tensor) -> Tensor:
             return torch.linalg.eigh(wide + jitter * identity)[1].flip(2).to(products.dtype)
         except RuntimeError:  # did not converge
             continue
-    return identity.expand_as(wide).to(products.dtype)  # Adam's own axes
+    return identity.expand_as(wide).to(products.dtype)
 
 
-def _turn(matrices: Tensor, state: State) -> Tensor:
-    """Express matrices in the directions."""
+def _rotate(matrices: Tensor, state: State) -> Tensor:
     if "left" in state:
         matrices = state["left_directions"].mT @ matrices
     return matrices @ state["right_directions"] if "right" in state else matrices
 
 
-def _turn_back(matrices: Tensor, state: State) -> Tensor:
+def _rotate_back(matrices: Tensor, state: State) -> Tensor:
     if "left" in state:
         matrices = state["left_directions"] @ matrices
     return matrices @ state["right_directions"].mT if "right" in state else matrices
 
 
-def _adam(state: State, gradients: Tensor, group: dict[str, Any]) -> Tensor:
-    """Return what to take off the weights."""
+def _adam_step(state: State, gradients: Tensor, group: dict[str, Any]) -> Tensor:
+    """Update the moments; return what to subtract from the weights."""
     state["step"] += 1
     first, second = group["betas"]
     state["mean"].lerp_(gradients, 1 - first)
-    state["square"].lerp_(_turn(gradients, state).square(), 1 - second)
+    state["square"].lerp_(_rotate(gradients, state).square(), 1 - second)
     correction = math.sqrt(1 - second ** state["step"]) / (1 - first ** state["step"])
-    scaled = _turn(state["mean"], state) / (state["square"].sqrt() + group["eps"])
-    return _turn_back(scaled, state) * (group["lr"] * correction)
+    scaled = _rotate(state["mean"], state) / (state["square"].sqrt() + group["eps"])
+    return _rotate_back(scaled, state) * (group["lr"] * correction)
 
 
-def _follow(state: State, gradients: Tensor, decay: float) -> None:
-    """Add the gradients to the mean products, and sometimes turn the directions to these."""
+def _update_preconditioner(state: State, gradients: Tensor, decay: float) -> None:
     for side, product in _products(gradients).items():
         state[side].lerp_(product, 1 - decay)
         if state["step"] % REFRESH == 0:
@@ -163,7 +152,7 @@ def _follow(state: State, gradients: Tensor, decay: float) -> None:
 
 
 def _refresh(state: State, side: str, axis: int) -> None:
-    """One round of the power iteration, the strongest direction first."""
+    """Update the eigenvectors by one power iteration with QR, the largest eigenvalue first."""
     directions = state[f"{side}_directions"]
     powers = state[side] @ directions
     order = (directions * powers).sum(1).argsort(descending=True)

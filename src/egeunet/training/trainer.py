@@ -1,28 +1,35 @@
-"""The loop: a recipe in, a run folder out.
+"""Training loop: a recipe in, a run folder out.
 
-Everything random is a function of (seed, epoch, step), so a run that was stopped anywhere goes on
-from its checkpoint as if nothing had happened, to the last bit on one kind of machine.
+Everything random is a function of (seed, epoch, step), so a run that was stopped anywhere resumes
+from its checkpoint with the same bits, on one kind of machine.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
+from egeunet.data.augmentation.geometry import Augmentation
+from egeunet.data.cache import load_arrays
+from egeunet.data.loader import Loader
+from egeunet.data.splits import Split
 from egeunet.errors import EgeunetError, InterruptedRunError
 from egeunet.files import held, remove_temporary
 from egeunet.memory import keep_freed_memory
 from egeunet.models.registry import create_model
-from egeunet.reporting import Reporter
-from egeunet.training.checkpoint import (
+from egeunet.progress import bar
+from egeunet.training.checkpoints import (
     LAST,
     WEIGHTS,
     first_line,
@@ -31,111 +38,101 @@ from egeunet.training.checkpoint import (
     save_weights,
 )
 from egeunet.training.config import Recipe
-from egeunet.training.distillation import describe_earlier, pin_runs, start_from
-from egeunet.training.distributed import Ranks, is_first, open_fabric
-from egeunet.training.ema import Average
-from egeunet.training.loaders import make_loaders
-from egeunet.training.objective import Objective, make_loss
+from egeunet.training.distillation import load_teachers, predict_soft_masks
+from egeunet.training.distributed import Group, is_first, open_fabric, sync_batch_norm
+from egeunet.training.ema import ModelEma
+from egeunet.training.init_from import load_initial_weights, pin_runs, record_earlier
+from egeunet.training.losses import TERMS, DeepSupervisionLoss
 from egeunet.training.optimizers import (
     learning_rate,
     make_optimizer,
     restore_optimizer,
-    set_rate,
+    set_learning_rate,
 )
-from egeunet.training.preview import Board
 from egeunet.training.run import (
     check_folder,
     check_split,
     describe_epoch,
-    describe_run,
     open_split,
     read_history,
+    record_setup,
     select_epoch,
     write_history,
     write_summary,
 )
 from egeunet.training.signals import StopRequest
-from egeunet.training.step import Step
-from egeunet.training.sync_batchnorm import share_statistics
+from egeunet.training.step import TrainStep
 from egeunet.training.validation import validate
 
+PREVIEWS = 4  # images in a TensorBoard preview
+_LOG = logging.getLogger(__name__)
 
-def train(recipe: Recipe, *, resume: bool = False, reporter: Reporter | None = None) -> Path:
-    """Train a system and leave a run folder.
+
+def train(recipe: Recipe, *, resume: bool = False) -> Path:
+    """Train a model.
 
     Args:
-        recipe: Every setting.
-        resume: Go on from the checkpoint in `recipe.out`; without one there, start.
-        reporter: Hears of the progress.
+        recipe: All settings.
+        resume: Continue from the checkpoint in `recipe.out`, if there is one.
 
     Returns:
-        The run folder: `recipe.yaml`, `model.safetensors` (the weights the protocol selects),
-        `last.ckpt`, `history.csv`, `metrics.json`, `environment.json`, TensorBoard events.
+        The run folder: `recipe.yaml`, `split.txt`, `environment.json`, `model.safetensors` (the
+        selected epoch), `last.ckpt`, `history.csv`, `metrics.json`, TensorBoard events.
 
     Raises:
-        UsageError: If the folder holds another run, another process trains in it, or a setting
-            cannot be had here.
+        UsageError: If the folder holds another run, another process trains in it, or a setting is
+            not possible here.
         InterruptedRunError: After SIGINT or SIGTERM; the checkpoint is written.
-        EgeunetError: If the loss is not finite, the data are unusable or the disk is full.
+        EgeunetError: If the loss is not finite, files are damaged, or the disk is full.
     """
     keep_freed_memory()
     recipe = pin_runs(recipe)
     check_folder(recipe, resume)
     fabric = open_fabric(recipe)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    alone = held(recipe.out) if is_first() else nullcontext()
-    with torch.random.fork_rng(devices=devices), alone, StopRequest() as stop:
+    lock = held(recipe.out) if is_first() else nullcontext()
+    with torch.random.fork_rng(devices=devices), lock, StopRequest() as stop:
         if is_first():
             remove_temporary(recipe.out)
-        ranks = Ranks(fabric, stop)
-        _Training(recipe, resume, reporter or Reporter(), ranks).run()
-        ranks.leave()
+        group = Group(fabric, stop)
+        _Trainer(recipe, resume, group).run()
+        group.leave()
     return recipe.out
 
 
-class _Training:
-    def __init__(self, recipe: Recipe, resume: bool, reporter: Reporter, ranks: Ranks) -> None:
-        self.recipe, self.ranks, self.fabric = recipe, ranks, ranks.fabric
-        self.reporter = reporter if ranks.first else Reporter()
-        self.folder = recipe.out
-        self.loss = make_loss(recipe.loss)
-        on_cuda = self.fabric.device.type == "cuda"
-
+class _Trainer:
+    def __init__(self, recipe: Recipe, resume: bool, group: Group) -> None:
+        self.recipe, self.group, self.fabric = recipe, group, group.fabric
+        self.folder, self.first = recipe.out, group.rank == 0
+        self.loss = DeepSupervisionLoss(
+            recipe.loss.stage_weights,
+            recipe.loss.output_weight,
+            TERMS[recipe.loss.name],
+            recipe.distill.weight,
+        )
+        device = self.fabric.device.type
         torch.manual_seed(recipe.seed)
         model = create_model(recipe.system, num_classes=recipe.data.num_classes, **recipe.options)
         self.dataset, split = open_split(recipe.data)
         check_split(self.folder, split)
-        start_from(model, recipe, self.dataset.name, split)
-        if ranks.size > 1:
-            share_statistics(model, recipe.system)
-        # As the images of the loader are, and as convolutions like it.
+        load_initial_weights(model, recipe, self.dataset.name, split)
+        if group.size > 1:
+            model = sync_batch_norm(model, recipe.system, device)
+        # As the images of the loader are, and as convolutions are fastest.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = self.fabric.to_device(model)
-        optimizer = make_optimizer(recipe.optimizer, model, on_cuda)
-        self.average = Average(model, recipe.trainer.ema) if recipe.trainer.ema else None
+        optimizer = make_optimizer(recipe.optimizer, model, device == "cuda")
+        self.ema = ModelEma(model, recipe.trainer.ema) if recipe.trainer.ema else None
         self.model, self.optimizer = self.fabric.setup(model, optimizer)
-        # What is validated and kept.
-        self.kept = self.fabric.setup_module(self.average.model) if self.average else self.model
-        alone_on_cuda = on_cuda and ranks.size == 1
-        self.train_step = Step(
-            ranks,
-            self.model,
-            self.optimizer,
-            Objective(self.loss, recipe.distill.weight),
-            recipe.optimizer.clip_norm,
-            alone_on_cuda
-            and recipe.optimizer.name in ("adam", "adamw")
-            and recipe.precision != "16-mixed",
-            reporter,
-        )
-        self.loader, self.val_loader = make_loaders(
-            recipe, self.dataset.name, split, ranks, self.reporter
-        )
-        if ranks.first:
-            describe_run(recipe, self.dataset, split)
-            describe_earlier(recipe)
+        # The model that is validated and saved.
+        self.kept = self.fabric.setup_module(self.ema.model) if self.ema else self.model
+        self.train_step = TrainStep(recipe, group, self.model, self.optimizer, self.loss)
+        self.loader, self.val_loader = _make_loaders(recipe, self.dataset.name, split, group)
+        if self.first:
+            record_setup(recipe, self.dataset, split)
+            record_earlier(recipe)
         self.epoch = 0  # finished epochs
-        self.step = 0  # finished steps of the one under way
+        self.step = 0  # finished steps of the current epoch
         self.loss_sum = 0.0
         self.unread: list[Tensor] = []  # losses that are still on the device
         self.seconds = 0.0
@@ -144,15 +141,16 @@ class _Training:
             self._restore()
 
     def run(self) -> None:
-        epochs = self.recipe.trainer.epochs
+        epochs, level = self.recipe.trainer.epochs, logging.INFO if self.first else logging.DEBUG
         images, val_images = (len(one.arrays.ids) for one in (self.loader, self.val_loader))
-        self.reporter.info(
+        _LOG.log(
+            level,
             f"{self.recipe.system} on {self.dataset.name}, protocol {self.recipe.data.protocol}: "
-            f"{images} images to train, {val_images} to validate; run folder {self.folder}"
+            f"{images} training images, {val_images} validation images; run folder {self.folder}",
         )
         if self.epoch or self.step:
-            self.reporter.info(f"resuming after epoch {self.epoch}, step {self.step}")
-        board = Board(self.folder, self.epoch + 1) if self.ranks.first else None
+            _LOG.log(level, f"Resuming after epoch {self.epoch}, step {self.step}")
+        board = SummaryWriter(str(self.folder), purge_step=self.epoch + 1) if self.first else None
         try:
             while self.epoch < epochs:
                 self._train_epoch()
@@ -160,71 +158,72 @@ class _Training:
         finally:
             if board:
                 board.close()
-        if self.ranks.first:
+        if self.first:
             if len(read_history(self.folder)) < len(self.history):  # killed before the last row
                 write_history(self.folder, self.history)
-            epoch = select_epoch(self.history, self.recipe.data.protocol)["epoch"]
+            epoch = select_epoch(self.history, self.recipe)["epoch"]
             write_summary(self.recipe, self.history, self._metadata(epoch))
-            self.reporter.info(f"selected epoch {epoch:.0f}; weights {self.folder / WEIGHTS}")
+            _LOG.info("Selected epoch %.0f; weights %s", epoch, self.folder / WEIGHTS)
 
     def _train_epoch(self) -> None:
         self.model.train()
         title = f"epoch {self.epoch + 1}/{self.recipe.trainer.epochs}"
-        with self.reporter.bar(title, len(self.loader)) as bar, self._clock():
-            bar.advance(self.step)
+        with bar(title if self.first else "", len(self.loader)) as advance, self._clock():
+            advance(self.step)
             for batch in self.loader.epoch(self.epoch, self.step):
-                # For systems with dropout: their masks, too, depend on (seed, epoch, step), and of
-                # several processes each draws its own.
+                # For dropout, which must also be a function of (seed, epoch, step); every process
+                # draws its own.
                 seeds = np.random.SeedSequence(
                     (self.recipe.seed, self.epoch, self.step),
-                    spawn_key=(self.ranks.rank,) if self.ranks.rank else (),
+                    spawn_key=(self.group.rank,) if self.group.rank else (),
                 )
                 torch.manual_seed(int(seeds.generate_state(1)[0]))
-                set_rate(self.optimizer, self._rate(self.step + 1))
+                set_learning_rate(self.optimizer, self._learning_rate(self.step + 1))
                 self.unread.append(self.train_step(batch))
                 self.step += 1
-                if self.average:
-                    self.average.update(self.epoch * len(self.loader) + self.step)
+                if self.ema:
+                    self.ema.update(self.epoch * len(self.loader) + self.step)
                 if self.fabric.device.type == "cpu":
                     self._read_losses()
-                bar.advance(1, **self._latest())
+                advance(1, **self._latest())
                 self._stop_if_asked()
             self._read_losses()
 
-    def _rate(self, step: int) -> float:
-        """The learning rate of a step of this epoch, counted from 1."""
+    def _learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step of the current epoch, counted from 1."""
         scheduler, epochs = self.recipe.scheduler, self.recipe.trainer.epochs
         progress = step / len(self.loader)
         return learning_rate(scheduler, self.recipe.optimizer.lr, self.epoch, epochs, progress)
 
     def _read_losses(self) -> None:
-        """Add up the losses of the steps since the last time, and stop at one that is none."""
+        """Add the losses of the steps since the last call; raise if one is not finite."""
         values = torch.stack(self.unread).tolist() if self.unread else []
         for step, value in enumerate(values, self.step - len(values)):
             if not math.isfinite(value):
+                intact = "; the last checkpoint is intact" if self.epoch else ""
                 raise EgeunetError(
                     f"The loss is {value} in epoch {self.epoch + 1}, step {step + 1}, on "
-                    f"{', '.join(self.loader.ids(self.epoch, step))}: look at these images or "
-                    f"lower optimizer.lr{'; the last checkpoint is intact' * bool(self.epoch)}."
+                    f"{', '.join(self.loader.ids(self.epoch, step))}: check these images or lower "
+                    f"optimizer.lr{intact}."
                 )
             self.loss_sum += value
         self.unread.clear()
 
-    def _finish_epoch(self, board: Board | None) -> None:
+    def _finish_epoch(self, board: SummaryWriter | None) -> None:
         preview = (self.epoch + 1) % self.recipe.trainer.preview_every == 0 or self.epoch == 0
         with self._clock():
             scores = validate(
                 self.kept,
                 self.val_loader,
                 self.loss,
-                self.ranks,
-                self.reporter,
-                show=partial(board.preview, self.epoch + 1) if board and preview else None,
-                stop_if_asked=self._stop_if_asked,
+                self.group,
+                total_loss=self.recipe.select_by == "val_total_loss",
+                show=partial(_add_preview, board, self.epoch + 1) if board and preview else None,
             )
+        self._stop_if_asked()
         row = {
             "epoch": self.epoch + 1,
-            "lr": self._rate(self.step),
+            "lr": self._learning_rate(self.step),
             "train_loss": self.loss_sum / max(1, self.step),
             **scores,
             "seconds": round(self.seconds, 3),
@@ -234,21 +233,22 @@ class _Training:
         if board:
             self._record(row, board)
 
-    def _record(self, row: dict[str, float], board: Board) -> None:
-        """Write an epoch into the run folder: weights first, so that a checkpoint has its own."""
-        selected = select_epoch(self.history, self.recipe.data.protocol) is row
+    def _record(self, row: dict[str, float], board: SummaryWriter) -> None:
+        """Write an epoch to the run folder: weights first, so that a checkpoint has its own."""
+        selected = select_epoch(self.history, self.recipe) is row
         if selected:
             state = dict(self.kept.state_dict())
             save_weights(self.folder / WEIGHTS, state, self._metadata(row["epoch"]))
         self._save()
         write_history(self.folder, self.history)
-        board.scalars(self.epoch, {key: value for key, value in row.items() if key != "epoch"})
-        self.reporter.info(
-            describe_epoch(row, self.recipe.trainer.epochs) + ("  (selected)" if selected else "")
-        )
+        for name, value in row.items():
+            if name != "epoch":
+                board.add_scalar(name, value, self.epoch)
+        line = describe_epoch(self.history, self.recipe.trainer.epochs)
+        _LOG.info(line + ("  (selected)" if selected else ""))
 
     def _latest(self) -> dict[str, float]:
-        """What the bar shows beside the progress."""
+        """Return what the progress bar shows."""
         read = self.step - len(self.unread)
         latest = {"loss": self.loss_sum / read} if read else {}
         return latest | ({"mIoU": self.history[-1]["val_iou"]} if self.history else {})
@@ -263,15 +263,15 @@ class _Training:
         }
 
     def _stop_if_asked(self) -> None:
-        number = self.ranks.stop_signal
+        number = self.group.stop_signal
         if not number:
             return
         self._read_losses()
-        if self.ranks.first:
+        if self.first:
             self._save()
-        self.ranks.wait()  # who ends before the checkpoint is written may take the others with it
+        self.fabric.barrier()  # a process that ends before the checkpoint is written may end others
         raise InterruptedRunError(
-            f"Stopped after epoch {self.epoch}, step {self.step}; go on with: "
+            f"Stopped after epoch {self.epoch}, step {self.step}; resume with: "
             f"egeunet train {self.folder / 'recipe.yaml'} --resume",
             number,
         )
@@ -285,17 +285,13 @@ class _Training:
             self.seconds += time.perf_counter() - start
 
     def _save(self) -> None:
-        state = {
+        state: dict[str, Any] = {
             "model": dict(self.model.state_dict()),
-            "average": dict(self.kept.state_dict()) if self.average else None,
+            "average": dict(self.kept.state_dict()) if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "loss_sum": self.loss_sum,
-            "seconds": self.seconds,
-            "history": self.history,
         }
-        save_checkpoint(self.folder, state)
+        names = ("epoch", "step", "loss_sum", "seconds", "history")
+        save_checkpoint(self.folder, state | {name: getattr(self, name) for name in names})
 
     def _restore(self) -> None:
         state = load_checkpoint(self.folder, self.fabric.device)
@@ -303,13 +299,53 @@ class _Training:
             return
         try:
             self.model.load_state_dict(state["model"])
-            if self.average:
+            if self.ema:
                 self.kept.load_state_dict(state["average"])
             restore_optimizer(self.optimizer, state["optimizer"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise EgeunetError(
-                f"{self.folder / LAST} is not a checkpoint of this recipe's training "
-                f"({first_line(error)}): resume with the recipe it was written by."
+                f"{self.folder / LAST} is not a checkpoint of this recipe ({first_line(error)}): "
+                "resume with the recipe it was written by."
             ) from error
         for name in ("epoch", "step", "loss_sum", "seconds", "history"):
             setattr(self, name, state[name])
+
+
+def _make_loaders(
+    recipe: Recipe, dataset: str, split: Split, group: Group
+) -> tuple[Loader, Loader]:
+    """Return this process' part of the training and the validation samples."""
+    device, num_classes = group.fabric.device, recipe.data.num_classes
+    teachers = load_teachers(recipe, dataset, split)
+    arrays, val_arrays = (
+        load_arrays(samples, recipe.data.shape, num_classes) for samples in (split.train, split.val)
+    )
+    make = partial(
+        Loader,
+        num_classes=num_classes,
+        batch_size=recipe.trainer.batch_size,
+        seed=recipe.seed,
+        device=device,
+        workers=0 if device.type == "cuda" else recipe.workers,
+        rank=group.rank,
+        ranks=group.size,
+    )
+    angle = None
+    if recipe.augmentation.angle == "once":
+        angle = float(np.random.default_rng(recipe.seed).uniform(0, 360))
+    augmentation = Augmentation(**recipe.augmentation.model_dump(exclude={"angle"}), angle=angle)
+    soft = predict_soft_masks(teachers, arrays, group.fabric) if teachers else None
+    return make(arrays, augmentation=augmentation, soft=soft), make(val_arrays)
+
+
+def _add_preview(
+    board: SummaryWriter, epoch: int, images: Tensor, truth: Tensor, logits: Tensor
+) -> None:
+    """Show image (0…255), truth and prediction of the first samples side by side in TensorBoard."""
+    if logits.shape[1] == 1:
+        masks = [truth.float(), torch.sigmoid(logits.float())]
+    else:
+        masks = [m.unsqueeze(1) / (logits.shape[1] - 1) for m in (truth, logits.argmax(1))]
+    columns = [images / 255, *(mask.expand(-1, 3, -1, -1) for mask in masks)]
+    rows = torch.cat([column[:PREVIEWS].cpu() for column in columns], dim=3)
+    board.add_images("image, truth, prediction", rows.clamp(0, 1), epoch)

@@ -1,4 +1,4 @@
-"""Scores of the validation part after an epoch."""
+"""Scores of the validation split after an epoch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from egeunet.data.loader import Loader
 from egeunet.metrics.counts import PixelCounts
-from egeunet.reporting import Reporter
-from egeunet.training.distributed import Ranks
+from egeunet.progress import track
+from egeunet.training.distributed import Group
 from egeunet.training.losses import DeepSupervisionLoss
 
 
@@ -19,46 +19,45 @@ def validate(
     model: nn.Module,
     loader: Loader,
     loss: DeepSupervisionLoss,
-    ranks: Ranks,
-    reporter: Reporter,
+    group: Group,
     *,
-    show: Callable[[Tensor, Tensor, Tensor], object] | None,
-    stop_if_asked: Callable[[], None],
+    total_loss: bool = False,
+    show: Callable[[Tensor, Tensor, Tensor], object] | None = None,
 ) -> dict[str, float]:
-    """Score a model on the samples of a loader, every one once, whichever process has it.
+    """Score a model on the samples of a loader.
 
     Args:
-        model: What to score.
-        loader: Of this process' part.
-        loss: The loss; it is averaged over samples.
-        ranks: The processes that score together.
-        reporter: Hears of the progress.
+        model: Model to score.
+        loader: This process' batches; each sample is in one process.
+        loss: Loss of the training.
+        group: Processes that score together.
+        total_loss: Also compute the loss with the weighted stage masks, by which the published
+            code selects the epoch.
         show: Called with images, masks and logits of the first batch.
-        stop_if_asked: Called where all processes know of a request to stop; raises for one.
 
     Returns:
-        `val_loss`, and `val_iou` and `val_dice` (0…1) of the pixels of all samples.
+        `val_loss`, the loss term of the output averaged over samples; `val_iou` and `val_dice`
+        (0…1) over the pixels of all samples; and `val_total_loss` with `total_loss`. Incomplete
+        after a stop request.
     """
     model.eval()
-    device = ranks.fabric.device
+    if total_loss:
+        model.training = True  # of the outermost module alone: it returns its stage masks as well
+    device = group.fabric.device
     counts = PixelCounts(loader.num_classes).to(device)
-    loss_sum = torch.zeros((), device=device)
-    with reporter.bar("validation", len(loader)) as bar:
-        for batch in loader.epoch():
-            logits = model(batch.images)
-            loss_sum += loss(logits, batch.masks).output * len(batch.ids)
-            counts.update(logits, batch.masks)
-            if show:
-                show(batch.images, batch.masks, logits)
-                show = None
-            bar.advance()
-            if ranks.stop.signal_number:
-                break
-    loss_sum = ranks.total(loss_sum[None])
-    stop_if_asked()
-    pooled = counts.pooled()
-    return {
-        "val_loss": float(loss_sum) / len(loader.arrays.ids),
-        "val_iou": pooled["iou"],
-        "val_dice": pooled["dice"],
-    }
+    sums = torch.zeros(2, device=device)
+    for batch in track(loader.epoch(), "validation", len(loader)):
+        output = model(batch.images)
+        logits = output[0] if isinstance(output, tuple) else output
+        losses = [loss.term(logits, batch.masks), loss(output, batch.masks)]
+        sums += torch.stack(losses).to(sums) * len(batch.ids)
+        counts.update(logits, batch.masks)
+        if show:
+            show(batch.images, batch.masks, logits)
+            show = None
+        if group.stop.signal_number:
+            break
+    val_loss, val_total_loss = (group.sum(sums) / len(loader.arrays.ids)).tolist()
+    scores = counts.pooled()
+    found = {"val_loss": val_loss, "val_iou": scores["iou"], "val_dice": scores["dice"]}
+    return found | ({"val_total_loss": val_total_loss} if total_loss else {})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from egeunet.errors import EgeunetError
-from egeunet.training.checkpoint import (
+from egeunet.training.checkpoints import (
     load_checkpoint,
     load_weights,
     save_checkpoint,
@@ -59,7 +59,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from egeunet.errors import EgeunetError
-from egeunet.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from egeunet.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
 folder = Path(sys.argv[1])
 small = {"model": {"w": torch.zeros(1)}, "optimizer": {}, "epoch": 0, "step": 1}
 small |= {"loss_sum": 0.0, "seconds": 0.0, "history": []}

@@ -1,8 +1,7 @@
-"""The state of a training on disk, whole or not at all.
+"""Checkpoints and weights on disk, written atomically and read without running code.
 
-`last.ckpt` is what `--resume` reads; the one before it stays as `previous.ckpt`. Both hold tensors
-and plain values only and are read without unpickling code. `model.safetensors` holds the selected
-weights.
+`last.ckpt` is the state that `--resume` continues from, `previous.ckpt` the one before it, and
+`model.safetensors` the selected weights.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from egeunet.files import atomic_write
 LAST, PREVIOUS, WEIGHTS = "last.ckpt", "previous.ckpt", "model.safetensors"
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; that of the largest model here has 0.1 MB
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "model": (dict,),
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "model": dict,
     "average": (dict, type(None)),
-    "optimizer": (dict,),
-    "epoch": (int,),
-    "step": (int,),
+    "optimizer": dict,
+    "epoch": int,
+    "step": int,
     "loss_sum": (float, int),
     "seconds": (float, int),
-    "history": (list,),
+    "history": list,
 }
 
 
@@ -55,48 +54,41 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """Read `last.ckpt`; None if there is none yet.
+    """Read `last.ckpt`; return None if there is none yet.
 
     Raises:
-        EgeunetError: If it is damaged or not a checkpoint of a training; the message names the one
-            to use instead.
+        EgeunetError: If it is damaged or not a checkpoint of a training.
     """
     last = folder / LAST
     if not last.exists():
         return None
     try:
         state = torch.load(last, map_location=device, weights_only=True)
-        _check_checkpoint(state)
+        _check(state)
     except Exception as error:  # torch.load raises many kinds for a bad file
-        remedy = (
-            f"move {PREVIOUS} over it and resume"
-            if (folder / PREVIOUS).exists()
-            else "remove it to start again"
-        )
+        spare = (folder / PREVIOUS).exists()
+        remedy = f"move {PREVIOUS} over it and resume" if spare else "remove it to start again"
         raise EgeunetError(f"{last} is damaged ({first_line(error)}): {remedy}.") from error
     return state
 
 
-def _check_checkpoint(state: Any) -> None:
-    """Raise a ValueError unless a checkpoint has the keys and types that a training writes."""
-    if not isinstance(state, dict):
-        raise ValueError("it is not a mapping")  # noqa: TRY004
-    for key, kinds in _KINDS.items():
-        if not isinstance(state.get(key), kinds) or isinstance(state.get(key), bool):
-            raise ValueError(f"its {key!r} is missing or of a wrong type")  # noqa: TRY004
-    for tensors in (state["model"], state.setdefault("average", None) or {}):
-        if not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise ValueError("its weights are not tensors")
+def _check(state: Any) -> None:
+    """Raise an error unless a checkpoint has the keys and types that a training writes."""
+    for key, types in _TYPES.items():
+        if not isinstance(state[key], types) or isinstance(state[key], bool):
+            raise TypeError(f"{key!r} is of type {type(state[key]).__name__}")
+    weights = [*state["model"].values(), *(state["average"] or {}).values()]
+    if not state["model"] or not all(isinstance(tensor, Tensor) for tensor in weights):
+        raise ValueError("its model is empty or its weights are not tensors")
     rows = state["history"]
-    numbers = (row.values() for row in rows if isinstance(row, dict))
-    if not state["model"] or not all(isinstance(n, int | float) for row in numbers for n in row):
-        raise ValueError("its model is empty or its history is not numbers")
-    if not state["epoch"] == len(rows) >= 0 <= state["step"]:
+    if not all(isinstance(number, int | float) for row in rows for number in row.values()):
+        raise ValueError("its history is not numbers")
+    if state["epoch"] != len(rows) or state["step"] < 0:
         raise ValueError(f"epoch {state['epoch']} does not fit a history of {len(rows)} epochs")
 
 
 def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write weights as safetensors with text metadata, atomically.
+    """Write weights as safetensors with text metadata.
 
     Raises:
         EgeunetError: If the file cannot be written.
@@ -133,5 +125,5 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, short."""
+    """Return the first line of an error's text, shortened."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
