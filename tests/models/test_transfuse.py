@@ -7,8 +7,7 @@ import torch
 
 from egeunet.errors import UsageError
 from egeunet.models import count_cost, create_model
-from egeunet.training.losses import DeepSupervisionLoss
-from egeunet.training.losses import structure_loss
+from egeunet.training.losses import DeepSupervisionLoss, structure_loss
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("timm") and find_spec("torchvision")),

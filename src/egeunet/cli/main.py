@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -70,6 +71,9 @@ def _options(
 
 def main() -> None:
     """Run the program: exit code 0 done, 1 something failed, 2 wrong usage, 130 interrupted."""
+    # Threads sleep while they wait for each other; spinning, they starve each other on a busy
+    # machine. OpenMP reads this when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     prepare_streams()
     configure_logging()
     try:
