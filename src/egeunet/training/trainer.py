@@ -28,7 +28,7 @@ from egeunet.errors import EgeunetError, InterruptedRunError
 from egeunet.files import held, remove_temporary
 from egeunet.memory import keep_freed_memory
 from egeunet.models.registry import create_model
-from egeunet.progress import bar
+from egeunet.progress import bar, set_progress
 from egeunet.training.checkpoints import (
     LAST,
     WEIGHTS,
@@ -85,6 +85,9 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
         InterruptedRunError: After SIGINT or SIGTERM; the checkpoint is written.
         EgeunetError: If the loss is not finite, files are damaged, or the disk is full.
     """
+    if not is_first():  # one process reports
+        set_progress(False)
+        logging.getLogger("egeunet").setLevel(logging.WARNING)
     keep_freed_memory()
     recipe = pin_runs(recipe)
     check_folder(recipe, resume)
@@ -141,18 +144,16 @@ class _Trainer:
             self._restore()
 
     def run(self) -> None:
-        epochs, level = self.recipe.trainer.epochs, logging.INFO if self.first else logging.DEBUG
         images, val_images = (len(one.arrays.ids) for one in (self.loader, self.val_loader))
-        _LOG.log(
-            level,
+        _LOG.info(
             f"{self.recipe.system} on {self.dataset.name}, protocol {self.recipe.data.protocol}: "
             f"{images} training images, {val_images} validation images; run folder {self.folder}",
         )
         if self.epoch or self.step:
-            _LOG.log(level, f"Resuming after epoch {self.epoch}, step {self.step}")
+            _LOG.info("Resuming after epoch %d, step %d", self.epoch, self.step)
         board = SummaryWriter(str(self.folder), purge_step=self.epoch + 1) if self.first else None
         try:
-            while self.epoch < epochs:
+            while self.epoch < self.recipe.trainer.epochs:
                 self._train_epoch()
                 self._finish_epoch(board)
         finally:
@@ -168,7 +169,7 @@ class _Trainer:
     def _train_epoch(self) -> None:
         self.model.train()
         title = f"epoch {self.epoch + 1}/{self.recipe.trainer.epochs}"
-        with bar(title if self.first else "", len(self.loader)) as advance, self._clock():
+        with bar(title, len(self.loader)) as advance, self._clock():
             advance(self.step)
             for batch in self.loader.epoch(self.epoch, self.step):
                 # For dropout, which must also be a function of (seed, epoch, step); every process
