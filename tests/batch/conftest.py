@@ -55,7 +55,7 @@ class Program:
         """Hold it to its exit code and return what it printed to stdout and stderr."""
         with self.start(*words, **variables) as process:
             try:
-                out, err = process.communicate(timeout=120)
+                out, err = process.communicate(timeout=600)
             finally:
                 process.kill()  # which a process that has ended does not mind
         assert process.returncode == expected, out + err

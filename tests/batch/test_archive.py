@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_whole_parts_and_says_how_to_go_on(program, many, calm, tm
     process = program.start(many, "-o", tmp_path, *WORDS)
     wait_for_parts(process, tmp_path, 2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, "")
     *_, last = err.splitlines()  # Ray may tell before that a task was killed
     assert last == f"interrupted: what is in {tmp_path} stays, and the same command goes on."

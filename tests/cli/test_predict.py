@@ -272,7 +272,7 @@ def stop(number: int, out: Path, *arguments: object) -> tuple[int, str, str]:
     while not (out / "006_mask.png").exists() and time.monotonic() < limit:
         time.sleep(0.01)
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=600)
     return process.returncode, stdout, stderr
 
 

@@ -57,7 +57,7 @@ def test_processes_may_write_at_once(tmp_path):
         subprocess.Popen([sys.executable, "-c", program, str(path), str(number)])
         for number in range(3)
     ]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(timeout=600) for writer in writers] == [0, 0, 0]
     rows = read(path)
     assert sorted(row["by"] for row in rows) == ["0"] * 100 + ["1"] * 100 + ["2"] * 100
 

@@ -51,7 +51,7 @@ class Service:
 
     def ask(self, method, path, body=None, **headers):
         """Return status, headers and body; a header's `_` is written `-`."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -77,7 +77,7 @@ class Service:
 
     def open_raw(self, head):
         """Open a socket and send something down it."""
-        raw = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=600)
         raw.sendall(head)
         return raw
 

@@ -149,14 +149,14 @@ def test_a_form_that_cannot_be_given_is_refused(service, image):
 
 def test_an_address_in_use_is_one_sentence(service):
     command = [sys.executable, "-m", "egeunet", "serve", "--port", str(service.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert done.stderr == f"error: Cannot listen on 127.0.0.1:{service.port}: {IN_USE}.\n"
 
 
 def test_an_address_that_is_none_is_one_sentence():
     command = [sys.executable, "-m", "egeunet", "serve", "--host", "no.such.host.invalid"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
     assert line.startswith("error: Cannot listen on no.such.host.invalid:8000: ")
