@@ -17,7 +17,14 @@ from egeunet.training.checkpoints import (
 
 def state(value):
     history = [{"epoch": 1.0}] * value
-    numbers = {"epoch": value, "step": 0, "loss_sum": 0.0, "seconds": 0.0, "history": history}
+    numbers = {
+        "average": None,
+        "epoch": value,
+        "step": 0,
+        "loss_sum": 0.0,
+        "seconds": 0.0,
+        "history": history,
+    }
     return {"model": {"w": torch.full((4,), float(value))}, "optimizer": {}, **numbers}
 
 
@@ -62,7 +69,7 @@ from egeunet.errors import EgeunetError
 from egeunet.training.checkpoints import load_checkpoint, save_checkpoint, save_weights
 folder = Path(sys.argv[1])
 small = {"model": {"w": torch.zeros(1)}, "optimizer": {}, "epoch": 0, "step": 1}
-small |= {"loss_sum": 0.0, "seconds": 0.0, "history": []}
+small |= {"average": None, "loss_sum": 0.0, "seconds": 0.0, "history": []}
 save_checkpoint(folder, small)
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
