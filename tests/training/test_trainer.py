@@ -49,7 +49,7 @@ def test_the_scores_of_a_run_that_is_not_finished_are_not_recorded(words, recipe
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=600)
-    with pytest.raises(UsageError, match=r"has \d+ of its 400 epochs: go on with"):
+    with pytest.raises(UsageError, match=r"has \d+ of its 400 epochs: finish it with"):
         egeunet.evaluate(recipe.out, record=tmp_path / "rows.jsonl")
     assert not (tmp_path / "rows.jsonl").exists()
     assert egeunet.evaluate(recipe.out).n > 0
@@ -109,7 +109,7 @@ def test_a_run_goes_on_with_the_images_it_was_begun_with_alone(recipe, tmp_path,
     (removed, *_) = read_parts(folder)
     for file in root.glob(f"*/{removed}.*"):
         file.unlink()
-    with pytest.raises(UsageError, match="were added, removed or moved to another part"):
+    with pytest.raises(UsageError, match="were added, removed or moved to another split"):
         train(recipe, resume=True)
     assert (folder / "split.txt").read_text() == before
 
