@@ -46,7 +46,7 @@ MAY_IMPORT = {
 }
 HEAVY = {
     *("torch", "scipy", "monai", "matplotlib", "onnx", "torchmetrics", "lightning_fabric"),
-    *("fastapi", "uvicorn", "pydantic"),
+    *("fastapi", "httpx2", "uvicorn", "pydantic"),
     *("ray", "pyarrow", "pandas", "fsspec"),
 }
 

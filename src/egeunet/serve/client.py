@@ -1,4 +1,4 @@
-"""A client of the service; it needs no more than Python and NumPy."""
+"""A client of the service that retries while it is busy."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import json
 import os
 import random
 import time
+import weakref
 from collections.abc import Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
-from uuid import uuid4
 
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import EgeunetError, UsageError, needs_extra
 
-_LONGEST_WAIT = 10.0  # seconds between two attempts
+_MAX_WAIT = 10.0  # seconds between two attempts
 
 
 class Client:
-    """Asks a running service, and asks again while it is busy or cannot be reached.
+    """Sends images to a running service; usable from several threads.
+
+    Redirects are not followed: they could take the token to another host.
 
     Args:
-        url: Where it listens.
-        token: A bearer token, if it wants one.
+        url: Address of the service.
+        token: Bearer token, if the service requires one.
         retries: Attempts after the first, when the answer is 503 or there is none. The time between
             them doubles from 0.1 s, or is what the service says.
         timeout: Seconds without a byte until an attempt has failed.
 
     Raises:
+        MissingExtraError: httpx2 is not installed (extra `client`).
         UsageError: `url` does not begin with http:// or https://.
 
     Example:
         >>> client = Client("http://127.0.0.1:8000")
-        >>> client.segment("photo.jpg")["area"]
+        >>> client.segment("image.jpg")["area"]
     """
 
     def __init__(
@@ -45,102 +45,103 @@ class Client:
         retries: int = 5,
         timeout: float = 60,
     ) -> None:
+        with needs_extra("client"):
+            import httpx2
         if not url.startswith(("http://", "https://")):
-            raise UsageError(f"{url!r} is no address of a service: expected http://HOST:PORT.")
-        self.url = url.rstrip("/")
-        self.retries, self.timeout = retries, timeout
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+            raise UsageError(f"{url!r} is not the address of a service: expected http://HOST:PORT.")
+        self.url, self.retries = url.rstrip("/"), retries
+        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+        self._http = httpx2.Client(headers=headers, timeout=timeout, follow_redirects=False)
+        weakref.finalize(self, self._http.close)
+        self._no_answer = (httpx2.RequestError, httpx2.InvalidURL)
 
-    def segment(self, photo: str | Path | bytes) -> dict[str, Any]:
-        """Return what `Result.to_dict` says of a photo, and its `mask` as run lengths.
+    def close(self) -> None:
+        """Close the connections, as the end of the program does."""
+        self._http.close()
+
+    def segment(self, image: str | Path | bytes) -> dict[str, Any]:
+        """Segment one image.
 
         Args:
-            photo: A path or the bytes of an image file.
+            image: A path or the bytes of an image file.
+
+        Returns:
+            `Result.to_dict` of the image, and its `mask` as run lengths.
 
         Raises:
             EgeunetError: The file cannot be read, or the service refuses it or does not answer.
         """
-        row: dict[str, Any] = json.loads(self._segment(photo, "json"))
-        return row | {"source": _name(photo)}
+        row: dict[str, Any] = json.loads(self._segment(image, "json"))
+        return row | {"source": _name(image)}
 
-    def mask(self, photo: str | Path | bytes) -> bytes:
-        """Return the mask of a photo as a PNG file; otherwise as `segment`."""
-        return self._segment(photo, "mask")
+    def mask(self, image: str | Path | bytes) -> bytes:
+        """Return the mask of an image as a PNG file; otherwise as `segment`."""
+        return self._segment(image, "mask")
 
-    def overlay(self, photo: str | Path | bytes) -> bytes:
-        """Return a photo with its mask drawn over it as a PNG file; otherwise as `segment`."""
-        return self._segment(photo, "overlay")
+    def overlay(self, image: str | Path | bytes) -> bytes:
+        """Return an image with its mask drawn over it as a PNG file; otherwise as `segment`."""
+        return self._segment(image, "overlay")
 
-    def segment_batch(self, photos: Sequence[str | Path | bytes]) -> list[dict[str, Any]]:
-        """Segment several photos with one request.
+    def segment_batch(self, images: Sequence[str | Path | bytes]) -> list[dict[str, Any]]:
+        """Segment several images with one request.
 
         Returns:
-            For each photo what `segment` gives, or its `source` and an `error`.
+            For each image what `segment` returns, or its `source` and an `error`.
 
         Raises:
-            EgeunetError: As `segment`, for the whole.
+            EgeunetError: As `segment`, for the whole request.
         """
-        boundary = uuid4().hex
-        parts = []
-        for index, photo in enumerate(photos):
-            head = (
-                f"--{boundary}\r\nContent-Type: application/octet-stream\r\n"
-                f'Content-Disposition: form-data; name="files"; filename="{index}"\r\n\r\n'
-            )
-            parts += [head.encode(), _read(photo), b"\r\n"]
-        body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+        files = [("files", (str(index), _read(one))) for index, one in enumerate(images)]
         rows: list[dict[str, Any]] = json.loads(
-            self._ask("/v1/segment/batch", body, f"multipart/form-data; boundary={boundary}")
+            self._request("POST", "/v1/segment/batch", files=files)
         )
-        return [row | {"source": _name(one)} for row, one in zip(rows, photos, strict=True)]
+        return [row | {"source": _name(one)} for row, one in zip(rows, images, strict=True)]
 
     def models(self) -> list[dict[str, Any]]:
-        """Return what the service says of its weights and limits."""
-        return json.loads(self._ask("/v1/models"))
+        """Return the weights and limits of the service."""
+        return json.loads(self._request("GET", "/v1/models"))
 
-    def _segment(self, photo: str | Path | bytes, form: str) -> bytes:
-        return self._ask(f"/v1/segment?format={form}", _read(photo), "application/octet-stream")
+    def _segment(self, image: str | Path | bytes, form: str) -> bytes:
+        kind = {"Content-Type": "application/octet-stream"}
+        path = f"/v1/segment?format={form}"
+        return self._request("POST", path, content=_read(image), headers=kind)
 
-    def _ask(self, path: str, body: bytes | None = None, kind: str = "") -> bytes:
-        headers = self._headers | ({"Content-Type": kind} if kind else {})
-        request = Request(self.url + path, body, headers)
+    def _request(self, method: str, path: str, **body: Any) -> bytes:
         for attempt in range(self.retries + 1):
             wait = 0.1 * 2**attempt * random.uniform(0.5, 1)  # apart from other clients
             try:
-                with urlopen(request, timeout=self.timeout) as answer:
-                    return answer.read()
-            except HTTPError as error:
-                with error:
-                    reason = _reason(error)
-                if error.code != 503:
-                    break
-                after = error.headers.get("Retry-After", "")
-                wait = max(wait, float(after)) if after.isdecimal() else wait
-            except (OSError, HTTPException, ValueError) as error:
+                answer = self._http.request(method, self.url + path, **body)
+            except self._no_answer as error:
                 reason = f"The service at {self.url} does not answer: {error}."
-                if isinstance(error, ValueError):  # no URL
+            else:
+                if answer.status_code == 200:
+                    return answer.content
+                reason = _reason(answer)
+                if answer.status_code != 503:
                     break
+                after = answer.headers.get("Retry-After", "")
+                wait = max(wait, float(after)) if after.isdecimal() else wait
             if attempt < self.retries:
-                time.sleep(min(wait, _LONGEST_WAIT))
+                time.sleep(min(wait, _MAX_WAIT))
         raise EgeunetError(reason)
 
 
-def _read(photo: str | Path | bytes) -> bytes:
-    if isinstance(photo, bytes):
-        return photo
+def _read(image: str | Path | bytes) -> bytes:
+    if isinstance(image, bytes):
+        return image
     try:
-        return Path(photo).read_bytes()
+        return Path(image).read_bytes()
     except OSError as error:
-        raise EgeunetError(f"{photo} cannot be read: {error.strerror}.") from error
+        raise EgeunetError(f"Cannot read {image}: {error.strerror}.") from error
 
 
-def _name(photo: str | Path | bytes) -> str | None:
-    return None if isinstance(photo, bytes) else os.fspath(photo)
+def _name(image: str | Path | bytes) -> str | None:
+    return None if isinstance(image, bytes) else os.fspath(image)
 
 
-def _reason(error: HTTPError) -> str:
+def _reason(answer: Any) -> str:
     """Return the sentence of the service, or of the status."""
     try:
-        return str(json.loads(error.read())["detail"])
-    except (OSError, HTTPException, ValueError, LookupError, TypeError):
-        return f"The service answered {error.code} {error.reason}."
+        return str(answer.json()["detail"])
+    except (ValueError, LookupError, TypeError):
+        return f"The service answered {answer.status_code} {answer.reason_phrase}."
