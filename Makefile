@@ -25,7 +25,7 @@ demo: .venv/installed ## train, evaluate and segment in minutes (DATA=folder for
 	$(BIN)/egeunet demo --out $(OUT) $(if $(DATA),--data $(DATA))
 
 docs: .venv/installed ## regenerate tables, figures and reference pages
-	$(BIN)/python docs/generate.py
+	$(BIN)/python -m research docs
 	$(BIN)/python docs/reference.py
 
 docs-site: .venv/installed ## build the docs site in build/site and check its links
@@ -33,7 +33,7 @@ docs-site: .venv/installed ## build the docs site in build/site and check its li
 	test ! -x $(BIN)/zensical || $(BIN)/zensical build --clean --strict
 
 weights: .venv/installed ## turn a run into shipped weights with a card (RUN=folder NAME=isic2018)
-	$(BIN)/python docs/weights.py $(RUN) $(NAME)
+	$(BIN)/python -m research card $(RUN) $(NAME)
 
 # One process per core, each with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto

@@ -4,7 +4,7 @@
 
 Trains the same recipe three times, one after the other, on the CPU: in one process with all cores,
 in two that share them, and in one whose loss weighs the output with 1 + 2⁻²³: as far as rounding
-alone drives a training apart. A row is added to results/ddp.jsonl. `images_per_second` is of the
+alone drives a training apart. A row is added to ddp.jsonl. `images_per_second` is of the
 median epoch after the first, its validation included.
 """
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from egeunet.environment import environment
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.results_store import append_result
 from egeunet.training.checkpoints import load_checkpoint
 from egeunet.training.run import read_parts
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="egeunet-isic2018")
     parser.add_argument("--epochs", type=int, default=4, help="at least 2")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("-o", "--output", type=Path, default=Path("results/ddp.jsonl"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("research/results/ddp.jsonl"))
     options, settings = parser.parse_known_args()
     common = [
         *("data.name=null", f"data.root={options.data.resolve()}", "device=cpu"),

@@ -30,7 +30,7 @@ from timing import alternate, spread
 from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.environment import count_cores, environment
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.results_store import append_result
 from egeunet.export.backends import onnx_contender
 from egeunet.export.benchmark import benchmark
 from egeunet.export.formats import export_run

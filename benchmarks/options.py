@@ -2,7 +2,7 @@
 
     python benchmarks/options.py --weights isic2018 --data ../shared/data/isic2018
 
-A row per set of options is added to results/options.jsonl: scores on the test part of the holdout
+A row per set of options is added to options.jsonl: scores on the test part of the holdout
 split, and the difference to no option on the same photos. Nothing is chosen by them. The last row
 is the IoU between the masks of large JPEG files decoded at reduced scale and in full; the large
 photos are photos of the test part, enlarged to 12 megapixels.
@@ -25,10 +25,9 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
-from egeunet.evaluation.evaluator import evaluate_arrays
-from egeunet.evaluation.predictors import Predictor
-from egeunet.evaluation.report import append_result
-from egeunet.evaluation.statistics import paired_difference
+from egeunet.evaluation.evaluator import Predictor, evaluate_arrays
+from egeunet.evaluation.results_store import append_result
+from egeunet.evaluation.statistics import compare_pooled
 from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
@@ -73,14 +72,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
     parser.add_argument("--limit", type=int, help="take the first photos of the test part only")
     parser.add_argument("--large", type=int, default=50, help="large photos to decode")
-    parser.add_argument("-o", "--output", type=Path, default=Path("results/options.jsonl"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("research/results/options.jsonl"))
     options = parser.parse_args()
     dataset = open_folder(options.data)
     test = split_dataset(dataset, "holdout").test[: options.limit]
     common = {
         "dataset": dataset.name,
         "protocol": "holdout",
-        "part": "test",
+        "split": "test",
         "weights": options.weights or "isic2018",
         "weights_sha256": sha256_file(find_weights(options.weights)),
     }
@@ -89,7 +88,7 @@ def main() -> None:
     for name, chosen in OPTIONS.items():
         result = evaluate_arrays(predictor(Segmenter(options.weights, **chosen)), arrays)
         plain = plain or result
-        paired = paired_difference(result.counts, plain.counts)
+        paired = compare_pooled(result.counts, plain.counts)
         row = {
             **common,
             "options": name,

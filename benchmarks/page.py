@@ -1,4 +1,4 @@
-"""Measure the built page in Chromium and add a row to results/page.jsonl; `make docs` shows it.
+"""Measure the built page in Chromium and add a row to page.jsonl; `make docs` shows it.
 
 It is served meanwhile, as docs/web.md says: python benchmarks/page.py http://127.0.0.1:8000/
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from egeunet.environment import environment
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.results_store import append_result
 
 ROOT = Path(__file__).parents[1]
 WEB = ROOT / "web"
@@ -64,7 +64,7 @@ def main() -> None:
         "shared": given.shared,
         **environment(),
     }
-    append_result(ROOT / "results" / "page.jsonl", row)
+    append_result(ROOT / "research" / "results" / "page.jsonl", row)
     print(row)
 
 

@@ -4,7 +4,7 @@
 
 For each set of evidence the same logistic function is fitted and judged by cross-validation within
 the validation part of the run (five folds, ten times over). A row is added to
-results/quality_evidence.jsonl.
+research/results/quality_evidence.jsonl.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.loader import scale_batch
 from egeunet.environment import environment
 from egeunet.evaluation.failure_detection import auroc, fit_quality
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.results_store import append_result
 from egeunet.files import sha256_file
 from egeunet.inference.quality import FAILURE, features
 from egeunet.models.layers import resize
@@ -114,7 +114,7 @@ def judge(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, float
             first, *rest = fit_quality(given[fold != part], true[fold != part])
             odds[fold == part] = first + given[fold == part] @ rest
         expected = 1 / (1 + np.exp(-odds))
-        found.append((auroc(expected, true, failed), np.corrcoef(expected, true)[0, 1]))
+        found.append((auroc(expected, failed), np.corrcoef(expected, true)[0, 1]))
     means = np.mean(found, axis=0)
     return {"auroc": float(means[0]), "pearson": float(means[1])}
 
@@ -124,7 +124,9 @@ def main() -> None:
     """Judge every set of evidence."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run of EGE-UNet or shipped weights, holdout")
-    parser.add_argument("-o", "--output", type=Path, default=Path("results/quality_evidence.jsonl"))
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("research/results/quality_evidence.jsonl")
+    )
     options = parser.parse_args()
     run = load_run(options.run)
     once, several = collect(run)
@@ -135,12 +137,12 @@ def main() -> None:
     row = {
         "dataset": run.dataset,
         "protocol": run.recipe.data.protocol,
-        "part": "val",
+        "split": "val",
         "weights_sha256": sha256_file(weights_file(options.run)),
         "n": len(once),
         "folds": FOLDS,
         "repeats": REPEATS,
-        "evidence": judged,
+        "features": judged,
     }
     append_result(options.output, {**row, **environment()})
 

@@ -1,6 +1,6 @@
 """An archive segmented by `egeunet batch`: its rate, its memory, and three kills along the way.
 
-    python benchmarks/scale.py --data folder/of/jpegs --photos 100000 --record results/scale.jsonl
+    python benchmarks/scale.py --data folder/of/jpegs --photos 100000 --record scale.jsonl
 
 The archive is made of hard links to the photos of `--data`. `predict` segments a part of it before
 and after; `batch` all of it twice: left alone, and with a worker, an actor and the driver killed.
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from egeunet.environment import environment
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.results_store import append_result
 
 FOLDER = 1000  # photos in each
 TENTHS = 10

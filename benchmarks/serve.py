@@ -1,6 +1,6 @@
 """The service under load: its rate beside the Segmenter's own, waiting times, memory, bad bodies.
 
-    python benchmarks/serve.py --data ../shared/data/isic2018 --record results/serve.jsonl
+    python benchmarks/serve.py --data ../shared/data/isic2018 --record serve.jsonl
 
 Clients keep their connections and run on the same machine; those of the first parts are light (see
 `closed_loop.py`). The last two parts take minutes: 64 clients for `--seconds`, and `--hostile`
@@ -34,7 +34,7 @@ from timing import alternate
 
 from egeunet.data.datasets import open_folder
 from egeunet.environment import count_cores, environment
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.results_store import append_result
 from egeunet.inference.segmenter import Segmenter
 from egeunet.serve import Client
 

@@ -2,7 +2,7 @@
 
     python benchmarks/systems.py --data ../shared/data/isic2018 [egeunet malunet …]
 
-One row per system is added to results/zoo_steps.jsonl. All see the same 240 photos of the holdout
+One row per system is added to zoo_steps.jsonl. All see the same 240 photos of the holdout
 training part in the same order, augmented as in the paper, under its optimiser (AdamW, lr 1e-3) and
 loss, from random weights. 30 steps show that a system learns, not how good it is.
 
@@ -28,8 +28,8 @@ from egeunet.data.datasets import open_folder
 from egeunet.data.loader import Loader, scale_batch
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
-from egeunet.evaluation.predictors import torch_predictor
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.evaluator import torch_predictor
+from egeunet.evaluation.results_store import append_result
 from egeunet.metrics.counts import count_pixels, predict_classes
 from egeunet.models import create_model, list_models
 from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--shared", action="store_true", help="others compute here meanwhile")
-    parser.add_argument("-o", "--output", type=Path, default=Path("results/zoo_steps.jsonl"))
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("research/results/zoo_steps.jsonl")
+    )
     options = parser.parse_args()
     split = split_dataset(open_folder(options.data), "holdout")
     train = load_arrays(split.train[:PHOTOS])

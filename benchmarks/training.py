@@ -1,6 +1,6 @@
 """Training speed: the whole step, the loader alone, an epoch with both, evaluation; peak memory.
 
-    python benchmarks/training.py --data isic2018 --official CHECKOUT --record results/speed.jsonl
+    python benchmarks/training.py --data isic2018 --official CHECKOUT --record speed.jsonl
 
 With --official, a checkout of https://github.com/JCruan519/EGE-UNet, the published network runs in
 turns with ours in the same process, and ratios are printed. Nothing of it is part of this package:
@@ -37,7 +37,7 @@ from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.loader import Loader
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
-from egeunet.evaluation.report import append_result
+from egeunet.evaluation.results_store import append_result
 from egeunet.export.torch_contenders import load_official
 from egeunet.memory import keep_freed_memory
 from egeunet.metrics.counts import PixelCounts

@@ -35,13 +35,9 @@ MAY_IMPORT = {
     "evaluation": {"models", "metrics", "inference", "data", "training"},
     "export": {"models", "metrics", "inference", "data", "training", "evaluation"},
     "api": {"models", "metrics", "inference", "data", "training", "evaluation", "export"},
-    "experiments": {
-        *("models", "metrics", "inference", "data", "training", "evaluation", "export"),
-        "api",
-    },
     "cli": {
         *("models", "metrics", "inference", "data", "training", "evaluation", "export"),
-        *("api", "experiments", "serve", "batch"),
+        *("api", "serve", "batch"),
     },
 }
 HEAVY = {
@@ -76,7 +72,7 @@ def files():
 def test_a_file_imports_only_from_rooms_below(path, room):
     ours = [name.split(".") for name in imports(path) if name.split(".")[0] == "egeunet"]
     rooms = {parts[1] for parts in ours if len(parts) > 1 and (SOURCE / parts[1]).is_dir()}
-    rooms |= {parts[1] for parts in ours if parts[1:2] in (["api"], ["experiments"])}
+    rooms |= {parts[1] for parts in ours if parts[1:2] in (["api"],)}
     assert rooms <= MAY_IMPORT[room] | {room}
 
 

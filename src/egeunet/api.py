@@ -9,7 +9,6 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,12 @@ from egeunet.reporting import Reporter
 if TYPE_CHECKING:
     from torch import nn
 
-    from egeunet.evaluation.evaluator import Evaluation
-    from egeunet.evaluation.target import Subject
+    from egeunet.evaluation.summary import Evaluation
+    from egeunet.evaluation.target import EvaluationTarget
     from egeunet.export.formats import Exported
     from egeunet.training.config import Recipe
+
+_logger = logging.getLogger(__name__)
 
 __all__ = ["create_model", "evaluate", "export", "list_models", "train"]
 
@@ -157,123 +158,121 @@ def evaluate(
     *,
     data: str | Path | None = None,
     protocol: str | None = None,
-    part: str = "test",
+    split: str = "test",
     last: bool = False,
     tta: bool = False,
     corruptions: bool = False,
     device: str = "auto",
     out: str | Path | None = None,
+    overwrite: bool = False,
     record: str | Path | None = None,
-    reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Score trained weights on the part of a dataset that a protocol names.
+    """Score a trained model on a split of a dataset.
 
     Args:
-        weights: A run folder, or an ONNX file, its name or its URL as `Segmenter` takes them; the
-            latter also have the quality scored that they give each mask.
+        weights: A run folder, or an ONNX file, its name or its URL as `Segmenter` takes them. The
+            Dice estimates of an ONNX file are scored too.
         data: A dataset's name or folder; the run's own by default.
-        protocol: "paper", "holdout", or "external": all of `data` that was not seen in training
-            or selection, as far as the weights say. By default that of the run, and of an ONNX
-            file on the dataset it was trained on; "external" on another.
-        part: "train", "val" or "test"; with "external" there are no parts.
+        protocol: "paper", "holdout", or "external": all images of `data` that were not seen in
+            training or selection, as far as the weights say. By default that of the run, and of an
+            ONNX file on the dataset it was trained on; "external" on another dataset.
+        split: "train", "val" or "test"; "external" has no splits.
         last: Take the last epoch of a run instead of the selected one.
-        tta: Average over four mirror images; takes an ONNX file.
-        corruptions: Also score eight corruptions at five strengths each, and groups by the size of
-            the lesion and the tone of the photo: 41 times the work.
-        device: "auto", "cpu" or "cuda"; an ONNX file is run on the CPU.
-        out: Where `metrics.json`, `per_image.csv` and `worst_cases.png` go; by default the folder
-            `evaluation` of a run, `evaluation-NAME` for other data than its own, and nowhere for
-            an ONNX file.
-        record: A file of results (JSON lines) to which a row is added. In its folder, too, the
-            counted pixels of each image go to `per_image/` and a run's epochs to `history/`, so
-            that runs can be compared without their folders; the row names both files.
-        reporter: Hears of the progress.
+        tta: Average over four mirror images; needs an ONNX file.
+        corruptions: Also score eight corruptions at five severities each, and groups by lesion size
+            and skin tone: 41 times the work.
+        device: "auto", "cpu" or "cuda"; ONNX files run on the CPU.
+        out: Folder for `metrics.json`, `per_image.csv` and `worst_cases.png`. By default the folder
+            `evaluation` of a run, `evaluation-NAME` for other data than its own; none for an ONNX
+            file.
+        overwrite: Replace an evaluation in that folder.
+        record: A `.jsonl` file to which a row of results is appended. The pixel counts per image go
+            to `per_image/` beside it and the epochs of a run to `history/`, so that runs can be
+            compared without their folders.
 
     Raises:
-        UsageError: If the words do not fit together, images to be scored were trained on, or the
-            run whose row is to be added is not finished.
+        UsageError: If the arguments do not fit together, images to be scored were trained on, the
+            folder has an evaluation, or the run to record is not finished.
     """
     with needs_extra("train"):
         from egeunet.data.cache import load_arrays
         from egeunet.environment import environment
-        from egeunet.evaluation.evaluator import evaluate_arrays, evaluate_segmenter
-        from egeunet.evaluation.report import append_result
-        from egeunet.evaluation.robustness import assess
-        from egeunet.evaluation.target import PARTS, PROTOCOLS, choose_samples, open_subject
+        from egeunet.evaluation.results_store import append_result
+        from egeunet.evaluation.target import (
+            PROTOCOLS,
+            SPLITS,
+            choose_samples,
+            evaluate_target,
+            open_target,
+        )
         from egeunet.training.run import check_finished
-    if part not in PARTS:
-        raise UsageError(f"There is no part {part!r}: expected one of {', '.join(PARTS)}.")
+
+    if split not in SPLITS:
+        raise UsageError(f"There is no split {split!r}: expected one of {', '.join(SPLITS)}.")
     if protocol not in (None, *PROTOCOLS):
         raise UsageError(f"There is no protocol {protocol!r}: expected {', '.join(PROTOCOLS)}.")
-    reporter = reporter or Reporter()
     if out:
         check_folder(out)
-    subject = open_subject(weights, last, tta, device)
-    if record and subject.run:
-        check_finished(subject.run)
-    protocol, dataset, samples = choose_samples(subject, data, protocol, part)
-    part = "all" if protocol == "external" else part
-    reporter.info(
-        f"{len(samples)} of {len(dataset.samples)} images of {dataset.name}: protocol {protocol}, "
-        f"part {part}"
+    target = open_target(weights, last, tta, device)
+    if record and target.run:
+        check_finished(target.run)
+    protocol, dataset, samples = choose_samples(target, data, protocol, split)
+    split = "all" if protocol == "external" else split
+    if target.run and not out:
+        elsewhere = "" if dataset.name == target.dataset else f"-{dataset.name}"
+        out = target.run.folder / f"evaluation{elsewhere}"
+    if out and not overwrite and (Path(out) / "metrics.json").exists():
+        raise UsageError(f"{out} holds an evaluation: choose another folder or overwrite it.")
+    _logger.info(
+        "%d of %d images of %s: protocol %s, split %s",
+        *(len(samples), len(dataset.samples), dataset.name, protocol, split),
     )
-    arrays = load_arrays(samples, subject.size, subject.num_classes)
-    segmenter, num_classes = subject.segmenter, subject.num_classes
-    if segmenter:
-        result = evaluate_segmenter(segmenter, arrays, reporter)
-    else:
-        result = evaluate_arrays(
-            subject.predict, arrays, num_classes=num_classes, reporter=reporter
-        )
-    if corruptions:
-        model = segmenter.metadata.quality if segmenter else None
-        quality = partial(model.estimate, tta=tta) if model else None
-        found = assess(
-            subject.predict, arrays, num_classes=num_classes, quality=quality, reporter=reporter
-        )
-        result = replace(result, robustness=found)
+    arrays = load_arrays(samples, target.size, target.num_classes)
+    result = evaluate_target(target, arrays, corruptions)
     about = {
-        "weights_sha256": subject.row["weights_sha256"],
+        "weights_sha256": target.row["weights_sha256"],
         "weights_epoch": "last" if last else "selected",
         "dataset": dataset.name,
         "protocol": protocol,
-        "part": part,
+        "split": split,
     }
     result = replace(result, about=about)
-    if subject.run and not out:
-        elsewhere = "" if dataset.name == subject.dataset else f"-{dataset.name}"
-        out = subject.run.folder / f"evaluation{elsewhere}"
     if out:
         result.write(Path(out), arrays)
-        reporter.info(f"written to {out}: metrics.json, per_image.csv and figures")
+        _logger.info("Wrote metrics.json, per_image.csv and figures to %s.", out)
     if record:
         row = {
-            **subject.row,
-            **_keep_beside(Path(record).parent, subject, dataset.name, protocol, part, result),
+            **target.row,
+            **_keep_beside(Path(record).parent, target, dataset.name, protocol, split, result),
             **result.to_dict(),
-            **({"quality_photos": result.quality.to_list()} if result.quality else {}),
+            **({"quality_images": result.quality.to_list()} if result.quality else {}),
             **environment(),
         }
         append_result(Path(record), row)
-        reporter.info(f"row added to {record}")
+        _logger.info("Appended a row to %s.", record)
     return result
 
 
 def _keep_beside(
-    folder: Path, subject: Subject, dataset: str, protocol: str, part: str, result: Evaluation
+    folder: Path,
+    target: EvaluationTarget,
+    dataset: str,
+    protocol: str,
+    split: str,
+    result: Evaluation,
 ) -> dict[str, str]:
     """Write what does not fit into a row of results; return the files, relative to `folder`."""
-    from egeunet.evaluation.counts_file import write_counts
+    from egeunet.evaluation.results_store import write_counts
     from egeunet.training.run import HISTORY
 
-    weights = str(subject.row["weights_sha256"])[:16]
-    views = "-tta" if subject.row.get("tta") else ""
-    files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{part}{views}.csv"}
+    weights = str(target.row["weights_sha256"])[:16]
+    views = "-tta" if target.row.get("tta") else ""
+    files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{split}{views}.csv"}
     write_counts(folder / files["per_image"], result.ids, result.counts)
-    if subject.run:
-        files["history"] = f"history/{subject.row['recipe_hash']}-{dataset}.csv"
+    if target.run:
+        files["history"] = f"history/{target.row['recipe_hash']}-{dataset}.csv"
         with atomic_write(folder / files["history"]) as path:
-            shutil.copyfile(subject.run.folder / HISTORY, path)
+            shutil.copyfile(target.run.folder / HISTORY, path)
     return files
 
 

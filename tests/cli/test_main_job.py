@@ -63,7 +63,7 @@ def test_a_run_is_evaluated_and_recorded(egeunet, run):
     assert 0 <= scores["pooled"]["iou"] <= 1
     assert (run / "evaluation" / "worst_cases.png").is_file()
     about = json.loads((run / "evaluation" / "metrics.json").read_text())
-    assert (about["dataset"], about["protocol"], about["part"]) == ("skin", "holdout", "test")
+    assert (about["dataset"], about["protocol"], about["split"]) == ("skin", "holdout", "test")
     assert "6 of 30 images of skin" in errors
     row = json.loads((egeunet.folder / "results.jsonl").read_text())
     assert row["protocol"] == "holdout"

@@ -9,8 +9,8 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
 from egeunet.errors import EgeunetError
-from egeunet.evaluation.evaluator import evaluate_arrays
-from egeunet.evaluation.predictors import torch_predictor
+from egeunet.evaluation.evaluator import evaluate_arrays, torch_predictor
+from egeunet.evaluation.summary import COLUMNS
 from egeunet.models.registry import create_model
 
 METRICS = (
@@ -181,5 +181,42 @@ def test_nan_is_an_error_and_not_background(arrays_of, blobs):
     def predict(images):
         return torch.full((len(images), 1, 32, 40), float("nan"))
 
-    with pytest.raises(EgeunetError, match="gave nan"):
+    with pytest.raises(EgeunetError, match="returned nan"):
         evaluate_arrays(predict, arrays_of(blobs[0]))
+
+
+def test_the_table_has_every_metric_with_its_interval(blobs, arrays_of, predictor_of):
+    truths, predictions = blobs
+    predictions[0] = 0
+    found = evaluate_arrays(predictor_of(predictions), arrays_of(truths))
+    rows = found.table()
+    assert all(len(row) == len(COLUMNS) for row in rows)
+    table = {row[0]: row[1:] for row in rows}
+    low, high = found.intervals["pooled"]["iou"]
+    assert table["mIoU, pooled"] == (f"{found.pooled['iou']:.2%}", f"{low:.2%} – {high:.2%}", "")
+    distance = f"{found.means['hd95']:.2f} px"
+    assert table["HD95 per image (1 undefined)"][0] == distance
+    assert len(rows) == len(found.pooled) + len(found.means)
+
+
+def test_the_table_names_classes_and_what_is_undefined(arrays_of, predictor_of):
+    masks = np.zeros((1, 8, 8), np.uint8)
+    masks[0, 0, 0] = 1
+    found = evaluate_arrays(
+        predictor_of(masks, 3), arrays_of(masks), num_classes=3, class_names=("body", "core")
+    )
+    table = {row[0]: row[1] for row in found.table()}
+    assert table["body: IoU, pooled"] == "100.00%"
+    assert table["core: IoU, pooled"] == "undefined"
+
+
+def test_a_binary_mask_is_cut_at_the_threshold(arrays_of):
+    """Probabilities 0.2, 0.4, 0.6, 0.8 in four stripes, the upper two of which are lesion."""
+    probability = torch.tensor([0.2, 0.4, 0.6, 0.8]).repeat_interleave(2)
+    logits = torch.logit(probability).view(1, 1, 8, 1).expand(1, 1, 8, 8)
+    truth = (probability > 0.5).view(1, 8, 1).expand(1, 8, 8).numpy()
+    sensitivity = {}
+    for threshold in (0.3, 0.5, 0.7):
+        found = evaluate_arrays(lambda _: logits, arrays_of(truth), threshold=threshold)
+        sensitivity[threshold] = found.pooled["sensitivity"], found.pooled["specificity"]
+    assert sensitivity == {0.3: (1, 0.5), 0.5: (1, 1), 0.7: (0.5, 1)}

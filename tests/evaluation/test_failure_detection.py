@@ -5,35 +5,34 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from egeunet.evaluation.failure_detection import QualityScores, auroc, fit_quality
-from egeunet.evaluation.report import quality_rows
+from egeunet.evaluation.failure_detection import QualityScores, auroc, fit_quality, quality_table
 
 
 @pytest.fixture
 def drawn():
-    """Evidence of 400 photos and Dice scores that depend on it."""
+    """Evidence of 400 images and Dice scores that depend on it."""
     rng = np.random.default_rng(0)
-    evidence = rng.normal(size=(400, 2))
-    mean = 1 / (1 + np.exp(-(1.5 - evidence @ [0.9, -0.4])))
-    return evidence, rng.beta(8 * mean, 8 * (1 - mean))
+    features = rng.normal(size=(400, 2))
+    mean = 1 / (1 + np.exp(-(1.5 - features @ [0.9, -0.4])))
+    return features, rng.beta(8 * mean, 8 * (1 - mean))
 
 
 @pytest.fixture
 def scores(drawn):
-    evidence, dice = drawn
-    first, *rest = fit_quality(evidence, dice)
-    return QualityScores(1 / (1 + np.exp(-(first + evidence @ rest))), dice, dice / (2 - dice))
+    features, dice = drawn
+    first, *rest = fit_quality(features, dice)
+    return QualityScores(1 / (1 + np.exp(-(first + features @ rest))), dice, dice / (2 - dice))
 
 
 def test_the_fit_is_that_of_weighted_logistic_regression(drawn):
     """A fraction is that much of a success and the rest of a failure."""
-    evidence, dice = drawn
+    features, dice = drawn
     twice = LogisticRegression(C=1e9, tol=1e-10).fit(
-        np.concatenate([evidence, evidence]),
+        np.concatenate([features, features]),
         np.repeat([1, 0], len(dice)),
         sample_weight=np.concatenate([dice, 1 - dice]),
     )
-    first, *rest = fit_quality(evidence, dice)
+    first, *rest = fit_quality(features, dice)
     assert first == pytest.approx(twice.intercept_[0], abs=1e-3)
     assert rest == pytest.approx(twice.coef_[0], abs=1e-3)
 
@@ -49,7 +48,7 @@ def test_what_was_fitted_is_calibrated(scores):
 def test_auroc_is_that_of_scikit_learn(scores):
     failed = scores.failures
     expected = np.round(scores.expected, 1)  # with ties
-    assert auroc(expected, scores.dice, failed) == pytest.approx(roc_auc_score(failed, -expected))
+    assert auroc(expected, failed) == pytest.approx(roc_auc_score(failed, -expected))
     found = scores.to_dict()
     low, high = found["intervals"]["auroc"]
     assert low < found["auroc"] < high
@@ -64,7 +63,7 @@ def test_a_perfect_order_reaches_the_optimum_and_no_order_the_mean():
     assert perfect["pearson"] == pytest.approx(1)
     assert perfect["review"]["failed"] == perfect["review"]["found"] == 1
     failures = (dice / (2 - dice) < 0.65).sum()
-    assert perfect["rest_failure_rate"] == pytest.approx((failures - 20) / 180)
+    assert perfect["risk_at_90"] == pytest.approx((failures - 20) / 180)
     rng = np.random.default_rng(0)
     areas = [
         QualityScores(rng.random(200), dice, dice / (2 - dice)).to_dict()["aurc"] for _ in range(5)
@@ -79,10 +78,10 @@ def test_without_failures_what_is_undefined_says_so():
     assert found["auroc"] is None
     assert found["pearson"] is None
     assert found["review"]["failed"] is None
-    texts = dict(row[:2] for row in quality_rows(found))
+    texts = dict(row[:2] for row in quality_table(found))
     assert texts["quality: AUROC of failures (Jaccard < .65)"] == "undefined"
 
 
 def test_the_figure_has_its_three_panels(scores):
     titles = [axis.get_title() for axis in scores.figure().axes]
-    assert titles == ["risk and coverage", "failures among those kept", "reliability"]
+    assert titles == ["risk and coverage", "failures among masks kept", "reliability"]

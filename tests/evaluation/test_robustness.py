@@ -17,7 +17,7 @@ def darkness(images):
 
 @pytest.fixture
 def discs():
-    """Twelve photos of dark discs of growing size on light skin."""
+    """Twelve images of dark discs of growing size on light skin."""
     y, x = np.mgrid[:64, :64]
     distance = np.hypot(y - 31.5, x - 31.5)
     masks = np.stack([distance < radius for radius in range(6, 18)]).astype(np.uint8)
@@ -29,7 +29,7 @@ def discs():
 
 @pytest.fixture
 def found(discs):
-    return assess(darkness, discs, quality=lambda p: float(p.max()), kinds=("blur", "light"))
+    return assess(darkness, discs, expect_dice=lambda p: float(p.max()), kinds=("blur", "light"))
 
 
 def test_what_is_perfect_without_corruption_is_worse_with_it(found):
@@ -43,9 +43,9 @@ def test_what_is_perfect_without_corruption_is_worse_with_it(found):
     assert 0.99 < found.clean.quality <= 1
 
 
-def test_groups_cover_every_photo_once(found):
+def test_groups_cover_every_image_once(found):
     assert [score.n for score in found.by_size] == [3, 3, 3, 3]
-    assert sum(score.n for score in found.by_tone) == 12
+    assert sum(score.n for score in found.by_skin_tone) == 12
     shares = [score.name for score in found.by_size]
     assert shares[0].startswith("lesion 2.")
     assert shares == sorted(shares, key=lambda name: float(name.split()[1].rstrip("%")))
@@ -59,4 +59,4 @@ def test_it_is_told_as_text_json_and_figure(found):
     assert {len(row) for row in found.corruption_rows()} == {len(CORRUPTION_COLUMNS)}
     assert {len(row) for row in found.group_rows()} == {len(GROUP_COLUMNS)}
     titles = [axis.get_title() for axis in again.figure().axes]
-    assert titles[:2] == ["blur", "light"]
+    assert titles[:2] == ["blur", "uneven illumination"]

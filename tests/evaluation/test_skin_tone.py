@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from egeunet.data.synthetic.dermoscopy import _srgb
-from egeunet.evaluation.skin_tone import to_lab, tone, typology_angle
+from egeunet.evaluation.skin_tone import skin_tone, to_lab, typology_angle
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_the_angle_is_that_of_the_skin_around_the_lesion():
 
 def test_groups_have_their_published_limits():
     angles = (70, 55.1, 55, 41, 28, 10, -30, -60, float("nan"))
-    assert [tone(angle) for angle in angles] == [
+    assert [skin_tone(angle) for angle in angles] == [
         *("very light", "very light", "light", "intermediate", "tan", "brown", "dark", "dark"),
         "unknown",
     ]

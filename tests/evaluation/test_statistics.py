@@ -7,9 +7,10 @@ from scipy import stats
 
 from egeunet.evaluation.statistics import (
     bootstrap_interval,
+    compare_means,
+    compare_pooled,
     holm,
     image_means,
-    paired_difference,
     pooled_scores,
     resample,
 )
@@ -64,36 +65,71 @@ def test_one_image_has_an_interval_without_width():
     assert bootstrap_interval(image_means(np.array([0.7]), resample(1))) == (0.7, 0.7)
 
 
-def test_a_clear_difference_is_said():
+def test_a_clear_difference_is_found():
     generator = np.random.default_rng(0)
-    hard = generator.uniform(0.5, 0.8, 100)  # what both find hard cancels out
+    hard = generator.uniform(0.5, 0.8, 100)  # what is hard for both cancels out
     a, b = counts_of(hard + 0.1 + generator.normal(0, 0.01, 100)), counts_of(hard)
-    found = paired_difference(a, b)
+    found = compare_pooled(a, b)
     assert found.difference == pytest.approx(0.1, abs=0.005)
     assert found.interval[0] < found.difference < found.interval[1]
-    assert found.p_value < 1e-6
-    assert paired_difference(b, a).difference == pytest.approx(-found.difference)
+    assert compare_pooled(b, a).difference == pytest.approx(-found.difference)
+    means = compare_means(hard + 0.1, hard)
+    assert means.difference == pytest.approx(0.1)
+    assert means.p_value < 1e-6
 
 
-def test_a_difference_below_its_interval_is_no_difference():
+def test_a_difference_within_its_interval_is_none():
     generator = np.random.default_rng(0)
-    a, b = (counts_of(generator.uniform(0.6, 0.9, 50)) for _ in range(2))
-    found = paired_difference(a, b)
-    assert found.interval[0] < 0 < found.interval[1]
-    assert found.p_value > 0.05
+    a, b = generator.uniform(0.6, 0.9, (2, 50))
+    for found in (compare_pooled(counts_of(a), counts_of(b)), compare_means(a, b)):
+        assert found.interval[0] < 0 < found.interval[1]
+    assert compare_means(a, b).p_value > 0.05
 
 
-def test_the_p_value_is_wilcoxons():
-    generator = np.random.default_rng(3)
-    first, second = generator.integers(500, 900, (2, 60)) / 1000
-    found = paired_difference(counts_of(first), counts_of(second))
+def test_intervals_and_p_values_of_differences_are_those_of_scipy():
+    first, second = np.random.default_rng(3).beta(5, 2, (2, 80))
+    found = compare_means(first, second)
     assert found.p_value == pytest.approx(stats.wilcoxon(first, second).pvalue)
 
+    def difference(a, b, axis):
+        return (a - b).mean(axis=axis)
 
-def test_a_system_does_not_differ_from_itself():
-    counts = counts_of(np.linspace(0.2, 0.9, 30))
-    found = paired_difference(counts, counts)
-    assert (found.difference, found.interval, found.p_value) == (0, (0, 0), 1)
+    expected = stats.bootstrap(
+        (first, second),
+        difference,
+        paired=True,
+        n_resamples=5000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert found.interval == pytest.approx((expected.low, expected.high), abs=0.006)
+
+
+def test_the_interval_of_pooled_scores_is_that_of_scipy():
+    generator = np.random.default_rng(5)
+    a, b = (generator.uniform(0.5, 0.95, 90) for _ in range(2))
+    tp = (np.stack([a, b]) * 1000).round()
+
+    def difference(first, second, axis):
+        return (first.sum(axis=axis) - second.sum(axis=axis)) / (1000 * 90)
+
+    expected = stats.bootstrap(
+        tuple(tp),
+        difference,
+        paired=True,
+        n_resamples=5000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    found = compare_pooled(counts_of(a), counts_of(b))
+    assert found.interval == pytest.approx((expected.low, expected.high), abs=0.004)
+
+
+def test_a_model_does_not_differ_from_itself():
+    jaccard = np.linspace(0.2, 0.9, 30)
+    found = compare_pooled(counts_of(jaccard), counts_of(jaccard))
+    assert (found.difference, found.interval) == (0, (0, 0))
+    assert compare_means(jaccard, jaccard).p_value == 1
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -108,9 +144,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_other_images_are_refused():
     with pytest.raises(ValueError, match="not scored on the same images"):
-        paired_difference(counts_of([0.5, 0.6]), counts_of([0.5, 0.6], truth=900))
+        compare_pooled(counts_of([0.5, 0.6]), counts_of([0.5, 0.6], truth=900))
     with pytest.raises(ValueError, match="2 and 1"):
-        paired_difference(counts_of([0.5, 0.6]), counts_of([0.5]))
+        compare_pooled(counts_of([0.5, 0.6]), counts_of([0.5]))
 
 
 def test_holm_corrects_for_the_number_of_tests():

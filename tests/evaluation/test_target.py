@@ -5,7 +5,7 @@ from egeunet.data.datasets import open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.data.synthetic.dermoscopy import write_dataset
 from egeunet.errors import UsageError
-from egeunet.evaluation.target import Subject, choose_samples
+from egeunet.evaluation.target import EvaluationTarget, choose_samples
 from egeunet.training.provenance import merge, seen_in, seen_of
 
 
@@ -14,11 +14,13 @@ def test_what_a_run_was_selected_on_is_scored_under_its_own_protocol_alone(tmp_p
     paper = split_dataset(open_folder(folder), "paper")
     parts = {sample.id: "train" for sample in paper.train}
     parts |= {sample.id: "test" for sample in paper.test}
-    subject = Subject(np.zeros_like, (16, 16), 1, {}, "skin", seen_of("skin", parts), "paper")
-    protocol, _, samples = choose_samples(subject, folder, "paper", "test")
+    target = EvaluationTarget(
+        np.zeros_like, (16, 16), 1, {}, "skin", seen_of("skin", parts), "paper"
+    )
+    protocol, _, samples = choose_samples(target, folder, "paper", "test")
     assert (protocol, samples) == ("paper", paper.test)
     with pytest.raises(UsageError, match="trained or selected on"):
-        choose_samples(subject, folder, "holdout", "test")
+        choose_samples(target, folder, "holdout", "test")
 
 
 def test_what_an_earlier_run_saw_is_seen():

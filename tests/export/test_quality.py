@@ -36,7 +36,7 @@ def test_the_exported_file_expects_the_mean_dice_of_the_validation_part(
     for tta in (False, True):
         segmenter = egeunet.Segmenter(exported.path, tta=tta)
         assert segmenter.metadata.quality.photos == len(split.val)
-        found = egeunet.evaluate(exported.path, data=root, part="val", tta=tta, out=tmp_path / "x")
+        found = egeunet.evaluate(exported.path, data=root, split="val", tta=tta, out=tmp_path / "x")
         told = found.quality.to_dict()
         assert told["mean_expected"] == pytest.approx(found.means["dice"], abs=0.01)
         written = json.loads((tmp_path / "x" / "metrics.json").read_text())
@@ -74,7 +74,7 @@ def test_rows_of_one_and_of_four_views_keep_counts_of_their_own(
     exported, *_ = egeunet.export(trained, tmp_path)
     root, record = load_run(trained).recipe.data.root, tmp_path / "results" / "x.jsonl"
     for tta in (False, True):
-        egeunet.evaluate(exported.path, data=root, part="val", tta=tta, record=record)
+        egeunet.evaluate(exported.path, data=root, split="val", tta=tta, record=record)
     rows = [json.loads(line) for line in record.read_text().splitlines()]
     files = {record.parent / row["per_image"] for row in rows}
     assert len(files) == 2

@@ -1,6 +1,5 @@
 """Shipped weights: how they are made, what lies in the package, and that nobody changed it."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -19,25 +18,17 @@ from egeunet.files import sha256_file
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.weights import SHIPPED
 from egeunet.training.run import load_run
+from research.cards import make_weights, write_sums
 
 SOURCE = Path(egeunet.__file__).parent
-ROOT = SOURCE.parents[1]
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("weights", ROOT / "docs" / "weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def package(script, trained: Path, tmp_path_factory) -> Path:
+def package(trained: Path, tmp_path_factory) -> Path:
     """A copy of the package with weights of a small run in it, as `make weights` leaves it."""
     folder = tmp_path_factory.mktemp("site") / "egeunet"
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("weights", "__pycache__"))
-    script.make_weights(trained, "isic2018", folder / "weights", folder.parent / "weights.jsonl")
+    make_weights(trained, "isic2018", folder / "weights", folder.parent / "weights.jsonl")
     return folder
 
 
@@ -90,7 +81,7 @@ def test_the_card_says_what_the_row_says(package: Path) -> None:
     (row,) = map(json.loads, (package.parent / "weights.jsonl").read_text().splitlines())
     card = (weights / "isic2018.md").read_text()
     assert row["weights_sha256"] == sha256_file(weights / "isic2018.onnx")
-    assert (row["part"], row["protocol"], row["selected_on"]) == ("test", "holdout", "validation")
+    assert (row["split"], row["protocol"], row["selected_on"]) == ("test", "holdout", "validation")
     assert row["n"] == row["images"]["test"] > 0
     low, high = row["intervals"]["pooled"]["dice"]
     for words in (
@@ -98,28 +89,28 @@ def test_the_card_says_what_the_row_says(package: Path) -> None:
         row["recipe_hash"],
         f"| DSC, pooled | {row['pooled']['dice']:.2%} | {low:.2%} – {high:.2%} |",
         f"{row['epochs']} epochs",
-        "no medical device",
+        "not a medical device",
         "## What it must not be used for",
     ):
         assert words in card
 
 
-def test_the_checksums_are_those_of_sha256sum(script, package: Path, tmp_path: Path) -> None:
+def test_the_checksums_are_those_of_sha256sum(package: Path, tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         shutil.copy(package / "weights" / "isic2018.onnx", tmp_path / name)
-    script.write_sums(tmp_path)
+    write_sums(tmp_path)
     lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
     assert lines == [f"{sha256_file(tmp_path / name)}  {name}" for name in ("a.onnx", "b.onnx")]
 
 
-def test_a_run_that_was_selected_on_the_test_part_is_not_shipped(
-    script, trained: Path, tmp_path: Path
+def test_a_run_that_was_selected_on_the_test_split_is_not_shipped(
+    trained: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained, tmp_path / "x")
     recipe = tmp_path / "x" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("protocol: holdout", "protocol: paper"))
     with pytest.raises(UsageError, match="protocol paper"):
-        script.make_weights(tmp_path / "x", "x", tmp_path / "out", tmp_path / "rows.jsonl")
+        make_weights(tmp_path / "x", "x", tmp_path / "out", tmp_path / "rows.jsonl")
     assert not (tmp_path / "out").exists()
 
 

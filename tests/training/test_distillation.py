@@ -10,7 +10,6 @@ from egeunet.data.cache import Arrays
 from egeunet.data.loader import scale_batch
 from egeunet.data.synthetic.dermoscopy import write_dataset
 from egeunet.errors import UsageError
-from egeunet.evaluation.series import texts_of
 from egeunet.files import sha256_file
 from egeunet.training.checkpoints import WEIGHTS, load_checkpoint, load_weights
 from egeunet.training.distillation import load_teachers, predict_soft_masks
@@ -18,6 +17,7 @@ from egeunet.training.provenance import EARLIER, seen_in
 from egeunet.training.recipe import load_recipe
 from egeunet.training.run import SPLIT, load_run, open_split, read_parts
 from egeunet.training.trainer import train
+from research.run_groups import texts_of
 
 
 @pytest.fixture

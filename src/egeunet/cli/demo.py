@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter, print_table
+from egeunet.cli.console import print_table
 from egeunet.errors import UsageError
 
 IMAGES = 160  # of the synthetic set
@@ -41,10 +41,9 @@ def demo(
     from egeunet.data.splits import split_dataset
     from egeunet.data.synthetic.dermoscopy import write_dataset
     from egeunet.evaluation.figures import save_panel
-    from egeunet.evaluation.report import COLUMNS, table_rows
+    from egeunet.evaluation.summary import COLUMNS
     from egeunet.training.recipe import load_recipe
 
-    reporter = console_reporter()
     run, drawn, masks = out / "run", out / "synthetic", out / "masks"
     _clear(out, (run, drawn, masks), data)
     if data is None:
@@ -56,7 +55,7 @@ def demo(
     recipe = load_recipe("egeunet-synthetic", [f"trainer.epochs={epochs}"])
     places = {"data": recipe.data.model_copy(update={"root": data}), "out": run}
     egeunet.train(recipe.model_copy(update=places))
-    result = egeunet.evaluate(run, reporter=reporter)
+    result = egeunet.evaluate(run)
 
     segmenter = egeunet.Segmenter(run)
     samples = split.test[:PHOTOS]
@@ -67,7 +66,7 @@ def demo(
         found.overlay().save(masks / f"{sample.id}_overlay.jpg")
     save_panel(out / "demo.png", samples, results)
 
-    print_table(f"{result.n} test images of {dataset.name}", COLUMNS, table_rows(result))
+    print_table(f"{result.n} test images of {dataset.name}", COLUMNS, result.table())
     found_at = [
         ("figure", out / "demo.png"),
         ("masks and overlays", masks),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.console import print_json, print_table
 
 
 def evaluate(
@@ -20,31 +20,31 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="A dataset by name (see `egeunet data list`) or a folder; the run's own if not "
-            "given."
+            help="Dataset name (see `egeunet data list`) or folder; the run's own by default."
         ),
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="paper (7:3, selected on test), holdout (70/10/20), or external (all of --data "
-            "that was not seen in training, as far as the weights say). If not given, the run's "
-            "own; for an ONNX file on another dataset than its own, external."
+            help="paper (7:3, selected on test), holdout (70/10/20), or external (all images of "
+            "--data not seen in training, as far as the weights say). By default the run's own; "
+            "external for an ONNX file on another dataset than its own."
         ),
     ] = None,
-    part: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     last: Annotated[
-        bool, typer.Option("--last", help="The last epoch of a run, not the selected one.")
+        bool, typer.Option("--last", help="Score the last epoch of a run, not the selected one.")
     ] = False,
     tta: Annotated[
-        bool, typer.Option("--tta", help="Average over four mirror images; ONNX files only.")
+        bool, typer.Option("--tta", help="Average over four mirror images (ONNX files only).")
     ] = False,
     corruptions: Annotated[
         bool,
         typer.Option(
             "--corruptions",
-            help="Also score hair, rulers, blur, noise, JPEG, light, colour and rotation at five "
-            "strengths each, small and large lesions, light and dark photos: 41 times the work.",
+            help="Also score synthetic hair, rulers, blur, noise, JPEG, uneven illumination, white "
+            "balance and rotation at five severities, and groups by lesion size and skin tone: 41 "
+            "times the work.",
         ),
     ] = False,
     output: Annotated[
@@ -52,24 +52,27 @@ def evaluate(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for metrics.json, per_image.csv and figures; RUN/evaluation if not given.",
+            help="Folder for metrics.json, per_image.csv and figures; RUN/evaluation by default.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing evaluation.")
+    ] = False,
     record: Annotated[
         Path | None,
         typer.Option(
-            help="A .jsonl file of results to which a row is added; counts per image and the "
-            "run's epochs go to per_image/ and history/ beside it."
+            help="Append a row to this .jsonl file; pixel counts per image and the run's epochs go "
+            "to per_image/ and history/ beside it."
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Score trained weights on a dataset, with 95 % intervals and the worst cases.
+    """Score a trained model on a dataset, with 95 % confidence intervals and the worst cases.
 
     Pooled scores are the paper's: one confusion matrix over all pixels. Intervals are bootstrapped
-    over images. Of an ONNX file it also says how well the quality that it gives each mask tells
-    failures, and draws that as quality.png.
+    over images. For an ONNX file the Dice estimates of its masks are scored too, and drawn as
+    quality.png.
 
     For example:
 
@@ -78,27 +81,28 @@ def evaluate(
         egeunet evaluate isic2018 --data isic2018 -o evaluation
     """
     import egeunet
-    from egeunet.evaluation.report import COLUMNS, table_rows
     from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS
+    from egeunet.evaluation.summary import COLUMNS
 
     result = egeunet.evaluate(
         weights,
         data=data,
         protocol=protocol,
-        part=part,
+        split=split,
         last=last,
         tta=tta,
         corruptions=corruptions,
         device=device,
         out=output,
+        overwrite=overwrite,
         record=record,
-        reporter=console_reporter(),
     )
     if as_json:
         print_json(result.to_dict())
     else:
-        about = "{dataset}, protocol {protocol}, part {part}".format(**result.about)
-        print_table(f"{weights}: {result.n} images of {about}", COLUMNS, table_rows(result))
+        about = "{dataset}, protocol {protocol}, split {split}".format(**result.about)
+        print_table(f"{weights}: {result.n} images of {about}", COLUMNS, result.table())
         if found := result.robustness:
-            print_table("corrupted, by severity", CORRUPTION_COLUMNS, found.corruption_rows())
-            print_table("in groups", GROUP_COLUMNS, found.group_rows())
+            rows = found.corruption_rows()
+            print_table("Corrupted images, by severity", CORRUPTION_COLUMNS, rows)
+            print_table("Groups of images", GROUP_COLUMNS, found.group_rows())

@@ -20,7 +20,6 @@ from egeunet.cli.models import models
 from egeunet.cli.predict import predict
 from egeunet.cli.report import report
 from egeunet.cli.serve import serve
-from egeunet.cli.sweep import sweep
 from egeunet.cli.train import train
 from egeunet.cli.weights import weights
 from egeunet.errors import EgeunetError, InterruptedRunError, UsageError, needs_extra
@@ -41,7 +40,6 @@ for command in (
     batch,
     serve,
     train,
-    sweep,
     evaluate,
     report,
     export,

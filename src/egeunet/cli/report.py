@@ -7,41 +7,35 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter
-from egeunet.errors import UsageError
-
 
 def report(
-    results: Annotated[
-        Path, typer.Option(help="The folder of .jsonl files that evaluate and sweep record.")
-    ] = Path("results"),
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDERS...",
+            help="Run folders, folders of these, or .jsonl files of `egeunet evaluate --record`.",
+        ),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A folder for the page, tables and figures.")
-    ] = Path("docs/report"),
-    runs: Annotated[
-        Path | None,
-        typer.Option(help="A folder of run folders, whose masks are drawn (Figure 4)."),
-    ] = None,
-    photo: Annotated[
-        list[str] | None, typer.Option(help="With --runs: the id of a photo to draw; repeatable.")
-    ] = None,
+        Path, typer.Option("--output", "-o", help="Folder for the page, scores.csv and figures.")
+    ] = Path("report"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing report.")
+    ] = False,
 ) -> None:
-    """Write the paper's tables and figures, ours beside the paper's, from the rows of results.
-
-    Goals, Tables 1 and 2, protocol effects, trials, significance, quality and robustness (Markdown,
-    CSV, LaTeX); Figure 1, training curves, quality, robustness and, with --runs, Figure 4 (PNG).
-    What was not run says so.
+    """Compare evaluated models: scores with 95 % intervals, paired differences, training curves.
 
     For example:
 
-        egeunet report --runs runs/sweep --photo ISIC_0000000
-    """
-    from egeunet.evaluation.publish import write_report
+        egeunet evaluate runs/a && egeunet evaluate runs/b
 
-    if not results.is_dir():
-        raise UsageError(f"There is no folder {results}: name that of the recorded results.")
-    if photo and runs is None:
-        raise UsageError("--photo names what --runs draws: give both.")
-    written = write_report(results, output, runs=runs, photos=photo or ())
-    console_reporter().info(f"written to {output}: {len(written)} files")
-    typer.echo(output / "README.md")
+        egeunet report runs -o report
+    """
+    from egeunet.errors import UsageError
+    from egeunet.evaluation.report import find_evaluations, write_report
+
+    if (output / "README.md").exists() and not overwrite:
+        raise UsageError(f"{output} holds a report: choose another folder or give --overwrite.")
+    found = [one for source in sources for one in find_evaluations(source)]
+    for path in write_report(found, output):
+        typer.echo(path)

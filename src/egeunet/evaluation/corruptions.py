@@ -1,8 +1,8 @@
-"""What goes wrong with photos, each at five strengths, after Hendrycks & Dietterich (ICLR 2019).
+"""Image corruptions at five severities, after Hendrycks & Dietterich (ICLR 2019).
 
-Strengths of blur, noise and JPEG are those of ImageNet-C. Images are corrupted at the network's
-size, before they are scaled. What is drawn for an image depends on the seed and its id alone, so
-that a stronger corruption is the same one, stronger.
+Severities of blur, noise and JPEG are those of ImageNet-C. Images are corrupted at the input size
+of the model, before they are normalised. The random draw depends on the seed, the kind and the id
+of the image alone, so a higher severity is the same corruption, stronger.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ Corruption: TypeAlias = Callable[[np.random.Generator, Pixels, int], Pixels]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _TUFTS = (1, 2, 4, 8, 16)
-_HAIRS = 5  # of a tuft, which has one colour and one direction, more or less
-_RADIUS = (1, 2, 3, 4, 6)  # of the blur, pixels
-_SIGMA = (0.08, 0.12, 0.18, 0.26, 0.38)  # of the noise, of 1
+_HAIRS = 5  # per tuft, of about one colour and direction
+_RADIUS = (1, 2, 3, 4, 6)  # of the blur, in pixels
+_SIGMA = (0.08, 0.12, 0.18, 0.26, 0.38)  # of the noise, for intensities 0…1
 _QUALITY = (25, 18, 15, 10, 7)
-_SHADE = (0.2, 0.35, 0.5, 0.65, 0.8)  # what the darkest side lacks
-_GAIN = (0.05, 0.1, 0.2, 0.3, 0.4)  # of the colours, natural logarithm
+_SHADE = (0.2, 0.35, 0.5, 0.65, 0.8)  # loss of light on the darkest side
+_GAIN = (0.05, 0.1, 0.2, 0.3, 0.4)  # of a colour channel, natural logarithm
 _DEGREES = (9, 18, 27, 36, 45)
-_MARGIN = 0.25  # of the side at least, mirrored around an image before it is turned
+_MARGIN = 0.25  # least mirrored border of an image that is rotated, of its side
 
 
 def corrupt(arrays: Arrays, kind: str, severity: int, seed: int = 0) -> Arrays:
-    """Corrupt every image; masks are turned along by "rotation".
+    """Corrupt every image; "rotation" also rotates the masks.
 
     Args:
         arrays: The samples.
-        kind: A name in `CORRUPTIONS`, or "rotation".
+        kind: A name in `KINDS`.
         severity: 1…5.
-        seed: Start of the random numbers.
+        seed: Seed of the random draws.
     """
     images, masks = np.empty_like(arrays.images), arrays.masks
     if kind == ROTATION:
@@ -67,7 +67,7 @@ def corrupt(arrays: Arrays, kind: str, severity: int, seed: int = 0) -> Arrays:
 
 
 def rotate(pixels: Pixels, angle: float, resampling: Image.Resampling) -> Pixels:
-    """Turn (H, W) or (H, W, 3) by degrees; what comes in from outside is mirrored."""
+    """Rotate (H, W) or (H, W, 3) by degrees; the border is mirrored."""
     sides = pixels.shape[:2]
     reach = math.hypot(*sides) / 2  # of a corner from the centre
     high, wide = (max(int(_MARGIN * side), math.ceil(reach - side / 2)) for side in sides)
@@ -76,36 +76,38 @@ def rotate(pixels: Pixels, angle: float, resampling: Image.Resampling) -> Pixels
     return np.asarray(larger.rotate(angle, resampling))[high:-high, wide:-wide]
 
 
-def _hair(rng: np.random.Generator, photo: Pixels, severity: int) -> Pixels:
-    drawn = to_floats(photo)
+def _hair(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    drawn = to_floats(image)
     for _ in range(_TUFTS[severity - 1]):
         drawn = synthetic_hair(rng, drawn, _HAIRS)
     return to_bytes(drawn)
 
 
-def _ruler(rng: np.random.Generator, photo: Pixels, severity: int) -> Pixels:
-    drawn = to_floats(photo)
+def _ruler(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    drawn = to_floats(image)
     for _ in range(severity):
         drawn = ruler(rng, drawn)
     return to_bytes(drawn)
 
 
-def _colour(rng: np.random.Generator, photo: Pixels, severity: int) -> Pixels:
-    """Another white balance, as bright as before."""
+def _colour(rng: np.random.Generator, image: Pixels, severity: int) -> Pixels:
+    """Another white balance of the same brightness."""
     shift = rng.normal(size=3)
     shift -= shift.mean()
     gain = np.exp(_GAIN[severity - 1] * shift / np.abs(shift).max())
-    return to_bytes(to_floats(photo) * gain.astype(np.float32))
+    return to_bytes(to_floats(image) * gain.astype(np.float32))
 
 
 ROTATION = "rotation"
 CORRUPTIONS: dict[str, Corruption] = {
     "hair": _hair,
     "rulers": _ruler,
-    "blur": lambda _, photo, severity: gaussian_blur(photo, _RADIUS[severity - 1]),
-    "noise": lambda rng, photo, severity: gaussian_noise(rng, photo, _SIGMA[severity - 1]),
-    "JPEG": lambda _, photo, severity: jpeg_compression(photo, _QUALITY[severity - 1]),
-    "light": lambda rng, photo, severity: uneven_illumination(rng, photo, _SHADE[severity - 1]),
+    "blur": lambda _, image, severity: gaussian_blur(image, _RADIUS[severity - 1]),
+    "noise": lambda rng, image, severity: gaussian_noise(rng, image, _SIGMA[severity - 1]),
+    "JPEG": lambda _, image, severity: jpeg_compression(image, _QUALITY[severity - 1]),
+    "light": lambda rng, image, severity: uneven_illumination(rng, image, _SHADE[severity - 1]),
     "colour": _colour,
 }
 KINDS = (*CORRUPTIONS, ROTATION)
+LABELS = {"hair": "synthetic hair", "light": "uneven illumination", "colour": "white balance"}
+"""Names of kinds in tables, where they differ."""

@@ -1,24 +1,25 @@
-"""Figures: worst cases with their outlines, panels of samples, training curves.
+"""Figures: worst cases, panels of samples and training curves.
 
-Figures are made as objects, without pyplot, so that they work in any thread and without a display.
-Truth is green and prediction magenta, a pair that every kind of colour vision tells apart.
+Figures are made without pyplot, so they work in any thread and without a display. The truth is
+green and the prediction magenta, which every kind of colour vision tells apart.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import Stroke, withStroke
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from egeunet.data.datasets import Sample
     from egeunet.inference.result import Result
 
-TRUTH = "#00E676"
-PREDICTION = "#FF3DF2"
-BLUE, ORANGE = "#0072B2", "#D55E00"
-_PANEL = 1.9  # inches, the width of one picture
+TRUTH, PREDICTION = "#00E676", "#FF3DF2"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+PANEL = 1.9  # inches, the width of one image
+_DASHED = (0, (3, 1.2))
 
 Image = NDArray[np.uint8]
 
@@ -56,7 +57,7 @@ def contour_grid(
     Args:
         images: RGB uint8 (H, W, 3), of any sizes.
         truths: Class indices (H, W), 0 background, at the sizes of the images.
-        predictions: Likewise.
+        predictions: Class indices likewise.
         captions: A title for each.
         columns: Images per row.
     """
@@ -71,11 +72,11 @@ def contour_grid(
     ):
         axis.imshow(image)
         _outline(axis, truth, TRUTH, "solid")
-        _outline(axis, prediction, PREDICTION, (0, (3, 1.2)))
+        _outline(axis, prediction, PREDICTION, _DASHED)
         axis.set_title(caption, fontsize=8)
     lines = [
         Line2D([], [], color=TRUTH, lw=2, label="truth"),
-        Line2D([], [], color=PREDICTION, lw=2, ls=(0, (3, 1.2)), label="prediction"),
+        Line2D([], [], color=PREDICTION, lw=2, ls=_DASHED, label="prediction"),
     ]
     for line in lines:
         line.set_path_effects([withStroke(linewidth=3.2, foreground="black")])
@@ -89,16 +90,12 @@ def panel(
     predictions: Sequence[Image],
     captions: Sequence[str],
 ) -> Figure:
-    """Draw one column per sample: image, truth, and prediction coloured by where it is right.
+    """Draw a column per sample: image, truth, and prediction coloured by where it is right.
 
-    Args:
-        images: RGB uint8 (H, W, 3), of any sizes.
-        truths: Class indices (H, W), 0 background, at the sizes of the images.
-        predictions: Likewise.
-        captions: A title for each.
+    The arguments are those of `contour_grid`.
     """
     aspect = max(image.shape[0] / image.shape[1] for image in images)
-    size = (_PANEL * len(images) + 0.3, _PANEL * aspect * 3 + 0.75)
+    size = (PANEL * len(images) + 0.3, PANEL * aspect * 3 + 0.75)
     figure = Figure(figsize=size, layout="compressed")
     axes = figure.subplots(3, len(images), squeeze=False)
     for axis, name in zip(axes[:, 0], ("image", "truth", "prediction"), strict=True):
@@ -107,33 +104,19 @@ def panel(
         axes.T, images, truths, predictions, captions, strict=True
     ):
         column[0].set_title(caption, fontsize=9)
-        column[0].imshow(image)
-        column[1].imshow(_shades(truth), interpolation="nearest")
-        column[2].imshow(_compare(truth, prediction), interpolation="nearest")
-    for axis in axes.ravel():
-        axis.set(xticks=[], yticks=[])
-    _explain_colours(figure)
+        draw_row(column, [image, shades(truth), compare(truth, prediction)])
+    explain_colours(figure)
     return figure
 
 
 def save_panel(path: str | Path, samples: Sequence[Sample], results: Sequence[Result]) -> None:
-    """Write the panel of some samples and what was found on them, at the photos' own sizes.
-
-    Args:
-        path: Where, with the suffix of an image format.
-        samples: Samples with masks.
-        results: What the segmenter gave for each.
-    """
-    truths = [
-        read_mask(sample.mask, len(result.classes))
-        for sample, result in zip(samples, results, strict=True)
-        if sample.mask
-    ]
+    """Write the panel of samples with masks and their results, at the size of the images."""
+    pairs = [(s, r) for s, r in zip(samples, results, strict=True) if s.mask]
     figure = panel(
-        [result.image for result in results],
-        truths,
-        [result.mask.astype(np.uint8) for result in results],
-        [sample.id for sample in samples],
+        [result.image for _, result in pairs],
+        [read_mask(sample.mask, len(result.classes)) for sample, result in pairs if sample.mask],
+        [result.mask.astype(np.uint8) for _, result in pairs],
+        [sample.id for sample, _ in pairs],
     )
     save_figure(figure, path)
 
@@ -142,10 +125,10 @@ def training_curves(history: str | Path) -> Figure:
     """Draw loss, validation scores and learning rate over the epochs of a run.
 
     Args:
-        history: A run's `history.csv`: epoch, lr, train_loss, val_loss, val_iou, val_dice.
+        history: `history.csv` of a run: epoch, lr, train_loss, val_loss, val_iou, val_dice.
 
     Raises:
-        EgeunetError: The file is missing, has other columns or no epoch yet.
+        EgeunetError: If the file is missing, has other columns or no epoch yet.
     """
     epochs, curves = _read_history(Path(history))
     panels = {
@@ -157,86 +140,93 @@ def training_curves(history: str | Path) -> Figure:
     axes = figure.subplots(1, 3)
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         for (name, label), colour in zip(lines.items(), (BLUE, ORANGE), strict=False):
-            marker = "o" if len(epochs) < 25 else ""
-            axis.plot(epochs, curves[name], color=colour, label=label, marker=marker, ms=3)
-        axis.set(xlabel="epoch", title=title, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+            _plot(axis, epochs, curves[name], color=colour, label=label)
+        axis.set(title=title, xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
         if len(lines) > 1:
             axis.legend(frameon=False)
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    _finish_curves(axes)
     return figure
 
 
-def compare_curves(histories: Mapping[str, Sequence[str | Path]], part: str) -> Figure:
-    """Draw training loss and mIoU of several systems over the epochs.
+def compare_curves(histories: Mapping[str, Sequence[str | Path]], split: str) -> Figure:
+    """Draw training loss and mIoU of several models over the epochs.
 
     Args:
         histories: For each line its label and the `history.csv` of its runs, which are averaged.
-        part: What the epoch was selected on: "test" or "validation".
+        split: What the epoch was selected on: "test" or "validation".
 
     Raises:
         EgeunetError: As `training_curves`.
     """
     figure = Figure(figsize=(11, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    # Ten colours tell lines apart, twenty do not: what comes after the tenth is dashed.
+    # Ten colours can be told apart, twenty cannot: lines after the tenth are dashed.
     styles = itertools.product(("-", "--", ":"), colormaps["tab10"].colors)  # type: ignore[attr-defined]
-    for (label, paths), (dashes, colour) in zip(histories.items(), styles, strict=False):
+    for (label, paths), (dashes, colour) in zip(
+        histories.items(), itertools.cycle(styles), strict=False
+    ):
         runs = [_read_history(Path(path)) for path in paths]
-        epochs = runs[0][0]
-        marker = "o" if len(epochs) < 25 else ""
+        length = min(len(epochs) for epochs, _ in runs)
         for axis, name in zip(axes, ("train_loss", "val_iou"), strict=True):
-            mean = np.mean([curves[name] for _, curves in runs], axis=0)
-            axis.plot(epochs, mean, label=label, ls=dashes, color=colour, marker=marker, ms=3)
-    titles = ("training loss, of all outputs that a system trains", f"mIoU, {part} part")
+            mean = np.mean([curves[name][:length] for _, curves in runs], axis=0)
+            _plot(axis, runs[0][0][:length], mean, label=label, ls=dashes, color=colour)
+    titles = ("training loss, of all outputs that a model trains", f"mIoU, {split} split")
     for axis, title in zip(axes, titles, strict=True):
-        axis.set(xlabel="epoch", title=title)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+        axis.set_title(title)
+    _finish_curves(axes)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def compare_masks(
-    images: Sequence[Image], truths: Sequence[Image], predictions: Mapping[str, Sequence[Image]]
-) -> Figure:
-    """Draw a row per image: the image, its truth, and each system's mask, coloured as in `panel`.
+def plain_axes(axes: Iterable[Axes]) -> None:
+    """Give axes a light grid and no box."""
+    for axis in axes:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
 
-    Args:
-        images: RGB uint8 (H, W, 3).
-        truths: Class indices (H, W), 0 background.
-        predictions: For each system its masks, as `truths`.
-    """
-    titles = ("image", "truth", *predictions)
-    height = _PANEL * images[0].shape[0] / images[0].shape[1]
-    size = (_PANEL * len(titles), height * len(images) + 0.75)
-    figure = Figure(figsize=size, layout="compressed")
-    axes = figure.subplots(len(images), len(titles), squeeze=False)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    for row, image, truth, *masks in zip(axes, images, truths, *predictions.values(), strict=True):
-        row[0].imshow(image)
-        row[1].imshow(_shades(truth), interpolation="nearest")
-        for axis, mask in zip(row[2:], masks, strict=True):
-            axis.imshow(_compare(truth, mask), interpolation="nearest")
-    for axis in axes.ravel():
+
+def draw_row(axes: Sequence[Axes], pictures: Sequence[Image]) -> None:
+    """Show a picture per axis, without ticks."""
+    for axis, picture in zip(axes, pictures, strict=True):
+        axis.imshow(picture, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
-    _explain_colours(figure)
-    return figure
 
 
-def _explain_colours(figure: Figure) -> None:
+def shades(mask: Image) -> Image:
+    """Return grey levels up to white, one per class, as RGB (H, W, 3)."""
+    step = 255 / max(1, int(mask.max()))
+    return np.repeat((mask * step).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def compare(truth: Image, prediction: Image) -> Image:
+    """Return the correct pixels as `shades`, missed and wrong ones in their colours."""
+    picture = shades(np.where(prediction == truth, truth, 0).astype(np.uint8))
+    picture[(truth > 0) & (prediction != truth)] = 255 * np.array(to_rgb(TRUTH))
+    picture[(prediction > 0) & (prediction != truth)] = 255 * np.array(to_rgb(PREDICTION))
+    return picture
+
+
+def explain_colours(figure: Figure) -> None:
+    """Add the legend of `compare`."""
     patches = [
-        Patch(facecolor="white", edgecolor="black", label="found"),
+        Patch(facecolor="white", edgecolor="black", label="correct"),
         Patch(facecolor=TRUTH, edgecolor="black", label="missed"),
-        Patch(facecolor=PREDICTION, edgecolor="black", label="wrongly marked"),
+        Patch(facecolor=PREDICTION, edgecolor="black", label="wrong"),
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+
+
+def _plot(axis: Axes, epochs: Sequence[float], values: Any, **style: Any) -> None:
+    axis.plot(epochs, values, marker="o" if len(epochs) < 25 else "", ms=3, **style)
+
+
+def _finish_curves(axes: Sequence[Axes]) -> None:
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    plain_axes(axes)
 
 
 def _read_history(path: Path) -> tuple[list[float], dict[str, list[float]]]:
@@ -245,7 +235,7 @@ def _read_history(path: Path) -> tuple[list[float], dict[str, list[float]]]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         curves = {name: [float(row[name]) for row in rows] for name in ("epoch", *names)}
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise EgeunetError(
             f"{path} is not the history of a run ({error!r}): expected a CSV file with the columns "
             f"epoch, {', '.join(names)}."
@@ -255,9 +245,7 @@ def _read_history(path: Path) -> tuple[list[float], dict[str, list[float]]]:
     return curves.pop("epoch"), curves
 
 
-def _outline(
-    axis: Axes, mask: Image, colour: str, style: str | tuple[float, tuple[float, ...]]
-) -> None:
+def _outline(axis: Axes, mask: Image, colour: str, style: Any) -> None:
     height, width = mask.shape
     # A margin of background closes outlines at the border of the image.
     padded = np.pad(mask, 1)
@@ -266,24 +254,5 @@ def _outline(
         lines = axis.contour(
             xs, ys, padded == index, levels=[0.5], colors=colour, linewidths=1.5, linestyles=[style]
         )
-        halo: list[Stroke] = [withStroke(linewidth=2.6, foreground="black", alpha=0.55)]
-        lines.set(path_effects=halo)
+        lines.set(path_effects=[withStroke(linewidth=2.6, foreground="black", alpha=0.55)])
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-
-
-def _shades(mask: Image) -> Image:
-    """Grey levels up to white, one per class, as RGB (H, W, 3)."""
-    step = 255 / max(1, int(mask.max()))
-    return np.repeat((mask * step).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _compare(truth: Image, prediction: Image) -> Image:
-    """The right part of a prediction as `_shades`, missed and wrong pixels in their colours."""
-    picture = _shades(np.where(prediction == truth, truth, 0).astype(np.uint8))
-    picture[(truth > 0) & (prediction != truth)] = _rgb(TRUTH)
-    picture[(prediction > 0) & (prediction != truth)] = _rgb(PREDICTION)
-    return picture
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -1,178 +1,184 @@
-"""Scores as rows: of a table for people, and of `results/*.jsonl` for whatever is made from it."""
+"""Compare evaluated models: scores with intervals, paired differences and training curves."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import sys
-from collections.abc import Mapping
-from io import FileIO
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from egeunet.errors import EgeunetError
+import numpy as np
+from numpy.typing import NDArray
 
-if sys.platform != "win32":
-    import fcntl
+from egeunet.errors import EgeunetError, UsageError
+from egeunet.evaluation.figures import compare_curves, save_figure
+from egeunet.evaluation.results_store import parse_row, read_counts, read_rows
+from egeunet.evaluation.statistics import compare_means, holm
+from egeunet.files import atomic_write
+from egeunet.metrics.counts import mean_foreground, scores
 
-if TYPE_CHECKING:
-    from egeunet.evaluation.summary import Evaluation
-
-COLUMNS = ("score", "value", "95 % interval", "std")
-_POOLED = {
-    "iou": "mIoU, pooled",
-    "dice": "DSC, pooled",
-    "accuracy": "accuracy, pooled",
-    "sensitivity": "sensitivity, pooled",
-    "specificity": "specificity, pooled",
+SCORES = {
+    "mIoU": ("pooled", "iou"),
+    "DSC": ("pooled", "dice"),
+    "Jaccard per image": ("means", "jaccard"),
+    "Dice per image": ("means", "dice"),
 }
-_PER_IMAGE = {
-    "jaccard": "Jaccard",
-    "dice": "Dice",
-    "thresholded_jaccard": "Jaccard (< .65 is 0)",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "accuracy": "accuracy",
-    "hd95": "HD95",
-    "assd": "surface distance",
-}
-_PIXELS = {"hd95", "assd"}
 
 
-def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Write an evaluation as rows of text under `COLUMNS`.
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation of one model.
 
-    Pooled scores first, as in the paper; then means over images; then the pooled scores of each
-    class where there are several; then how well the quality tells failures.
+    Attributes:
+        label: How the report names the model.
+        row: Its `metrics.json`, or its row of results.
+        per_image: CSV file with a Jaccard index or pixel counts per image, if there is one.
+        history: `history.csv` of the training, if there is one.
     """
-    intervals = evaluation.intervals
-    rows = []
-    for name, label in _POOLED.items():
-        low, high = (_text(name, end) for end in intervals["pooled"][name])
-        rows.append((label, _text(name, evaluation.pooled[name]), f"{low} – {high}", ""))
-    for name, label in _PER_IMAGE.items():
-        low, high = (_text(name, end) for end in intervals["means"][name])
-        missing = evaluation.undefined.get(name, 0)
-        label = f"{label} per image" + (f" ({missing} undefined)" if missing else "")
-        value, std = _text(name, evaluation.means[name]), _text(name, evaluation.stds[name])
-        rows.append((label, value, f"{low} – {high}", std))
-    for class_name, score in evaluation.per_class.items():
-        for name, label in (("iou", "IoU"), ("dice", "DSC")):
-            rows.append(
-                (f"{class_name}: {label}, pooled", _text(name, score["pooled"][name]), "", "")
-            )
-    return rows + (quality_rows(evaluation.quality.to_dict()) if evaluation.quality else [])
+
+    label: str
+    row: dict[str, Any]
+    per_image: Path | None
+    history: Path | None
+
+    def jaccard(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Return image ids and the Jaccard index of each.
+
+        Raises:
+            EgeunetError: If the file cannot be read.
+        """
+        assert self.per_image
+        if self.per_image.name != "per_image.csv":
+            ids, counts = read_counts(self.per_image)
+            return ids, mean_foreground(scores(counts)["iou"]).numpy()
+        try:
+            with self.per_image.open(newline="", encoding="utf-8") as file:
+                rows = [(row["id"], float(row["jaccard"])) for row in csv.DictReader(file)]
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+            raise EgeunetError(
+                f"Cannot read the scores in {self.per_image}: {error!r}. Evaluate the run again."
+            ) from error
+        return tuple(name for name, _ in rows), np.array([score for _, score in rows])
 
 
-def quality_rows(quality: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Write what `QualityScores.to_dict` gives as rows of text under `COLUMNS`."""
-
-    def number(value: float | None) -> str:
-        return "undefined" if value is None else f"{value:.3f}"
-
-    def share(value: float | None) -> str:
-        return "undefined" if value is None else f"{value:.2%}"
-
-    measured = {
-        "auroc": "quality: AUROC of failures (Jaccard < .65)",
-        "pearson": "quality: correlation with Dice",
-        "rest_ratio": "quality: failure rate without the worst 10 %, over that of all",
-    }
-    rows = []
-    for name, label in measured.items():
-        ends = " – ".join(number(end) for end in quality["intervals"][name])
-        rows.append((label, number(quality[name]), ends, ""))
-    area = (number(quality[name]) for name in ("aurc", "aurc_optimal", "aurc_random"))
-    plain = {
-        "quality: AURC (perfect order, no order)": "{} ({}, {})".format(*area),
-        "quality: calibration error": number(quality["calibration_error"]),
-        "quality: failure rate": share(quality["failure_rate"]),
-        "quality: failure rate without the worst 10 %": share(quality["rest_failure_rate"]),
-        "quality: masks marked for review": share(quality["review"]["share"]),
-        "quality: failures among these": share(quality["review"]["failed"]),
-        "quality: share of all failures": share(quality["review"]["found"]),
-    }
-    return rows + [(label, text, "", "") for label, text in plain.items()]
-
-
-def read_results(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of all `*.jsonl` files of a folder, in the order of their names.
-
-    A last line that a crash cut off is left out.
-
-    Raises:
-        EgeunetError: If another line is not JSON.
-    """
-    rows = []
-    for path in sorted(Path(folder).glob("*.jsonl")):
-        *lines, rest = path.read_text(encoding="utf-8").split("\n")
-        for number, line in enumerate(lines, 1):
-            row = _parse(line)
-            if row is None:
-                raise EgeunetError(f"Line {number} of {path} is no row of JSON: mend or drop it.")
-            rows.append(row)
-        if row := _parse(rest):
-            rows.append(row)
-    return rows
-
-
-def _parse(line: str | bytes) -> dict[str, Any] | None:
-    """Return a row of results, or None where a line is none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Add a row to a file of JSON lines.
-
-    Several processes may add to one file at a time. The row is on disk when this returns; where
-    the disk is full the file is left as it was. A last line that a crash cut off is replaced.
+def find_evaluations(source: str | Path) -> list[Evaluated]:
+    """Find evaluations in run folders or in recorded results.
 
     Args:
-        path: A `.jsonl` file; made, with its folder, if missing.
-        row: What JSON can hold, without nan.
+        source: A run folder, a folder of run folders, a `.jsonl` file of `egeunet evaluate
+            --record`, or a folder of these.
 
     Raises:
-        EgeunetError: The row could not be written whole.
+        UsageError: If there are none.
+        EgeunetError: If a file cannot be read.
     """
-    path = Path(path)
-    line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    source = Path(source)
+    files = [source] if source.suffix == ".jsonl" else sorted(source.glob("*.jsonl"))
+    found = [one for file in files if file.is_file() for one in _recorded(file)]
+    for pattern in ("evaluation*/metrics.json", "*/evaluation*/metrics.json"):
+        found += [_evaluated_run(file) for file in sorted(source.glob(pattern))]
+    if not found:
+        raise UsageError(
+            f"{source} holds no evaluations. Run `egeunet evaluate RUN`, or name a file written "
+            "with --record."
+        )
+    return found
+
+
+def write_report(evaluated: Sequence[Evaluated], out: str | Path) -> list[Path]:
+    """Write `README.md`, `scores.csv` and one figure of training curves per dataset and protocol.
+
+    Models are compared where they were evaluated on the same images: the difference of the mean
+    Jaccard index per image to that of the best model, its 95 % bootstrap interval, and the p-value
+    of a Wilcoxon signed-rank test, Holm-corrected.
+
+    Returns:
+        The files.
+    """
+    out = Path(out)
+    groups: dict[tuple[str, ...], list[Evaluated]] = {}
+    for one in evaluated:
+        key = tuple(str(one.row.get(name, "?")) for name in ("dataset", "protocol", "split"))
+        groups.setdefault(key, []).append(one)
+    text, written = ["# Evaluated models\n"], list[Path]()
+    lines: list[tuple[str, ...]] = []
+    for (dataset, protocol, split), group in groups.items():
+        group.sort(key=lambda one: -one.row["means"]["jaccard"])
+        rows = [(one.label, str(one.row["n"]), *_scores(one.row)) for one in group]
+        lines.extend((dataset, protocol, split, *row) for row in rows)
+        text.append(f"## {dataset}, protocol {protocol}, split {split}\n")
+        text.append(_markdown(("model", "images", *SCORES), rows))
+        if differences := list(_differences(group)):
+            names = (f"minus {group[0].label}", "Jaccard per image", "95 % interval", "p (Holm)")
+            text.append(_markdown(names, differences))
+        if histories := {one.label: [one.history] for one in group if one.history}:
+            name = f"curves-{dataset}-{protocol}-{split}.png"
+            save_figure(compare_curves(histories, split), out / name)
+            text.append(f"![Training curves]({name})\n")
+            written.append(out / name)
+    with atomic_write(out / "README.md") as path:
+        path.write_text("\n".join(text), encoding="utf-8")
+    with (
+        atomic_write(out / "scores.csv") as path,
+        path.open("w", newline="", encoding="utf-8") as file,
+    ):
+        columns = ("dataset", "protocol", "split", "model", "images", *SCORES)
+        csv.writer(file, lineterminator="\n").writerows([columns, *lines])
+    return [out / "README.md", out / "scores.csv", *written]
+
+
+def _recorded(file: Path) -> Iterator[Evaluated]:
+    for row in read_rows(file):
+        if not {"pooled", "means", "intervals", "n", "model"} <= row.keys():
+            continue
+        paths = (file.parent / row[key] if key in row else None for key in ("per_image", "history"))
+        words = [str(row["model"])]
+        words += [f"{row[key]} {key}" for key in ("epochs",) if key in row]
+        words += [f"seed {row['seed']}"] if "seed" in row else []
+        words += ["last epoch"] if row.get("weights_epoch") == "last" else []
+        words += ["tta"] if row.get("tta") else []
+        label = ", ".join([*words, str(row.get("weights_sha256", ""))[:8]])
+        yield Evaluated(label, row, *paths)
+
+
+def _evaluated_run(file: Path) -> Evaluated:
+    folder = file.parent.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+", buffering=0) as file:
-            if sys.platform != "win32":
-                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-            end = _close_last(file)
-            written = file.write(line)
-            if written != len(line):
-                file.truncate(end)
-            os.fsync(file.fileno())
+        row = parse_row(file.read_bytes())
     except OSError as error:
-        raise EgeunetError(f"The result could not be added to {path}: {error}.") from error
-    if written != len(line):
-        raise EgeunetError(f"The result could not be added to {path}: the disk is full.")
+        raise EgeunetError(f"Cannot read {file}: {error.strerror}.") from error
+    if row is None or not {"pooled", "means", "intervals", "n"} <= row.keys():
+        raise EgeunetError(f"{file} is not written by `egeunet evaluate`: evaluate the run again.")
+    per_image, history = file.parent / "per_image.csv", folder / "history.csv"
+    return Evaluated(
+        folder.name,
+        row,
+        per_image if per_image.is_file() else None,
+        history if history.is_file() else None,
+    )
 
 
-def _close_last(file: FileIO) -> int:
-    """Take away a last line that was cut off, or end it if only its end is; return the size."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - 1))
-    if end == 0 or file.read(1) == b"\n":
-        return end
-    file.seek(0)
-    whole, _, last = file.read().rpartition(b"\n")
-    if _parse(last) is not None:
-        file.write(b"\n")
-    else:
-        file.truncate(len(whole) + 1 if whole else 0)
-    return file.seek(0, os.SEEK_END)
+def _scores(row: dict[str, Any]) -> Iterator[str]:
+    for kind, name in SCORES.values():
+        low, high = row["intervals"][kind][name]
+        yield f"{100 * row[kind][name]:.2f} ({100 * low:.2f} – {100 * high:.2f})"
 
 
-def _text(name: str, value: float) -> str:
-    if math.isnan(value):
-        return "undefined"
-    return f"{value:.2f} px" if name in _PIXELS else f"{value:.2%}"
+def _differences(group: Sequence[Evaluated]) -> Iterator[tuple[str, ...]]:
+    """Yield model, difference, interval and p-value against the first model of the group."""
+    best, *others = group
+    if not best.per_image:
+        return
+    ids, reference = best.jaccard()
+    read = [(one.label, *one.jaccard()) for one in others if one.per_image]
+    found = [(label, compare_means(mine, reference)) for label, own, mine in read if own == ids]
+    corrected = holm([one.p_value or 0.0 for _, one in found])
+    for (label, one), p_value in zip(found, corrected, strict=True):
+        low, high = (f"{100 * end:+.2f}" for end in one.interval)
+        yield label, f"{100 * one.difference:+.2f}", f"{low} … {high}", f"{p_value:.2g}"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, rule, *rows))

@@ -1,4 +1,4 @@
-"""How light the skin of a photo looks: the individual typology angle."""
+"""Skin tone groups by individual typology angle (ITA)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TONES = {"very light": 55.0, "light": 41.0, "intermediate": 28.0, "tan": 10.0, "brown": -30.0}
-"""Lowest angle of each group (Del Bino & Bernerd 2013); what is below all is "dark"."""
+"""Lowest angle of each group (Del Bino & Bernerd 2013); below all of them is "dark"."""
 _TO_XYZ = np.array(
     [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32
 )
@@ -14,15 +14,15 @@ _WHITE = np.array([0.9505, 1.0, 1.089], np.float32)  # D65
 
 
 def typology_angle(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> float:
-    """Return the typology angle of what a mask leaves free, in degrees.
+    """Return the individual typology angle of the pixels outside a mask, in degrees.
 
     ITA = atan2(L* - 50, b*) · 180 / π of the median colour (Chardon et al. 1991), as Kinyanjui et
-    al. (2020) take it from dermoscopy photos. It is the tone of a photo and not of a person: it
-    follows light, camera and white balance, and pixels that are no skin count as well.
+    al. (2020) take it from dermoscopy images. It describes an image and not a person: it follows
+    light, camera and white balance, and counts pixels that are not skin.
 
     Args:
         image: sRGB, uint8 (H, W, 3).
-        mask: Not 0 where the lesion is, (H, W).
+        mask: Not 0 on the lesion, (H, W).
 
     Returns:
         -90…90 for skin, higher when lighter; nan where the mask covers everything.
@@ -44,8 +44,8 @@ def to_lab(colour: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(116 * y - 16), float(500 * (x - y)), float(200 * (y - z))
 
 
-def tone(angle: float) -> str:
-    """Return the name of the group of a typology angle."""
+def skin_tone(angle: float) -> str:
+    """Return the skin tone group of a typology angle."""
     if np.isnan(angle):
         return "unknown"
     return next((name for name, least in TONES.items() if angle > least), "dark")

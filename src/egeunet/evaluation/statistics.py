@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap intervals over images, and a paired test between two systems."""
+"""Bootstrap confidence intervals over images and paired tests between two models."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from numpy.typing import NDArray
 
 from egeunet.metrics.counts import Counts, mean_foreground, scores
 
+LEVEL = 0.95
 RESAMPLES = 2000
 
+Values = NDArray[np.float64]
 Interval = tuple[float, float]
 
 
-def resample(n: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
-    """Draw bootstrap samples of n images, as how often each image is in each sample.
+def resample(n: int, resamples: int = RESAMPLES, seed: int = 0) -> Values:
+    """Draw bootstrap samples of n images, as counts of each image in each sample.
 
     Returns:
-        (resamples, n) whole numbers; every row sums to n. A sum over a bootstrap sample is a
-        matrix product with these, so thousands of samples cost one multiplication.
+        Whole numbers (resamples, n); every row sums to n. A sum over a bootstrap sample is a matrix
+        product with these, which is why this replaces `scipy.stats.bootstrap`.
     """
     generator = np.random.default_rng(seed)
     return generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 
-def bootstrap_interval(replicates: NDArray[np.float64], level: float = 0.95) -> Interval:
+def bootstrap_interval(replicates: Values, level: float = LEVEL) -> Interval:
     """Return the percentile interval of a statistic.
 
     Args:
-        replicates: (R,), the statistic on each bootstrap sample; nan where it was undefined.
-        level: Probability covered, 0…1.
+        replicates: The statistic on each bootstrap sample, (R,); nan where undefined.
+        level: Coverage, 0…1.
 
     Returns:
         Lower and upper end; both nan if the statistic was never defined.
@@ -44,12 +46,12 @@ def bootstrap_interval(replicates: NDArray[np.float64], level: float = 0.95) -> 
     return float(low), float(high)
 
 
-def pooled_scores(counts: Counts, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Compute the pooled scores of samples of images.
+def pooled_scores(counts: Counts, weights: Values) -> dict[str, Values]:
+    """Compute pooled scores of bootstrap samples.
 
     Args:
-        counts: Per image and class, (N, K).
-        weights: (R, N), how often each image is in each sample.
+        counts: Pixel counts (N, K).
+        weights: How often each image is in each sample, (R, N).
 
     Returns:
         (R,) per name in `egeunet.metrics.counts.SCORES`, averaged over the foreground classes.
@@ -59,98 +61,76 @@ def pooled_scores(counts: Counts, weights: NDArray[np.float64]) -> dict[str, NDA
     return {name: mean_foreground(score).numpy() for name, score in scores(pooled).items()}
 
 
-def image_means(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the means over samples of images.
+def image_means(values: Values, weights: Values) -> Values:
+    """Compute means of bootstrap samples.
 
     Args:
-        values: (N,), one per image; nan ones are left out.
-        weights: (R, N), how often each image is in each sample.
+        values: One per image, (N,); nan ones are left out.
+        weights: How often each image is in each sample, (R, N).
 
     Returns:
         (R,); nan where a sample has no defined value.
     """
     defined = ~np.isnan(values)
-    how_many = weights @ defined.astype(np.float64)
+    number = weights @ defined.astype(np.float64)
     total = weights @ np.where(defined, values, 0)
-    return np.divide(total, how_many, out=np.full(len(weights), np.nan), where=how_many > 0)
+    return np.divide(total, number, out=np.full(len(weights), np.nan), where=number > 0)
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """Two systems, a and b, compared on the same images.
+class Difference:
+    """A score of one model minus that of another on the same images.
 
     Attributes:
-        difference: Pooled IoU of a minus that of b.
-        interval: Its bootstrap interval over images.
-        jaccard: Mean Jaccard index per image of a minus that of b.
-        p_value: Wilcoxon signed-rank test, two-sided, on the Jaccard indices per image.
-        n: Number of images.
+        difference: The difference.
+        interval: Its 95 % bootstrap interval over images.
+        p_value: Two-sided Wilcoxon signed-rank test per image; None for pooled scores.
     """
 
     difference: float
     interval: Interval
-    jaccard: float
-    p_value: float
-    n: int
+    p_value: float | None = None
 
 
-def paired_difference(
-    counts_a: Counts,
-    counts_b: Counts,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
-    seed: int = 0,
-) -> PairedDifference:
-    """Compare two systems on the same images in the same order.
+def compare_means(a: Values, b: Values, seed: int = 0) -> Difference:
+    """Compare the mean scores per image of two models, (N,) each, on the same images."""
+    from scipy.stats import wilcoxon
 
-    Each bootstrap sample draws the same images for both, so what makes an image hard for both
-    cancels out.
+    differences = a - b
+    interval = bootstrap_interval(image_means(differences, resample(len(a), seed=seed)))
+    p_value = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+    return Difference(float(differences.mean()), interval, p_value)
+
+
+def compare_pooled(a: Counts, b: Counts, seed: int = 0) -> Difference:
+    """Compare the pooled IoU of two models.
+
+    Each bootstrap sample draws the same images for both, so the difficulty of an image cancels out.
 
     Args:
-        counts_a: Of one system, (N, K).
-        counts_b: Of the other, (N, K).
-        resamples: Number of bootstrap samples.
-        level: Probability that the interval covers.
-        seed: Start of the random numbers.
+        a: Pixel counts of one model, (N, K).
+        b: Pixel counts of the other, of the same images in the same order.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: The images are not the same: their number or their truths differ.
+        ValueError: If the number of images or their masks differ.
     """
-    truth_a, truth_b = (counts.tp + counts.fn for counts in (counts_a, counts_b))
+    truth_a, truth_b = (counts.tp + counts.fn for counts in (a, b))
     if not torch.equal(truth_a, truth_b):
         raise ValueError(
-            "The two systems were not scored on the same images in the same order: the number of "
-            f"images ({len(truth_a)} and {len(truth_b)}) or the truths differ."
+            "The two models were not scored on the same images in the same order: the number of "
+            f"images ({len(truth_a)} and {len(truth_b)}) or the masks differ."
         )
     n = len(truth_a)
-    everyone = np.ones((1, n))
-    weights = np.concatenate([everyone, resample(n, resamples, seed)])
-    differences = pooled_scores(counts_a, weights)["iou"] - pooled_scores(counts_b, weights)["iou"]
-    jaccard_a, jaccard_b = (
-        mean_foreground(scores(counts)["iou"]).numpy() for counts in (counts_a, counts_b)
-    )
-    return PairedDifference(
-        difference=float(differences[0]),
-        interval=bootstrap_interval(differences[1:], level),
-        jaccard=float((jaccard_a - jaccard_b).mean()),
-        p_value=_wilcoxon(jaccard_a - jaccard_b),
-        n=n,
-    )
+    weights = np.concatenate([np.ones((1, n)), resample(n, seed=seed)])
+    value, *replicates = pooled_scores(a, weights)["iou"] - pooled_scores(b, weights)["iou"]
+    return Difference(float(value), bootstrap_interval(np.array(replicates)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm. Scandinavian Journal of Statistics 6, 1979)."""
+    """Correct p-values for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
     order = np.argsort(p_values)
-    steps = np.arange(len(p_values), 0, -1) * np.asarray(p_values)[order]
+    steps = np.arange(len(p_values), 0, -1) * np.asarray(p_values, float)[order]
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
     return corrected.tolist()
-
-
-def _wilcoxon(differences: NDArray[np.float64]) -> float:
-    from scipy.stats import wilcoxon
-
-    if not differences.any():
-        return 1.0
-    return float(wilcoxon(differences).pvalue)

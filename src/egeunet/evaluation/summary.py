@@ -1,10 +1,11 @@
-"""The scores of one system on one set of images: what they are, and the files they are kept in."""
+"""The scores of one model on one set of images, as numbers, tables and files."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from egeunet.data.cache import Arrays
-from egeunet.evaluation.failure_detection import QualityScores
+from egeunet.evaluation.failure_detection import QualityScores, quality_table
 from egeunet.evaluation.figures import contour_grid, save_figure
 from egeunet.evaluation.robustness import Robustness
 from egeunet.evaluation.statistics import (
+    LEVEL,
     RESAMPLES,
     Interval,
+    Values,
     bootstrap_interval,
     image_means,
     pooled_scores,
@@ -28,35 +31,43 @@ from egeunet.files import atomic_write
 from egeunet.inference.quality import FAILURE
 from egeunet.metrics.counts import Counts, scores
 
-LEVEL = 0.95
+COLUMNS = ("score", "value", "95 % interval", "std")
+WORST = 12  # images in worst_cases.png
+_LABELS = {
+    "iou": "mIoU",
+    "dice": "DSC",
+    "jaccard": "Jaccard",
+    "thresholded_jaccard": "Jaccard (< .65 is 0)",
+    "hd95": "HD95",
+    "assd": "surface distance",
+}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of one system on one set of images.
+    """The scores of one model on one set of images.
 
-    Scores are fractions, 0…1; `hd95` and `assd` are pixels of the network's input. Where there are
-    several foreground classes, every score is the mean over them, and `per_class` has each.
+    Scores are fractions, 0…1; `hd95` and `assd` are pixels at the model's input size. With several
+    foreground classes every score is the mean over them, and `per_class` has each.
 
     Attributes:
         ids: The images, in order.
-        class_names: Of the foreground classes.
-        counts: Pixels per image and class, (N, K); what `paired_difference` compares.
-        predictions: uint8 (N, H, W), class indices.
+        class_names: The foreground classes.
+        counts: Pixel counts per image and class, (N, K), as `compare_pooled` takes them.
+        predictions: Class indices, uint8 (N, H, W).
         pooled: From one confusion matrix over all pixels: iou, dice, accuracy, sensitivity,
             specificity.
-        per_image: (N,) per metric; nan where it is undefined.
-        means: Of `per_image`, without the undefined.
-        stds: Of `per_image`, likewise; the sample's, nan for a single image.
+        per_image: (N,) per metric; nan where undefined.
+        means: Means of `per_image` over the images where it is defined.
+        stds: Sample standard deviations of the same; nan for a single image.
         intervals: 95 % bootstrap intervals over images: {"pooled": {name: (low, high)}, "means":
             …}.
-        undefined: Number of images in which a metric is undefined; names with none are left out.
+        undefined: Number of images in which a metric is undefined, if any.
         per_class: {class: {"pooled": …, "means": …}}; empty with one foreground class. A class
             counts in the means where the truth or the prediction has it.
-        quality: How well the qualities that an exported file gives fit the scores; None for what
-            gives none.
-        robustness: The scores under corruptions and in groups, if they were asked for.
-        about: What was scored, as JSON can hold it: the dataset, its part, the weights.
+        quality: How well the Dice estimates of an exported model fit the scores, if it has any.
+        robustness: The scores under corruptions and in groups, if asked for.
+        about: What was scored, as JSON: the dataset, its split, the weights.
     """
 
     ids: tuple[str, ...]
@@ -64,7 +75,7 @@ class Evaluation:
     counts: Counts = field(repr=False)
     predictions: NDArray[np.uint8] = field(repr=False)
     pooled: dict[str, float]
-    per_image: dict[str, NDArray[np.float64]] = field(repr=False)
+    per_image: dict[str, Values] = field(repr=False)
     means: dict[str, float]
     stds: dict[str, float]
     intervals: dict[str, dict[str, Interval]]
@@ -81,47 +92,46 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON can hold it; undefined numbers are None."""
+        names = ("pooled", "means", "stds", "intervals", "undefined", "per_class")
         return {
             **self.about,
             "n": self.n,
             "classes": list(self.class_names),
-            "pooled": _jsonable(self.pooled),
-            "means": _jsonable(self.means),
-            "stds": _jsonable(self.stds),
-            "intervals": _jsonable(self.intervals),
-            "undefined": self.undefined,
-            "per_class": _jsonable(self.per_class),
+            **{name: _jsonable(getattr(self, name)) for name in names},
             **({"quality": self.quality.to_dict()} if self.quality else {}),
             **({"robustness": self.robustness.to_dict()} if self.robustness else {}),
             "bootstrap": {"level": LEVEL, "resamples": RESAMPLES},
         }
 
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """Return every score as rows of text under `COLUMNS`; see `score_table`."""
+        return score_table(self.to_dict())
+
     def worst(self, count: int) -> list[int]:
         """Return the indices of the images with the lowest Jaccard index, worst first."""
         return [int(i) for i in np.argsort(self.per_image["jaccard"], kind="stable")[:count]]
 
-    def write(self, folder: Path, arrays: Arrays, worst: int = 12) -> None:
+    def write(self, folder: Path, arrays: Arrays, worst: int = WORST) -> None:
         """Write `metrics.json`, `per_image.csv` and `worst_cases.png`, each atomically.
 
-        Where there is a quality, also a column of it and `quality.png`; where corruptions were
-        asked for, `robustness.png`.
+        With Dice estimates also `quality.png`, with corruptions `robustness.png`.
 
         Args:
-            folder: Where; made if missing.
-            arrays: What was evaluated.
-            worst: How many of the worst images to show.
+            folder: The folder; created if missing.
+            arrays: The evaluated samples.
+            worst: Number of worst images to draw.
         """
         with atomic_write(folder / "metrics.json") as path:
             text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
             path.write_text(text + "\n", encoding="utf-8")
+        columns = dict(self.per_image)
+        if self.quality:
+            columns["quality"] = self.quality.expected
         with (
             atomic_write(folder / "per_image.csv") as path,
             path.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
-            columns = dict(self.per_image)
-            if self.quality:
-                columns["quality"] = self.quality.expected
             writer.writerow(("id", *columns))
             for name, *values in zip(self.ids, *columns.values(), strict=True):
                 cells = ("" if math.isnan(value) else f"{value:.6g}" for value in values)
@@ -134,18 +144,39 @@ class Evaluation:
             [self._caption(i) for i in chosen],
         )
         save_figure(figure, folder / "worst_cases.png")
-        if self.quality:
-            save_figure(self.quality.figure(), folder / "quality.png")
-        if self.robustness:
-            save_figure(self.robustness.figure(), folder / "robustness.png")
+        for file_name, part in (("quality", self.quality), ("robustness", self.robustness)):
+            if part:
+                save_figure(part.figure(), folder / f"{file_name}.png")
 
     def _caption(self, index: int) -> str:
         score = {name: values[index] for name, values in self.per_image.items()}
-        hd95 = "undefined" if math.isnan(score["hd95"]) else f"{score['hd95']:.0f} px"
+        hd95 = _text("hd95", score["hd95"])
         return (
             f"{self.ids[index]}\n"
             f"Jaccard {score['jaccard']:.2f}  Dice {score['dice']:.2f}  HD95 {hd95}"
         )
+
+
+def score_table(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return `Evaluation.to_dict` as rows of text under `COLUMNS`.
+
+    Pooled scores first, then means over images, the pooled scores of each class, and how well
+    failures are detected.
+    """
+    rows = []
+    for kind, suffix in (("pooled", ", pooled"), ("means", " per image")):
+        labels = _LABELS if kind == "pooled" else {**_LABELS, "dice": "Dice"}
+        for name, value in summary[kind].items():
+            label = labels.get(name, name) + suffix
+            if kind == "means" and name in summary["undefined"]:
+                label += f" ({summary['undefined'][name]} undefined)"
+            low, high = (_text(name, end) for end in summary["intervals"][kind][name])
+            std = "" if kind == "pooled" else _text(name, summary["stds"][name])
+            rows.append((label, _text(name, value), f"{low} – {high}", std))
+    for one, score in summary["per_class"].items():
+        for name, label in (("iou", "IoU"), ("dice", "DSC")):
+            rows.append((f"{one}: {label}, pooled", _text(name, score["pooled"][name]), "", ""))
+    return rows + (quality_table(summary["quality"]) if "quality" in summary else [])
 
 
 def summarise(
@@ -153,55 +184,60 @@ def summarise(
     names: tuple[str, ...],
     counts: Counts,
     predictions: NDArray[np.uint8],
-    distances: NDArray[np.float64],
+    distances: Values,
 ) -> Evaluation:
-    """Turn what was counted and measured per image and class into every reported score.
+    """Turn counts and distances per image and class into every reported score.
 
     Args:
-        ids: The images.
-        names: Of the F foreground classes.
-        counts: Per image and class, (N, K).
-        predictions: uint8 (N, H, W), class indices.
-        distances: (N, F, 2), HD95 and average symmetric surface distance.
+        ids: N images.
+        names: F foreground classes.
+        counts: Pixel counts (N, K).
+        predictions: Class indices, uint8 (N, H, W).
+        distances: HD95 and average symmetric surface distance, (N, F, 2).
     """
     by_class = _scores_by_class(counts, distances)  # metric -> (N, F)
     per_image = {metric: _mean_over_classes(metric, by_class[metric]) for metric in by_class}
     weights = resample(len(ids))
-    everyone = np.ones((1, len(ids)))
-    pooled = {name: float(score[0]) for name, score in pooled_scores(counts, everyone).items()}
-    intervals = {
-        "pooled": {
-            name: bootstrap_interval(replicates, LEVEL)
-            for name, replicates in pooled_scores(counts, weights).items()
-        },
-        "means": {
-            name: bootstrap_interval(image_means(values, weights), LEVEL)
-            for name, values in per_image.items()
-        },
+    pooled = pooled_scores(counts, np.ones((1, len(ids))))
+    replicates = {
+        "pooled": pooled_scores(counts, weights),
+        "means": {name: image_means(values, weights) for name, values in per_image.items()},
     }
     undefined = {name: int(np.isnan(values).sum()) for name, values in per_image.items()}
+    columns: dict[str, Values] = {}
+    per_class = {}
+    if len(names) > 1:
+        whole = scores(Counts(*(count.sum(dim=0) for count in counts)))
+        for index, name in enumerate(names):
+            own = {metric: values[:, index] for metric, values in by_class.items()}
+            columns |= {f"{metric}[{name}]": values for metric, values in own.items()}
+            per_class[name] = {
+                "pooled": {metric: float(score[index + 1]) for metric, score in whole.items()},
+                "means": {metric: _mean(values) for metric, values in own.items()},
+            }
     return Evaluation(
         ids=ids,
         class_names=names,
         counts=counts,
         predictions=predictions,
-        pooled=pooled,
-        per_image={**per_image, **_class_columns(names, by_class)},
+        pooled={name: float(score[0]) for name, score in pooled.items()},
+        per_image={**per_image, **columns},
         means={name: _mean(values) for name, values in per_image.items()},
         stds={name: _std(values) for name, values in per_image.items()},
-        intervals=intervals,
+        intervals={
+            kind: {name: bootstrap_interval(values) for name, values in found.items()}
+            for kind, found in replicates.items()
+        },
         undefined={name: number for name, number in undefined.items() if number},
-        per_class=_per_class(names, counts, by_class),
+        per_class=per_class,
     )
 
 
-def _scores_by_class(
-    counts: Counts, distances: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
+def _scores_by_class(counts: Counts, distances: Values) -> dict[str, Values]:
     """Every metric per image and foreground class, (N, F); nan where undefined."""
     first = 0 if counts.tp.shape[1] == 1 else 1
     by_class = {name: score[:, first:].numpy() for name, score in scores(counts).items()}
-    jaccard = by_class["iou"]
+    jaccard = by_class.pop("iou")
     return {
         "jaccard": jaccard,
         "dice": by_class["dice"],
@@ -214,53 +250,32 @@ def _scores_by_class(
     }
 
 
-def _mean_over_classes(metric: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_over_classes(metric: str, values: Values) -> Values:
     """Average (N, F) over the classes of each image in which the metric is defined.
 
-    Where it is defined in none, overlap scores are 1 (rightly empty), distances stay undefined.
+    If it is defined in none, overlap scores are 1 (correctly empty) and distances undefined.
     """
     empty = float("nan") if metric in ("hd95", "assd") else 1.0
     defined = ~np.isnan(values)
-    how_many = defined.sum(axis=1)
+    number = defined.sum(axis=1)
     total = np.where(defined, values, 0).sum(axis=1)
-    return np.divide(total, how_many, out=np.full(len(values), empty), where=how_many > 0)
+    return np.divide(total, number, out=np.full(len(values), empty), where=number > 0)
 
 
-def _class_columns(
-    names: tuple[str, ...], by_class: dict[str, NDArray[np.float64]]
-) -> dict[str, NDArray[np.float64]]:
-    if len(names) == 1:
-        return {}
-    return {
-        f"{metric}[{name}]": values[:, index]
-        for index, name in enumerate(names)
-        for metric, values in by_class.items()
-    }
-
-
-def _per_class(
-    names: tuple[str, ...], counts: Counts, by_class: dict[str, NDArray[np.float64]]
-) -> dict[str, dict[str, dict[str, float]]]:
-    if len(names) == 1:
-        return {}
-    pooled = scores(Counts(*(count.sum(dim=0) for count in counts)))
-    return {
-        name: {
-            "pooled": {metric: float(score[index + 1]) for metric, score in pooled.items()},
-            "means": {metric: _mean(values[:, index]) for metric, values in by_class.items()},
-        }
-        for index, name in enumerate(names)
-    }
-
-
-def _mean(values: NDArray[np.float64]) -> float:
+def _mean(values: Values) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
 
-def _std(values: NDArray[np.float64]) -> float:
+def _std(values: Values) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.std(ddof=1)) if len(defined) > 1 else float("nan")
+
+
+def _text(name: str, value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "undefined"
+    return f"{value:.2f} px" if name in ("hd95", "assd") else f"{value:.2%}"
 
 
 def _jsonable(value: Any) -> Any:

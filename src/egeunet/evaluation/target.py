@@ -1,19 +1,28 @@
-"""What is evaluated, and on which images."""
+"""Resolve what is evaluated (a run or an exported model) and on which images."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 
+from egeunet.data.cache import Arrays
 from egeunet.data.datasets import Dataset, Sample, open_data
 from egeunet.data.splits import PROTOCOLS as SPLIT_PROTOCOLS
 from egeunet.data.splits import Protocol, shipped_list, split_dataset
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
+from egeunet.evaluation.evaluator import (
+    Predictor,
+    evaluate_arrays,
+    onnx_predictor,
+    torch_predictor,
+)
+from egeunet.evaluation.robustness import assess
+from egeunet.evaluation.summary import Evaluation
 from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, run_folder
@@ -23,31 +32,31 @@ from egeunet.training.provenance import SELECTED, TRAINED, Seen, seen_in, seen_o
 from egeunet.training.run import Run, load_run, open_split, read_environment, selected_on
 
 PROTOCOLS = (*SPLIT_PROTOCOLS, "external")
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 PLACES: Any = {"out": True, "data": {"root"}, "distill": {"teacher"}, "start": {"run"}}
-"""Settings that name folders of one machine: they decide nothing, and rows go without."""
+"""Settings that name folders of one machine; rows of results leave them out."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is evaluated.
+class EvaluationTarget:
+    """A model to evaluate.
 
     Attributes:
-        predict: Its network.
+        predict: Returns its logits.
         size: Height and width of its input.
         num_classes: As `egeunet.evaluation.evaluator.evaluate_arrays` takes it.
-        row: What a row of results says of it.
-        dataset: What it was trained on.
-        seen: The photos that it was trained or selected on, as far as is known.
+        row: What a row of results says about it.
+        dataset: The dataset it was trained on.
+        seen: The images it was trained or selected on, as far as is known.
         protocol: How the dataset was split.
-        run: The run folder it is from, if it is.
-        segmenter: The ONNX file it is, if it is.
+        run: Its run, if it is a run folder.
+        segmenter: Its segmenter, if it is an ONNX file.
     """
 
     predict: Predictor
     size: tuple[int, int]
     num_classes: int
-    row: dict[str, object]
+    row: dict[str, Any]
     dataset: str
     seen: Seen
     protocol: str
@@ -55,56 +64,42 @@ class Subject:
     segmenter: Segmenter | None = None
 
 
-def open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> Subject:
-    """Open what `egeunet.evaluate` is given; the arguments are its own.
+def evaluate_target(
+    target: EvaluationTarget, arrays: Arrays, corruptions: bool = False
+) -> Evaluation:
+    """Score a model on samples: an exported one at its own threshold, with its Dice estimates.
+
+    Args:
+        target: The model.
+        arrays: The samples at its input size.
+        corruptions: Also score corrupted images and groups; see
+            `egeunet.evaluation.robustness.assess`.
 
     Raises:
-        UsageError: If the words do not fit together.
-        EgeunetError: If there are no such weights, or they are damaged.
+        EgeunetError: As `evaluate_arrays`.
     """
-    if folder := run_folder(weights):
-        if tta:
-            raise UsageError("Mirror images (tta) take an ONNX file: name that of the run.")
-        device = find_device(device)
-        run = load_run(folder, last=last)
-        recipe = run.recipe
-        row = {
-            "system": recipe.system,
-            "recipe_hash": recipe.hash(),
-            "recipe": recipe.model_dump(mode="json", exclude=PLACES),
-            "seed": recipe.seed,
-            "epochs": recipe.trainer.epochs,
-            "epoch": run.epoch,
-            "train_seconds": run.seconds,
-            "trained_on": run.dataset,
-            "trained_with": read_environment(folder),
-            "weights_sha256": _sha256(run) if last else sha256_file(folder / WEIGHTS),
-            "selected_on": selected_on(recipe.data.protocol),
-        }
-        predict = torch_predictor(run.model, device)
-        return Subject(
-            predict,
-            recipe.data.shape,
-            recipe.data.num_classes,
-            row,
-            run.dataset,
-            run.seen,
-            recipe.data.protocol,
-            run=run,
-        )
-    if last:
-        raise UsageError("The last epoch takes a run folder: an ONNX file has one set of weights.")
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"The device {device} takes a run folder: an ONNX file is run on the CPU.")
-    path = find_weights(weights)
-    segmenter = Segmenter(path, tta=tta)
+    settings: Any = {"num_classes": target.num_classes}
+    names = None
+    if target.segmenter:
+        metadata = target.segmenter.metadata
+        names = metadata.classes[-max(1, target.num_classes - 1) :]  # without the background
+        settings["threshold"] = target.segmenter.threshold
+        if estimator := metadata.quality:
+            settings["expect_dice"] = partial(estimator.estimate, tta=target.segmenter.tta)
+    result = evaluate_arrays(target.predict, arrays, class_names=names, **settings)
+    if corruptions:
+        result = replace(result, robustness=assess(target.predict, arrays, **settings))
+    return result
+
+
+def segmenter_target(segmenter: Segmenter, path: Path) -> EvaluationTarget:
+    """Return the target of an exported model."""
     metadata = segmenter.metadata
-    row = {"system": metadata.system, "weights_sha256": sha256_file(path), "tta": tta}
-    return Subject(
+    return EvaluationTarget(
         onnx_predictor(segmenter),
         metadata.size,
         len(metadata.classes),
-        dict(row),
+        {"model": metadata.system, "weights_sha256": sha256_file(path), "tta": segmenter.tta},
         metadata.dataset,
         seen_of(metadata.dataset, shipped_list(metadata.dataset, metadata.protocol)),
         metadata.protocol or "holdout",
@@ -112,33 +107,74 @@ def open_subject(weights: str | Path, last: bool, tta: bool, device: str) -> Sub
     )
 
 
-def _sha256(run: Run) -> str:
-    """Of weights that no file holds alone: a checkpoint has the clock in it, too."""
-    return hashlib.sha256(save(run.model.state_dict())).hexdigest()
+def open_target(weights: str | Path, last: bool, tta: bool, device: str) -> EvaluationTarget:
+    """Open the weights given to `egeunet.evaluate`; the arguments are its own.
+
+    Raises:
+        UsageError: If the arguments do not fit together.
+        EgeunetError: If the weights are missing or damaged.
+    """
+    if folder := run_folder(weights):
+        if tta:
+            raise UsageError("tta needs an ONNX file: name the one in the run folder.")
+        return _open_run(folder, last, find_device(device))
+    if last:
+        raise UsageError("last needs a run folder: an ONNX file has one set of weights.")
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"The device {device} needs a run folder: ONNX files run on the CPU.")
+    path = find_weights(weights)
+    return segmenter_target(Segmenter(path, tta=tta), path)
+
+
+def _open_run(folder: Path, last: bool, device: str) -> EvaluationTarget:
+    run = load_run(folder, last=last)
+    recipe = run.recipe
+    if last:  # no file holds these weights alone, and a checkpoint also holds the time
+        digest = hashlib.sha256(save(run.model.state_dict())).hexdigest()
+    else:
+        digest = sha256_file(folder / WEIGHTS)
+    row = {
+        "model": recipe.system,
+        "recipe_hash": recipe.hash(),
+        "recipe": recipe.model_dump(mode="json", exclude=PLACES),
+        "seed": recipe.seed,
+        "epochs": recipe.trainer.epochs,
+        "epoch": run.epoch,
+        "train_seconds": run.seconds,
+        "trained_on": run.dataset,
+        "trained_with": read_environment(folder),
+        "weights_sha256": digest,
+        "selected_on": selected_on(recipe.data.protocol),
+    }
+    predict = torch_predictor(run.model, device)
+    data = recipe.data
+    return EvaluationTarget(
+        predict, data.shape, data.num_classes, row, run.dataset, run.seen, data.protocol, run=run
+    )
 
 
 def choose_samples(
-    subject: Subject, data: str | Path | None, protocol: str | None, part: str
+    target: EvaluationTarget, data: str | Path | None, protocol: str | None, split: str
 ) -> tuple[str, Dataset, tuple[Sample, ...]]:
     """Return the protocol, the dataset and the samples to score, none of which were trained on.
 
     The arguments are those of `egeunet.evaluate`.
 
     Raises:
-        UsageError: If the words do not fit together, or images to be scored were trained on.
+        UsageError: If the arguments do not fit together, or samples were trained on.
         EgeunetError: If the data are unusable, or nothing is left.
     """
-    run = subject.run
+    run = target.run
     if run is None and data is None:
-        raise UsageError("An ONNX file has no data with it: give a dataset or a folder as data.")
+        raise UsageError("An ONNX file does not name its data: give a dataset or folder as data.")
     if data is None and protocol == "external":
-        raise UsageError("The protocol external takes other data than the run's: name them.")
+        raise UsageError("The protocol external needs other data than the run's: give data.")
     dataset = None if data is None else open_data(data)
     if protocol is None:
-        at_home = run is not None or dataset is None or dataset.name == subject.dataset
-        protocol = subject.protocol if at_home else "external"
+        at_home = run is not None or dataset is None or dataset.name == target.dataset
+        protocol = target.protocol if at_home else "external"
     if dataset is not None and protocol == "external":
-        known = seen_in(subject.seen, dataset.name)
+        known = seen_in(target.seen, dataset.name)
         samples = tuple(sample for sample in dataset.samples if sample.id not in known)
         if not samples:
             raise EgeunetError(f"Every image of {dataset.name} was trained or selected on.")
@@ -146,16 +182,16 @@ def choose_samples(
     kept: Protocol = "paper" if protocol == "paper" else "holdout"
     if dataset is None:
         assert run is not None
-        dataset, split = open_split(run.recipe.data.model_copy(update={"protocol": kept}))
+        dataset, found = open_split(run.recipe.data.model_copy(update={"protocol": kept}))
     else:
-        split = split_dataset(dataset, kept)
-    samples = {"train": split.train, "val": split.val, "test": split.test}[part]
-    # Its own photos by ids alone, whatever the folder is called: a copy under another name is no
-    # other dataset. Under its own protocol a run is scored on what it was selected on, and says so.
-    known = seen_in(subject.seen, dataset.name, subject.dataset)
-    refused = {TRAINED} if protocol == subject.protocol else {TRAINED, SELECTED}
+        found = split_dataset(dataset, kept)
+    samples = {"train": found.train, "val": found.val, "test": found.test}[split]
+    # Ids of the own dataset count whatever the folder is called: a copy is no other dataset. Under
+    # its own protocol a run may be scored on what it was selected on; the row says so.
+    known = seen_in(target.seen, dataset.name, target.dataset)
+    refused = {TRAINED} if protocol == target.protocol else {TRAINED, SELECTED}
     seen = [sample.id for sample in samples if known.get(sample.id) in refused]
-    if part != "train" and seen:
+    if split != "train" and seen:
         raise UsageError(
             f"{len(seen)} of these {len(samples)} images, such as {seen[0]}, were trained or "
             "selected on: evaluate under the protocol of the training, or with the protocol "

@@ -218,13 +218,13 @@ def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, f
 
 def _test_part(data: str | Path, weights: str | Path) -> tuple[str, tuple[Sample, ...]]:
     """What is scored, in words, and the photos: what `egeunet evaluate` would score."""
-    from egeunet.evaluation.target import choose_samples, open_subject
+    from egeunet.evaluation.target import choose_samples, open_target
 
-    subject = open_subject(weights, last=False, tta=False, device="cpu")
-    own = subject.run is not None and str(data) == subject.run.recipe.data.name
-    protocol, dataset, samples = choose_samples(subject, None if own else data, None, "test")
-    part = "all" if protocol == "external" else "test"
-    return f"{len(samples)} images of {dataset.name}, protocol {protocol}, part {part}", samples
+    target = open_target(weights, last=False, tta=False, device="cpu")
+    own = target.run is not None and str(data) == target.run.recipe.data.name
+    protocol, dataset, samples = choose_samples(target, None if own else data, None, "test")
+    split = "all" if protocol == "external" else "test"
+    return f"{len(samples)} images of {dataset.name}, protocol {protocol}, split {split}", samples
 
 
 def _score(

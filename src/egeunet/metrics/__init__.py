@@ -1,4 +1,4 @@
-"""What is measured on masks: pixel counts and surface distances."""
+"""Pixel counts, overlap scores and surface distances."""
 
 from egeunet.compat import mend_torchvision
 

@@ -1,12 +1,12 @@
-"""Scores made of counted pixels: true and false positives and negatives, per image or pooled.
+"""Pixel counts (true and false positives and negatives) and the scores computed from them.
 
-Counts come first and scores are computed from them, so that the paper's pooled scores (one
-confusion matrix over all pixels of a set) and scores per image are the same formulas over sums
-taken at different places.
+Scores per image and pooled scores (one confusion matrix over all pixels of a set, as in the paper)
+are the same formulas over counts summed at different places.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -29,23 +29,23 @@ class Counts(NamedTuple):
     tn: Tensor
 
 
-def predict_classes(logits: Tensor) -> Tensor:
-    """Turn logits into class indices.
+def predict_classes(logits: Tensor, threshold: float = 0.5) -> Tensor:
+    """Turn logits (B, K, H, W) into class indices.
 
     Args:
-        logits: (B, K, H, W). One channel is binary: foreground where the probability is at least
-            0.5, which is a logit of at least 0. More channels are classes: the largest wins.
+        logits: One channel is binary; with more, the largest wins.
+        threshold: Probability from which a pixel of a binary task is foreground, inclusive.
 
     Returns:
         int64 (B, H, W) in 0…max(K - 1, 1).
     """
     if logits.shape[1] == 1:
-        return (logits[:, 0] >= 0).long()
+        return (logits[:, 0] >= math.log(threshold / (1 - threshold))).long()
     return logits.argmax(dim=1)
 
 
 def count_pixels(prediction: Tensor, target: Tensor, num_classes: int = 1) -> Counts:
-    """Count the pixels of each image that were called right and wrong.
+    """Count correct and wrong pixels of each image.
 
     Args:
         prediction: Class indices (B, H, W), of any number type.
@@ -54,10 +54,10 @@ def count_pixels(prediction: Tensor, target: Tensor, num_classes: int = 1) -> Co
             background.
 
     Returns:
-        int64 counts of shape (B, K), K = `num_classes`.
+        int64 counts (B, K), K = `num_classes`.
 
     Raises:
-        ValueError: The two have different shapes.
+        ValueError: If the shapes differ.
     """
     if target.ndim == 4:
         target = target.squeeze(1)
@@ -68,10 +68,10 @@ def count_pixels(prediction: Tensor, target: Tensor, num_classes: int = 1) -> Co
         )
     first = 1 if num_classes == 1 else 0
     classes = torch.arange(first, first + num_classes, device=target.device).view(1, -1, 1, 1)
-    said = prediction.unsqueeze(1) == classes  # (B, K, H, W)
+    predicted = prediction.unsqueeze(1) == classes  # (B, K, H, W)
     true = target.unsqueeze(1) == classes
-    tp = (said & true).sum(dim=(2, 3))
-    fp = said.sum(dim=(2, 3)) - tp
+    tp = (predicted & true).sum(dim=(2, 3))
+    fp = predicted.sum(dim=(2, 3)) - tp
     fn = true.sum(dim=(2, 3)) - tp
     pixels = target.shape[1] * target.shape[2]
     return Counts(tp, fp, fn, pixels - tp - fp - fn)
@@ -88,12 +88,9 @@ def scores(counts: Counts) -> dict[str, Tensor]:
     specificity = tn / (tn + fp)
     ```
 
-    Args:
-        counts: Counts of any shape.
-
     Returns:
         One float64 tensor of the counts' shape per name in `SCORES`, in 0…1; nan where the
-        denominator is 0. `mean_foreground` gives those their value.
+        denominator is 0 (see `mean_foreground`).
     """
     tp, fp, fn, tn = (count.double() for count in counts)
     return {
@@ -109,10 +106,10 @@ def mean_foreground(score: Tensor, empty: float = 1.0) -> Tensor:
     """Average a score over the foreground classes: all but class 0, or the only one.
 
     Args:
-        score: (…, K), nan where undefined. Classes in which it is undefined are left out: a class
-            that neither truth nor prediction has says nothing about how well it is found.
-        empty: The mean where no class is left: IoU and Dice of an empty prediction on an empty
-            truth, the sensitivity where there is nothing to find (1: that was right).
+        score: (…, K), nan where undefined. Classes in which it is undefined are left out: neither
+            truth nor prediction has them.
+        empty: The mean where no class is left, such as the IoU of an empty prediction on an empty
+            truth.
 
     Returns:
         (…), free of nan if `empty` is.
@@ -124,14 +121,14 @@ def mean_foreground(score: Tensor, empty: float = 1.0) -> Tensor:
 class PixelCounts(Metric):
     """Counts pooled over all pixels of all images seen: the paper's way to score.
 
+    Args:
+        num_classes: 1 for a binary task, else the number of classes with the background.
+
     Example:
         >>> counts = PixelCounts()
         >>> counts.update(torch.tensor([[[[2.0, -1.0]]]]), torch.tensor([[[1, 1]]]))
         >>> counts.pooled()["iou"]
         0.5
-
-    Args:
-        num_classes: 1 for a binary task, else the number of classes with the background.
     """
 
     is_differentiable = False
@@ -151,12 +148,7 @@ class PixelCounts(Metric):
             self.add_state(name, default=zeros, dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Count one batch.
-
-        Args:
-            logits: (B, K, H, W), K = `num_classes`.
-            target: Class indices, (B, H, W) or (B, 1, H, W), of any number type.
-        """
+        """Count a batch: logits (B, K, H, W), class indices (B, H, W) or (B, 1, H, W)."""
         counts = count_pixels(predict_classes(logits), target, self.num_classes)
         for name, count in zip(Counts._fields, counts, strict=True):
             setattr(self, name, getattr(self, name) + count.sum(dim=0))
