@@ -119,6 +119,22 @@ def test_ham10000_groups_photos_of_one_lesion_and_wants_to_know_them(official):
         open_dataset("ham10000", root)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no columns image_id and lesion_id"),
+        (b"a,b\n1,2\n", "has no columns image_id and lesion_id"),
+        (b"image_id,lesion_id\n\xff\xfe,1\n", "as a CSV file"),
+        (b"image_id,lesion_id\n" + b"x" * 200_000, "as a CSV file"),
+    ],
+)
+def test_a_damaged_table_of_lesions_is_one_sentence(content, message, official):
+    root = official("ham10000")
+    (root / "HAM10000_metadata.csv").write_bytes(content)
+    with pytest.raises(EgeunetError, match=rf"HAM10000_metadata\.csv.*{message}"):
+        open_dataset("ham10000", root)
+
+
 @pytest.mark.parametrize("suffix", ["", "_segmentation", "_mask", "_lesion"])
 def test_masks_match_with_and_without_suffix(suffix, tmp_path, write_pair):
     for name in ("b", "a 1"):

@@ -16,6 +16,7 @@ from egeunet.inference.paths import SUFFIXES
 
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 MASK_SUFFIXES = ("_segmentation", "_mask", "_lesion")
+_MAX_LINE = 10_000  # characters of the first line of a table
 _PLAIN = Place(images=("images/*",), masks="masks/*")
 
 
@@ -234,16 +235,19 @@ def _describe(root: Path, place: Place, pairs: Iterable[tuple[Path, Path | None]
 
 
 def _table(root: Path, names: tuple[str, ...], key: str, value: str) -> Mapping[str, str]:
-    """Read two columns of the first of these files that is there, comma- or tab-separated."""
-    for name in names:
-        if (path := root / name).is_file():
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                first = file.readline()
-                file.seek(0)
-                reader = csv.DictReader(file, delimiter="\t" if "\t" in first else ",")
-                if not {key, value} <= set(reader.fieldnames or ()):
-                    raise EgeunetError(f"{path} has no columns {key} and {value}.")
-                return {row[key]: row[value] for row in reader}
-    raise EgeunetError(
-        f"{root} lacks {names[0]}, which says which images show the same lesion. Put it there."
-    )
+    """Read two columns of the first of these files that exists, comma- or tab-separated."""
+    path = next((root / name for name in names if (root / name).is_file()), None)
+    if path is None:
+        raise EgeunetError(
+            f"{root} lacks {names[0]}, which says which images show the same lesion. Put it there."
+        )
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline(_MAX_LINE)
+            file.seek(0)
+            rows = csv.DictReader(file, delimiter="\t" if "\t" in first else ",")
+            if {key, value} <= set(rows.fieldnames or ()):
+                return {row[key]: row[value] for row in rows}
+    except (OSError, ValueError, csv.Error, MemoryError) as error:
+        raise EgeunetError(f"Cannot read {path} as a CSV file: {error}.") from error
+    raise EgeunetError(f"{path} has no columns {key} and {value}.")
