@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,13 @@ from typer.main import get_command
 
 from egeunet.cli.main import app
 from egeunet.files import atomic_write
+from egeunet.models import count_cost, create_model
+from egeunet.models.registry import get_system
 from egeunet.training.recipe import describe_settings
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "egeunet"
+MODELS = ("egeunet", "mk_unet_t", "malunet", "unext_s", "ulite", "unet")  # of README
 PICTURE = "images/imports.svg"
 BOX, GAP, ROW = (132, 44), 28, 96  # of a package in the picture, in pixels
 STYLE = """
@@ -42,7 +46,24 @@ def main() -> None:
 
 def render() -> dict[str, str]:
     """Return the text of every generated file by its path under docs/."""
-    return {"cli.md": command_line(), "settings.md": settings(), PICTURE: import_graph()}
+    return {
+        "cli.md": command_line(),
+        "settings.md": settings(),
+        "../README.md": readme(),
+        PICTURE: import_graph(),
+    }
+
+
+def readme() -> str:
+    """Return README with its table of models."""
+    lines = ["| model | parameters | GMACs | published in |", "| --- | ---: | ---: | --- |"]
+    for name in MODELS:
+        cost, entry = count_cost(create_model(name)), get_system(name)
+        paper = f"[{entry.paper}](https://arxiv.org/abs/{entry.arxiv})"
+        lines.append(f"| `{name}` | {cost.params:,} | {cost.macs / 1e9:.3f} | {paper} |")
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    region = r"(<!-- begin models -->\n).*?(<!-- end models -->)"
+    return re.sub(region, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text, flags=re.S)
 
 
 def command_line() -> str:

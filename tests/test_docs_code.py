@@ -18,7 +18,8 @@ from egeunet.data.synthetic.dermoscopy import draw, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN = [ROOT / "docs" / f"{name}.md" for name in ("index", "getting-started", "predict", "evaluate")]
+NAMES = ("index", "getting-started", "predict", "evaluate")
+RUN = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -58,11 +58,9 @@ def test_the_report_is_fresh(generate, tmp_path):
             assert committed == (tmp_path / name).read_text("utf-8"), "stale: run `make docs`"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/systems.md"])
-def test_the_table_has_every_system(page):
-    table = re.search(
-        "<!-- models:begin -->(.*?)<!-- models:end -->", (ROOT / page).read_text("utf-8"), re.DOTALL
-    )[1]
+def test_the_table_has_every_system():
+    text = (ROOT / "docs" / "systems.md").read_text("utf-8")
+    table = re.search("<!-- models:begin -->(.*?)<!-- models:end -->", text, re.DOTALL)[1]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list_models()
 
 
