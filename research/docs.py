@@ -23,7 +23,6 @@ from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.environment import describe_environment
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
 from egeunet.evaluation.results_store import read_results
-from egeunet.training.recipe import describe_settings
 from research.paper import DATASETS
 from research.release_report import release_tables, weights_row
 from research.report import SHIPPED_FOR, write_report
@@ -53,7 +52,6 @@ def regions() -> dict[str, str]:
         "training": f"\n{training()}",
         "seeds": f"\n{seeds()}",
         "ddp": f"\n{ddp()}",
-        "settings": f"\n{settings()}",
         "page": f"\n{page()}",
         "classes": f"\n{classes()}",
         **{name: f"\n{text}" for name, text in (runtime() | shipped() | serve() | scale()).items()},
@@ -169,17 +167,6 @@ def weights() -> str:
         )
     columns = "weights | dataset | test images | mIoU | DSC | Dice per image | size"
     return table(columns, lines)
-
-
-def settings() -> str:
-    """Return the table of all settings of a recipe."""
-    rows = (
-        [f"`{cell}`".replace(" | ", "` or `") for cell in words] + [description]
-        for *words, description in describe_settings()
-    )
-    rule = "--- | --- | --- | ---"
-    lines = ("setting | type | default | meaning", rule, *map(" | ".join, rows))
-    return "".join(f"| {line} |\n" for line in lines)
 
 
 def classes() -> str:
