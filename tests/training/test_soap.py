@@ -113,7 +113,7 @@ def test_an_untrained_network_and_random_images_train(seed):
     for _ in range(3):
         images, masks = 255 * torch.rand(2, 3, 64, 64), (torch.rand(2, 1, 64, 64) > 0.5).float()
         optimizer.zero_grad()
-        total = loss(model(images), masks).total
+        total = loss(model(images), masks)
         total.backward()
         assert torch.isfinite(total)
         optimizer.step()
