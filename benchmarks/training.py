@@ -25,12 +25,13 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from egeunet.compat import mend_torchvision
+from egeunet.compat import import_torchvision
 
-mend_torchvision()
+import_torchvision()
 from timing import alternate
 from torchvision.transforms import functional
 
+from egeunet.compat import keep_freed_memory
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import Sample, open_folder
@@ -39,7 +40,6 @@ from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
 from egeunet.evaluation.results_store import append_result
 from egeunet.export.torch_contenders import load_official
-from egeunet.memory import keep_freed_memory
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models import create_model, kernels
 from egeunet.training.losses import STAGE_WEIGHTS, DeepSupervisionLoss

@@ -44,11 +44,11 @@ def regions() -> dict[str, str]:
     """Return the text of every region by its name."""
     models = egeunet("models", "--markdown")
     lines = [line.strip("| ").split(" | ") for line in models.splitlines()[2:]]
-    systems = [name.strip("`") for name, *_ in lines]
+    names = [name.strip("`") for name, *_ in lines]
     return {
         "models": f"\n{models}",
         "weights": f"\n{weights()}",
-        "steps": f"\n{steps(systems)}",
+        "steps": f"\n{steps(names)}",
         "training": f"\n{training()}",
         "seeds": f"\n{seeds()}",
         "ddp": f"\n{ddp()}",
@@ -56,8 +56,8 @@ def regions() -> dict[str, str]:
         "classes": f"\n{classes()}",
         **{name: f"\n{text}" for name, text in (runtime() | shipped() | serve() | scale()).items()},
         **{
-            f"cost {system}": f"{params} parameters, {macs} GMACs, {memory} MB"
-            for system, (_, params, macs, memory, *_) in zip(systems, lines, strict=True)
+            f"cost {model}": f"{params} parameters, {macs} GMACs, {memory} MB"
+            for model, (_, params, macs, memory, *_) in zip(names, lines, strict=True)
         },
     }
 
@@ -69,13 +69,13 @@ def results(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def steps(systems: list[str]) -> str:
-    """Return the table of the first training steps, the last row of each system."""
-    rows = {row["system"]: row for row in results("zoo_steps")}
-    columns = "system | batch | loss, first 5 | loss, last 5 | seconds a step | IoU of a photo"
+def steps(names: list[str]) -> str:
+    """Return the table of the first training steps, the last row of each model."""
+    rows = {row["model"]: row for row in results("zoo_steps")}
+    columns = "model | batch | loss, first 5 | loss, last 5 | seconds a step | IoU of a photo"
     lines = []
-    for system in systems:
-        row = rows.get(system)
+    for model in names:
+        row = rows.get(model)
         cells = ["not run", "", "", "", ""]
         if row:
             mark = "" if "statistics_settled_on" in row else "\\*"
@@ -86,7 +86,7 @@ def steps(systems: list[str]) -> str:
                 f"{row['step_seconds_median']:.2f}",
                 f"{row['photo_iou']:.3f}{mark}",
             ]
-        lines.append([f"`{system}`", *cells])
+        lines.append([f"`{model}`", *cells])
     return table(columns, lines)
 
 

@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 from egeunet.errors import MissingExtraError
 from egeunet.evaluation.results_store import read_results
 from egeunet.models.cost import count_cost
-from egeunet.models.registry import create_model, get_system
+from egeunet.models.registry import create_model, model_info
 from egeunet.training.run import model_options
 from research.paper import TABLE_1, TITLES
 from research.run_groups import group_runs, recipe_of
@@ -61,7 +61,7 @@ def paper_points() -> list[Point]:
     """Return cost and score of the models in Table 1 of the paper."""
     points = []
     for name, score in TABLE_1[DATASET].items():
-        params, macs = get_system(name).table or ("nan", "nan")
+        params, macs = model_info(name).table or ("nan", "nan")
         points.append(Point(TITLES[name], float(params), float(macs), score.iou))
     return points
 

@@ -17,7 +17,7 @@ from egeunet.data.splits import Protocol
 from egeunet.environment import count_cores, environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.results_store import read_results
-from egeunet.models.registry import get_system
+from egeunet.models.registry import model_info
 from egeunet.training.config import DataSettings, Recipe, Settings
 from egeunet.training.init_from import pin_runs
 from egeunet.training.launcher import (
@@ -263,7 +263,7 @@ def _read(file: Path) -> list[Experiment]:
             mistake = explain_mistake(error, list(Experiment.model_fields))
             raise UsageError(f"{file}, entry {number}: {mistake}") from error
         for model in entry.models:
-            get_system(model)
+            model_info(model)
         if entry.dataset:
             get_info(entry.dataset)
         entries.append(entry)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from egeunet.errors import MissingExtraError
 from egeunet.models.cost import count_cost
-from egeunet.models.registry import create_model, get_system
+from egeunet.models.registry import create_model, model_info
 from research.paper import DATASETS, TABLE_1, TABLE_2, TITLES, Score
 from research.run_groups import PAPER_EPOCHS, RunGroup, Spread, by_budget
 from research.table import NOT_RUN, Table
@@ -66,7 +66,7 @@ def _compare(
                 budgets.setdefault(one.epochs, {})[one.weights_epoch] = one
         paper = papers.get(model)
         published = (
-            *(get_system(model).table or ("–", "–")),
+            *(model_info(model).table or ("–", "–")),
             _published(paper, lambda score: (score.iou, score.iou_std)),
             _published(paper, lambda score: (score.dice, score.dice_std)),
         )

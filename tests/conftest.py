@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from egeunet.compat import mend_torchvision
+from egeunet.compat import import_torchvision
 from egeunet.reporting import Reporter
 
-mend_torchvision()  # before tests import torchmetrics and timm as oracles
+import_torchvision()  # before tests import torchmetrics and timm as oracles
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
 torch.set_num_threads(1)  # seeds side by side have one each, and are compared bit by bit

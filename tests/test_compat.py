@@ -23,9 +23,9 @@ def fail(path):
 torch.ops.load_library = fail
 """
 USE = """
-from egeunet.compat import mend_torchvision
-mend_torchvision()
-mend_torchvision()
+from egeunet.compat import import_torchvision
+import_torchvision()
+import_torchvision()
 import torchmetrics, torchvision.ops.misc
 import torchvision.transforms.functional as F, torch
 assert F.resize(torch.rand(3, 8, 8), [4, 4]).shape == (3, 4, 4)

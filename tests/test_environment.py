@@ -98,4 +98,4 @@ def test_absolute_paths_of_the_command_line_are_kept_by_name(checkout):
     assert told == "tell.py train x.yaml data.root=skin out=runs/x"
     words = ("distill.teacher=[/home/me/a,runs/b]", "augmentation.scale=[0.8,1.2]")
     told = run(script, *words, cwd=folder)["command"]
-    assert told == "tell.py 'distill.teacher=[a, runs/b]' 'augmentation.scale=[0.8,1.2]'"
+    assert told == "tell.py 'distill.teacher=[a,runs/b]' 'augmentation.scale=[0.8,1.2]'"

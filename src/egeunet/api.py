@@ -57,9 +57,9 @@ def create_model(
         **options: Further arguments of the model's constructor, such as `widths` of EGE-UNet.
 
     Returns:
-        A module from float32 (B, in_channels, H, W), scaled to 0…1 per image by
-        `egeunet.inference.preprocess`, to logits (B, num_classes, H, W). With `weights` it is in
-        eval mode. In training mode, models with deep supervision return
+        A module from float32 images (B, in_channels, H, W), min-max scaled to 0…255 each as
+        `egeunet.inference.preprocess` does, to logits (B, num_classes, H, W). With `weights` it is
+        in eval mode. In training mode, models with deep supervision return
         `(logits, (stage5, …, stage1))`.
 
     Raises:
@@ -69,11 +69,11 @@ def create_model(
     """
     with needs_extra("train"):
         from egeunet.models.registry import create_model as build
-        from egeunet.models.registry import get_system
+        from egeunet.models.registry import model_info
         from egeunet.training.run import load_run
     if weights is None:
         return build(name, in_channels=in_channels, num_classes=num_classes, **options)
-    get_system(name)
+    model_info(name)
     run = load_run(weights)
     if run.recipe.system != name:
         raise UsageError(

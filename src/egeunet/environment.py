@@ -1,9 +1,10 @@
-"""Where and with what something was run; written beside every result."""
+"""Description of the machine, software and command that produced a result."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -13,40 +14,36 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "egeunet",
-    "torch",
-    "lightning-fabric",
-    "torchmetrics",
-    "numpy",
-    "scipy",
-    "pillow",
-    "onnx",
-    "onnxruntime",
+    *("egeunet", "torch", "lightning-fabric", "torchmetrics", "numpy", "scipy", "pillow"),
+    *("onnx", "onnxruntime"),
 )
+# An absolute folder at the start of a word, of a value after `=` or of an item of a list.
+_FOLDER = re.compile(r"(?<![^=\[, ])(?:[A-Za-z]:)?[/\\](?:[^,\]]*[/\\])?")
 
 
 def environment() -> dict[str, Any]:
-    """Describe this process and its machine.
+    """Describe this process and its machine as JSON values.
 
     Returns:
-        What JSON can hold: `python`, `os`, `cpu`, `cores` (those this process may use), `ram_gb`,
-        `gpu` (None without one, or where torch is not loaded), `kernels` ("compiled" or "formulas":
-        how float32 networks are computed on the CPU; None where no network is loaded),
-        `cpu_capability` (the vector instructions torch uses, such as "AVX2"; None without torch),
-        `versions` (None: not installed),
-        `git_commit` of the checkout this package runs from (`-dirty` when the package's own files
-        were changed, None outside a checkout) and the `command` line, absolute paths by their last
-        name.
+        `python`, `os`, `cpu`, `cores` (usable by this process), `ram_gb`, `gpu` (None without one
+        or without torch loaded), `kernels` ("compiled" or "formulas": how plain float32 models run
+        on the CPU; None if no model is loaded), `cpu_capability` (vector instructions that torch
+        uses, such as "AVX2"; None without torch), `versions` (None: not installed), `git_commit` of
+        the checkout this package runs from (`-dirty` if the package's files are changed, None
+        outside a checkout) and `command` (absolute paths shortened to their last name).
     """
+    torch = sys.modules.get("torch")
+    kernels = sys.modules.get("egeunet.models.kernels")
+    gpu = torch is not None and torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "os": platform.platform(),
         "cpu": _cpu(),
         "cores": count_cores(),
         "ram_gb": _ram_gb(),
-        "gpu": _gpu(),
-        "kernels": _kernels(),
-        "cpu_capability": _cpu_capability(),
+        "gpu": str(torch.cuda.get_device_name()) if torch and gpu else None,
+        "kernels": kernels and ("compiled" if kernels.library() else "formulas"),
+        "cpu_capability": torch and torch.backends.cpu.get_cpu_capability(),
         "versions": {name: _version(name) for name in LIBRARIES},
         "git_commit": _git_commit(),
         "command": _command(),
@@ -54,15 +51,15 @@ def environment() -> dict[str, Any]:
 
 
 def describe_environment(row: Mapping[str, Any], software: str = "") -> str:
-    """Say in a line what `environment` found, from a row that holds it.
+    """Return one line about the machine and software of a result row.
 
     Args:
-        row: Of results; one with `shared` was measured while others computed there.
-        software: What to name instead of the versions of ONNX Runtime and torch.
+        row: A row with the keys of `environment()`; with `shared` if the machine was busy.
+        software: Text in place of the versions of ONNX Runtime and torch.
     """
     versions = row["versions"]
     software = software or f"ONNX Runtime {versions['onnxruntime']}, torch {versions['torch']}"
-    busy = "; others computed there meanwhile" if row.get("shared") else ""
+    busy = "; shared with other work" if row.get("shared") else ""
     commit = f", commit {row['git_commit'][:12]}" if row["git_commit"] else ""
     return f"{row['cpu']}, {row['cores']} cores, {software}{commit}{busy}"
 
@@ -91,25 +88,6 @@ def _ram_gb() -> float | None:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
-def _gpu() -> str | None:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
-    return str(torch.cuda.get_device_name())
-
-
-def _kernels() -> str | None:
-    kernels = sys.modules.get("egeunet.models.kernels")
-    if kernels is None:
-        return None
-    return "formulas" if kernels.library() is None else "compiled"
-
-
-def _cpu_capability() -> str | None:
-    torch = sys.modules.get("torch")
-    return None if torch is None else str(torch.backends.cpu.get_cpu_capability())
-
-
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -119,11 +97,11 @@ def _version(name: str) -> str | None:
 
 def _git_commit() -> str | None:
     here = Path(__file__)
-    # Installed into an environment inside some other checkout, that one's commit says nothing.
+    # An environment may lie inside the checkout of another project.
     if _output("git", "-C", str(here.parent), "ls-files", here.name) != here.name:
         return None
     commit = _output("git", "-C", str(here.parent), "rev-parse", "HEAD")
-    # Of the package alone: results and pages are written by what is described here.
+    # Only the package: results and pages are written by it.
     changed = _output("git", "-C", str(here.parent), "diff", "--name-only", "HEAD", "--", ".")
     return f"{commit}-dirty" if changed else commit
 
@@ -131,24 +109,11 @@ def _git_commit() -> str | None:
 def _command() -> str:
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
-    return shlex.join((name, *map(_without_folder, sys.argv[1:])))
-
-
-def _without_folder(word: str) -> str:
-    """Absolute paths by their last names: where they lie is nobody's business.
-
-    A path stands alone, after `key=`, or in a list there.
-    """
-    key, sign, value = word.rpartition("=")
-    if not (value.startswith("[") and value.endswith("]")):
-        return f"{key}{sign}{Path(value).name}" if Path(value).is_absolute() else word
-    parts = [part.strip() for part in value[1:-1].split(",")]
-    names = [Path(part).name if Path(part).is_absolute() else part for part in parts]
-    return word if names == parts else f"{key}{sign}[{', '.join(names)}]"
+    return shlex.join((name, *(_FOLDER.sub("", word.rstrip("/")) for word in sys.argv[1:])))
 
 
 def _output(*command: str) -> str | None:
-    """Return what a program prints; None where it is missing or fails."""
+    """Return what a program prints; None if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

@@ -134,9 +134,7 @@ def _warn(reason: str) -> None:
 
 
 def _cpu_flags() -> str:
-    """What `-march=native` depends on: a cache folder may be shared by unlike machines."""
+    """What `-march=native` depends on: different machines may share a cache folder."""
     info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return ""
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
+    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")

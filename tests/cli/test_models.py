@@ -1,4 +1,4 @@
-"""`egeunet models` reproduces the counts of every system, to the digits they are published with."""
+"""`egeunet models` reproduces the counts of every model, to the digits they are published with."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from egeunet.cli.main import app
 from egeunet.models import list_models
 
-# System: parameters, exactly; billion MACs as printed; the paper's parameters (M) and GFLOPs.
+# Model: parameters, exactly; billion MACs as printed; the paper's parameters (M) and GFLOPs.
 PUBLISHED = {
     "egeunet": (53_374, "0.072096256", 0.053, 0.072),
     "egeunet_baseline": (107_041, "0.0724", 0.107, 0.076),
@@ -42,10 +42,10 @@ PUBLISHED = {
 def rows():
     result = CliRunner().invoke(app, ["models", "--json"])
     assert result.exit_code == 0
-    return {row["system"]: row for row in json.loads(result.stdout)}
+    return {row["model"]: row for row in json.loads(result.stdout)}
 
 
-def test_every_system_is_checked_here(rows):
+def test_every_model_is_checked_here(rows):
     assert set(rows) == set(PUBLISHED) == set(list_models())
 
 

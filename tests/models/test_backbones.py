@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from egeunet.models.backbones import Normalize, timm_features
+from egeunet.models.backbones import Normalize, timm_model
 
 needs_timm = pytest.mark.skipif(
     not (importlib.util.find_spec("timm") and importlib.util.find_spec("torchvision")),
@@ -30,7 +30,9 @@ def run(code, **environment):
 @needs_timm
 @pytest.mark.parametrize("in_channels", [3, 4])
 def test_feature_maps_halve_from_level_to_level(in_channels):
-    backbone = timm_features("mobilenetv3_small_100", pretrained=False, in_channels=in_channels)
+    backbone = timm_model(
+        "mobilenetv3_small_100", pretrained=False, in_channels=in_channels, features_only=True
+    )
     maps = backbone.eval()(torch.zeros(2, in_channels, 64, 96))
     assert [tuple(m.shape[-2:]) for m in maps] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
     assert [m.shape[1] for m in maps] == backbone.feature_info.channels()
@@ -38,7 +40,7 @@ def test_feature_maps_halve_from_level_to_level(in_channels):
 
 @needs_timm
 def test_photo_values_become_those_of_the_backbone():
-    backbone = timm_features("mobilenetv3_small_100", pretrained=False, in_channels=3)
+    backbone = timm_model("mobilenetv3_small_100", pretrained=False, in_channels=3)
     image = torch.tensor([0.485, 0.456, 0.406])[None, :, None, None] * 255
     torch.testing.assert_close(Normalize(backbone, 3)(image), torch.zeros(1, 3, 1, 1))
     white = Normalize(backbone, 1)(torch.full((1, 1, 2, 2), 255.0))
@@ -47,7 +49,7 @@ def test_photo_values_become_those_of_the_backbone():
 
 @needs_timm
 def test_a_normalised_backbone_keeps_its_state_dict():
-    backbone = timm_features("mobilenetv3_small_100", pretrained=False, in_channels=3)
+    backbone = timm_model("mobilenetv3_small_100", pretrained=False, in_channels=3)
     assert not Normalize(backbone, 3).state_dict()
 
 
@@ -62,7 +64,7 @@ except EgeunetError as error:
     print(error)
 """
     message = run(code, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
-    assert "weights of mobilenetv3_small_100 cannot be fetched" in message
+    assert "Cannot download the ImageNet weights of mobilenetv3_small_100" in message
     assert "pretrained=False" in message
 
 

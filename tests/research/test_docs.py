@@ -34,7 +34,7 @@ def generate():
         "docs/runtime.md",
         "docs/scale.md",
         "docs/serve.md",
-        "docs/systems.md",
+        "docs/models.md",
         "docs/training.md",
         "docs/web.md",
     ],
@@ -58,8 +58,8 @@ def test_the_report_is_fresh(generate, tmp_path):
             assert committed == (tmp_path / name).read_text("utf-8"), "stale: run `make docs`"
 
 
-def test_the_table_has_every_system():
-    text = (ROOT / "docs" / "systems.md").read_text("utf-8")
+def test_the_table_has_every_model():
+    text = (ROOT / "docs" / "models.md").read_text("utf-8")
     table = re.search("<!-- models:begin -->(.*?)<!-- models:end -->", text, re.DOTALL)[1]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list_models()
 
@@ -118,8 +118,8 @@ def test_sizes_of_archives_are_computed_from_the_measured_rate(generate, tmp_pat
     assert "| 12 | worker killed | 3 |" in found["scale log"]
 
 
-def test_every_system_has_a_paragraph_with_its_cost():
-    text = (ROOT / "docs" / "systems.md").read_text("utf-8")
+def test_every_model_has_a_paragraph_with_its_cost():
+    text = (ROOT / "docs" / "models.md").read_text("utf-8")
     assert {name for name in list_models() if f"<!-- cost {name}:begin -->" not in text} == set()
 
 
@@ -139,11 +139,11 @@ def test_the_smallest_model_of_the_docs_works(tmp_path, monkeypatch):
     from egeunet.models import count_cost, create_model, registry
 
     monkeypatch.setattr(egeunet.models, "__path__", [*egeunet.models.__path__, str(tmp_path)])
-    monkeypatch.setattr(registry, "_SYSTEMS", dict(registry._SYSTEMS))
-    registry._systems.cache_clear()
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+    registry._load_all.cache_clear()
     try:
         assert "tinynet" in list_models()
         assert count_cost(create_model("tinynet", num_classes=2)).params == 8
     finally:
-        registry._systems.cache_clear()
+        registry._load_all.cache_clear()
         sys.modules.pop("egeunet.models.tinynet", None)

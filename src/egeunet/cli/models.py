@@ -12,10 +12,10 @@ from egeunet.cli.console import print_json, print_table
 from egeunet.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from egeunet.models.registry import System
+    from egeunet.models.registry import ModelInfo
 
 COLUMNS = (
-    *("system", "params", "MACs (G)", "memory (MB)", "paper (M)", "paper (G)", "licence"),
+    *("model", "params", "MACs (G)", "memory (MB)", "paper (M)", "paper (G)", "licence"),
     "published in",
 )
 
@@ -24,67 +24,67 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
-    """List the systems with what each costs for one image of 256×256.
+    """List the models and what each costs for one image of 256×256.
 
     MACs are the multiply-accumulates of convolutions, linear layers and matrix products.
 
-    Memory is the most that the results of a network's operators take at one time, in float32, each
-    kept until its last use; weights and image come on top (1 MB is 10⁶ bytes).
+    Memory is the peak size of all activations alive at one time in float32. Weights and the image
+    are not included. 1 MB is 10⁶ bytes.
 
-    The paper's columns are what Tables 1 and 2 of EGE-UNet print as parameters and GFLOPs, which
-    are MACs as other tools count them. The licence is that of the authors' public code; the
-    networks here are written anew.
+    The paper columns show the parameters and GFLOPs printed in Tables 1 and 2 of the EGE-UNet
+    paper; its GFLOPs are MACs as counted by other tools. The licence is that of the authors' public
+    code; the code of this package is its own.
 
     For example:
 
         egeunet models --markdown
     """
-    from egeunet.models.registry import get_system, list_models
+    from egeunet.models.registry import list_models, model_info
 
     if as_json and markdown:
         raise UsageError("--json and --markdown exclude each other: choose one.")
-    systems = [get_system(name) for name in list_models()]
-    rows = [_row(system) for system in systems]
+    infos = [model_info(name) for name in list_models()]
+    rows = [_row(info) for info in infos]
     if as_json:
         print_json(rows)
         return
-    cells = [_cells(system, row, markdown) for system, row in zip(systems, rows, strict=True)]
+    cells = [_cells(info, row, markdown) for info, row in zip(infos, rows, strict=True)]
     if markdown:
         lines = [COLUMNS, ("---", *["---:"] * 5, "---", "---"), *cells]
         sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
     else:
-        print_table("Systems, one image of 256×256", COLUMNS, cells)
+        print_table("Models, one image of 256×256", COLUMNS, cells)
 
 
-def _row(system: System) -> dict[str, Any]:
+def _row(info: ModelInfo) -> dict[str, Any]:
     from egeunet.models import count_cost, create_model
 
     cost: dict[str, int | None]
     try:
-        cost, needs = asdict(count_cost(create_model(system.name))), None
+        cost, needs = asdict(count_cost(create_model(info.name))), None
     except MissingExtraError:
         cost = dict.fromkeys(("params", "macs", "activation_bytes"))
         needs = "egeunet[zoo]"  # the extra of all backbones
     return {
-        "system": system.name,
+        "model": info.name,
         **cost,
         "needs": needs,
-        "paper_params_m": float(system.table[0]) if system.table else None,
-        "paper_gflops": float(system.table[1]) if system.table else None,
-        "licence": system.licence,
-        "paper": system.paper,
-        "arxiv": system.arxiv,
+        "paper_params_m": float(info.table[0]) if info.table else None,
+        "paper_gflops": float(info.table[1]) if info.table else None,
+        "licence": info.licence,
+        "paper": info.paper,
+        "arxiv": info.arxiv,
     }
 
 
-def _cells(system: System, row: dict[str, Any], markdown: bool) -> tuple[str, ...]:
-    name, paper = system.name, system.paper
+def _cells(info: ModelInfo, row: dict[str, Any], markdown: bool) -> tuple[str, ...]:
+    name, paper = info.name, info.paper
     if markdown:
         name = f"`{name}`"
-        paper = f"[{paper}](https://arxiv.org/abs/{system.arxiv})" if system.arxiv else paper
+        paper = f"[{paper}](https://arxiv.org/abs/{info.arxiv})" if info.arxiv else paper
     if row["needs"]:
         cost = (f"needs {row['needs']}", "", "")
     else:
         memory = row["activation_bytes"] / 1e6
         cost = (f"{row['params']:,}", f"{row['macs'] / 1e9:.4f}", f"{memory:.1f}")
-    return (name, *cost, *(system.table or ("–", "–")), system.licence, paper)
+    return (name, *cost, *(info.table or ("–", "–")), info.licence, paper)

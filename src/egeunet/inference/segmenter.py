@@ -13,6 +13,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from egeunet.compat import keep_freed_memory
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
@@ -33,7 +34,6 @@ from egeunet.inference.prefetch import prefetch_map
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
 from egeunet.inference.weights import find_weights, weights_name
-from egeunet.memory import keep_freed_memory
 
 _OVERSAMPLING = 2  # a large JPEG is decoded at no less than this times the network's size
 _MAX_THREADS = 8  # by default, to limit memory

@@ -1,5 +1,5 @@
 """Pixel counts, overlap scores and surface distances."""
 
-from egeunet.compat import mend_torchvision
+from egeunet.compat import import_torchvision
 
-mend_torchvision()  # torchmetrics imports torchvision where there is one
+import_torchvision()  # torchmetrics imports torchvision where there is one

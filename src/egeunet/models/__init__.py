@@ -1,4 +1,4 @@
-"""The networks: one file per published system, all made by `create_model`."""
+"""Segmentation models, one file each, and what they cost."""
 
 from egeunet.models.cost import Cost, count_cost
 from egeunet.models.official import convert_official_state_dict, read_official_checkpoint

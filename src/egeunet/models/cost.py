@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates and memory, counted one way for all."""
+"""Parameters, multiply-accumulates and activation memory of a model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Cost:
     """The cost of one forward pass in eval mode.
 
     Attributes:
-        params: Number of parameters, each tied one counted once.
+        params: Number of parameters, tied ones counted once.
         macs: Multiply-accumulates of convolutions, linear layers and matrix products; biases,
-            normalisation, activations and resizing are not counted. Twice this is FLOPs.
-        activation_bytes: Most bytes that the results of the operators take at one time, each kept
-            until its last use. Weights, the image and what an operator needs inside are not
-            counted: it is a property of the network, below what any runtime really takes.
+            normalization, activations and resizing are not counted. Twice this is FLOPs.
+        activation_bytes: Peak size of all operator results alive at one time, each until its last
+            use. Weights, the image and workspace inside operators are not counted: this is a
+            property of the network and a lower bound for any runtime.
     """
 
     params: int
@@ -34,10 +34,9 @@ class Cost:
 
 
 def count_cost(model: nn.Module, size: tuple[int, int] = (256, 256), in_channels: int = 3) -> Cost:
-    """Count what any network costs for one image of (in_channels, *size).
+    """Count the cost of any module for one image of (in_channels, *size).
 
-    The forward pass runs for real on the device of the parameters; the mode of the model is
-    restored afterwards.
+    Runs a forward pass in eval mode on the device of the parameters; the mode is restored.
     """
     first = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, in_channels, *size, device=first.device, dtype=first.dtype)
@@ -57,7 +56,7 @@ def count_cost(model: nn.Module, size: tuple[int, int] = (256, 256), in_channels
 
 @dataclass
 class _Life:
-    """A piece of memory: its size, and the first and the last operator that touch it."""
+    """A storage: its size in bytes, and the first and last operator that use it."""
 
     size: int
     first: int
@@ -65,7 +64,7 @@ class _Life:
 
 
 class _Lifetimes(TorchDispatchMode):
-    """Notes when each piece of memory is used; views and what is done in place share one."""
+    """Records when each storage is used; views and in-place results share one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ class _Lifetimes(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.step += 1
         for tensor in tree_leaves((args, kwargs)):
-            self._touch(tensor, made=False)  # if new, it is a weight or the image
+            self._touch(tensor, made=False)  # new here: a weight or the image
         for tensor in tree_leaves(out):
             self._touch(tensor, made=True)
         return out

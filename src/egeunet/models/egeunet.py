@@ -1,16 +1,14 @@
-"""EGE-UNet: an Efficient Group Enhanced UNet for skin lesion segmentation.
+"""EGE-UNet: an Efficient Group Enhanced UNet for skin lesion segmentation, and its ablations.
 
 Ruan, Xie, Gao, Liu, Fu. MICCAI 2023, arXiv 2307.08473.
 
-A six-stage U of widths 8 … 64. The deep stages are GHPA blocks (attention maps that are learned
-tensors, not functions of the image), every skip passes a GAB that mixes scales under the guidance
-of a mask which the decoder predicts at that level; those masks are supervised too.
+Six stages of 8 … 64 channels. The deep stages are GHPA blocks, whose attention maps are learned
+tensors, not functions of the image. Every skip passes a GAB, which mixes two scales guided by a
+mask that the decoder predicts at that level; these masks are supervised too.
 
-Where the text and the published code differ, this follows the code, as the published numbers do:
-the third group of Algorithm 1 uses P_zy (the text prints P_zx again); the final 1×1 convolution
-comes before the last upsampling; the sixth stage neither normalises nor pools.
-
-`egeunet_*` are the rows of Table 2, each built by naming what is taken away.
+Where text and published code differ, this follows the code, as the published numbers do: the third
+group of Algorithm 1 uses P_zy (the text prints P_zx again); the final 1×1 convolution comes before
+the last upsampling; the sixth stage neither normalizes nor pools.
 """
 
 from __future__ import annotations
@@ -39,7 +37,6 @@ from egeunet.models.registry import StateDict, register
 
 GROUPS = 4
 MULTIPLE = 32
-PAPER = "Ruan et al., EGE-UNet, MICCAI 2023"
 
 
 class PlaneAttention(nn.Module):
@@ -53,15 +50,7 @@ class PlaneAttention(nn.Module):
     def __init__(self, channels: int, refine: bool = True) -> None:
         super().__init__()
         self.tensor = nn.Parameter(torch.ones(1, channels, 8, 8))
-        self.refine = (
-            nn.Sequential(
-                nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
-                nn.GELU(),
-                nn.Conv2d(channels, channels, 1),
-            )
-            if refine
-            else nn.Identity()
-        )
+        self.refine = _refine(nn.Conv2d, channels) if refine else nn.Identity()
 
     def forward(self, height: int, width: int) -> Tensor:
         """Return the map, (1, C, height, width)."""
@@ -69,26 +58,17 @@ class PlaneAttention(nn.Module):
 
 
 class AxisAttention(nn.Module):
-    """The attention map of the plane of the channels and one image axis; see `PlaneAttention`."""
+    """The attention map of the plane of channels and one image axis; see `PlaneAttention`."""
 
     def __init__(self, channels: int, refine: bool = True) -> None:
         super().__init__()
         self.tensor = nn.Parameter(torch.ones(1, 1, channels, 8))
-        self.refine = (
-            nn.Sequential(
-                nn.Conv1d(channels, channels, 3, padding=1, groups=channels),
-                nn.GELU(),
-                nn.Conv1d(channels, channels, 1),
-            )
-            if refine
-            else nn.Identity()
-        )
+        self.refine = _refine(nn.Conv1d, channels) if refine else nn.Identity()
 
     def forward(self, length: int) -> Tensor:
         """Return the map, (1, C, length).
 
-        Resizing the channel × axis plane bilinearly to the same number of channels is resizing
-        the axis alone.
+        Resizing the channel-axis plane bilinearly, channels unchanged, is resizing the axis alone.
         """
         tensor = F.interpolate(self.tensor[0], size=length, mode="linear", align_corners=True)
         return self.refine(tensor)
@@ -103,7 +83,7 @@ class GHPA(nn.Module):
     Args:
         in_channels: C_in, divisible by 4.
         out_channels: C_out.
-        refine: False takes the depthwise convolutions on the learned tensors away (Table 2).
+        refine: False removes the convolutions on the learned tensors (ablation of Table 2).
     """
 
     def __init__(self, in_channels: int, out_channels: int, refine: bool = True) -> None:
@@ -131,7 +111,7 @@ class GHPA(nn.Module):
 
 
 class PlaneGHPA(nn.Module):
-    """GHPA without the grouping: one height-width map for all channels (Table 2)."""
+    """GHPA without grouping: one height-width map for all channels (ablation of Table 2)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -150,8 +130,8 @@ class GAB(nn.Module):
     Args:
         high_channels: C_h of the feature from the next deeper level.
         low_channels: C of the encoder feature of this level, divisible by 4.
-        mask: False takes the mask channel away (Table 2).
-        dilations: One per group; all 1 takes the dilation away (Table 2).
+        mask: False removes the mask channel (ablation of Table 2).
+        dilations: One per group; all 1 removes the dilation (ablation of Table 2).
     """
 
     def __init__(
@@ -188,17 +168,17 @@ class GAB(nn.Module):
 
 
 class EGEUNet(nn.Module):
-    """EGE-UNet and, through its last arguments, the ablations of Table 2.
+    """EGE-UNet; the last three arguments build the ablations of Table 2.
 
     Args:
-        in_channels: Channels of the image; values 0…255, min–max scaled per image.
+        in_channels: Channels of the image, in 0…255, min-max scaled per image.
         num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
         widths: Channels of the six stages, each divisible by 4.
-        deep_supervision: Whether training mode returns the mask logits of the five decoder levels
-            too. They steer the GABs either way.
-        block: Makes stages 4–6 and their mirror images from (C_in, C_out).
-        bridge: Makes the skip of a level from (C_high, C_low); None adds the encoder feature.
-        mask: False takes away the mask heads, and with them deep supervision.
+        deep_supervision: Return the mask logits of the five decoder levels too in training mode.
+            They guide the GABs either way.
+        block: Constructor of stages 4 to 6 and their mirror images, from (C_in, C_out).
+        bridge: Constructor of a level's skip, from (C_high, C_low); None: add the encoder feature.
+        mask: False removes the mask heads, and with them deep supervision.
     """
 
     def __init__(
@@ -227,7 +207,7 @@ class EGEUNet(nn.Module):
             for make, (shallow, deep) in zip(makers[:-1], levels[:-1], strict=True)
         )
         self.bottleneck = block(*levels[-1])
-        # From here on index 0 is the deepest level, the order in which the decoder runs.
+        # From here on index 0 is the deepest level, in the order of the decoder.
         self.decoder = nn.ModuleList(
             _DecoderStage(make(deep, shallow), shallow)
             for make, (shallow, deep) in zip(makers[::-1], levels[::-1], strict=True)
@@ -251,14 +231,14 @@ class EGEUNet(nn.Module):
         size = x.shape[-2:]
         skips: list[Tensor] = []
         for stage in self.encoder:
-            x = stage(x)
+            x = stage(x)  # (B, C1, H/2, W/2) … (B, C5, H/32, W/32)
             skips.append(x)
         x = high = gelu(self.bottleneck(x))  # (B, C6, H/32, W/32)
 
         stages: list[Tensor] = []
         for level, decode in enumerate(self.decoder):
             skip = skips.pop()
-            x = decode(x, skip.shape[-2:])
+            x = decode(x, skip.shape[-2:])  # (B, C5, H/32, W/32) … (B, C1, H/2, W/2)
             if self.mask_heads:
                 stages.append(self.mask_heads[level](x))
             if self.bridges:
@@ -301,6 +281,14 @@ def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
+def _refine(conv: type[nn.Conv1d | nn.Conv2d], channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        conv(channels, channels, 3, padding=1, groups=channels),
+        nn.GELU(),
+        conv(channels, channels, 1),
+    )
+
+
 def _mix(in_channels: int, out_channels: int) -> nn.Sequential:
     """The end of a GHPA block: LayerNorm → depthwise 3×3 → GELU → 1×1."""
     return nn.Sequential(
@@ -312,88 +300,59 @@ def _mix(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def _convert_official(published: StateDict) -> dict[str, Tensor]:
-    """Published names → ours. The four normalisations of a GAB are one of four groups here."""
-    names = {"bottleneck": "encoder6.0", "head": "final"}
+    """Rename published tensors; the four normalizations of a GAB are one of four groups here."""
+    modules = {"bottleneck": "encoder6.0", "head": "final"}
     for i in range(1, 6):
-        names |= {
-            f"encoder.{i - 1}.block": f"encoder{i}.0",
-            f"encoder.{i - 1}.norm": f"ebn{i}",
-            f"decoder.{i - 1}.block": f"decoder{i}.0",
-            f"decoder.{i - 1}.norm": f"dbn{i}",
-            f"mask_heads.{i - 1}": f"gt_conv{i}.0",
-            f"bridges.{i - 1}": f"GAB{6 - i}",
-        }
-    inner = {
-        "height_width.tensor": "params_xy",
-        "channel_height.tensor": "params_zx",
-        "channel_width.tensor": "params_zy",
-        "height_width.refine": "conv_xy",
-        "channel_height.refine": "conv_zx",
-        "channel_width.refine": "conv_zy",
-        "local": "dw",
-        "norm": "norm1",
-        "mix.0": "norm2",
-        "mix.1": "ldw.0",
-        "mix.3": "ldw.2",
-        "project": "pre_project",
-        "convs.0": "g0.1",
-        "convs.1": "g1.1",
-        "convs.2": "g2.1",
-        "convs.3": "g3.1",
-        "tail": "tail_conv",
-    }
+        modules |= {f"encoder.{i - 1}.block": f"encoder{i}.0", f"encoder.{i - 1}.norm": f"ebn{i}"}
+        modules |= {f"decoder.{i - 1}.block": f"decoder{i}.0", f"decoder.{i - 1}.norm": f"dbn{i}"}
+        modules |= {f"mask_heads.{i - 1}": f"gt_conv{i}.0", f"bridges.{i - 1}": f"GAB{6 - i}"}
+    layers = {"height_width.tensor": "params_xy", "height_width.refine": "conv_xy"}
+    layers |= {"channel_height.tensor": "params_zx", "channel_height.refine": "conv_zx"}
+    layers |= {"channel_width.tensor": "params_zy", "channel_width.refine": "conv_zy"}
+    layers |= {"local": "dw", "norm": "norm1", "mix.0": "norm2", "mix.1": "ldw.0", "mix.3": "ldw.2"}
+    layers |= {"project": "pre_project", "tail": "tail_conv"}
+    layers |= {f"convs.{group}": f"g{group}.1" for group in range(GROUPS)}
+
     converted = {}
     for key in EGEUNet().state_dict():
-        ours = next(name for name in names if key.startswith(name + "."))
-        rest = key.removeprefix(ours + ".")
-        if ours.startswith("bridges") and rest.startswith("norm."):
+        module = next(name for name in modules if key.startswith(name + "."))
+        rest = key.removeprefix(module + ".")
+        if module.startswith("bridges") and rest.startswith("norm."):
             kind = rest.removeprefix("norm.")
-            parts = [published[f"{names[ours]}.g{group}.0.{kind}"] for group in range(GROUPS)]
-            converted[key] = torch.cat(parts)
+            groups = [f"{modules[module]}.g{group}.0.{kind}" for group in range(GROUPS)]
+            converted[key] = torch.cat([published[name] for name in groups])
             continue
-        for mine, theirs in inner.items():
-            if rest == mine or rest.startswith(mine + "."):
-                rest = theirs + rest.removeprefix(mine)
-                break
-        converted[key] = published[f"{names[ours]}.{rest}"]
+        layer = next((n for n in layers if rest == n or rest.startswith(n + ".")), None)
+        if layer:
+            rest = layers[layer] + rest.removeprefix(layer)
+        converted[key] = published[f"{modules[module]}.{rest}"]
     return converted
 
 
-_ABLATIONS: dict[str, dict[str, Any]] = {
-    "egeunet_baseline": {"block": _conv3x3, "bridge": None, "mask": False},
-    "egeunet_baseline_ghpa": {"bridge": None, "mask": False},
-    "egeunet_baseline_gab": {"block": _conv3x3},
-    "egeunet_no_multi_axis": {"block": PlaneGHPA},
-    "egeunet_no_dw": {"block": functools.partial(GHPA, refine=False)},
-    "egeunet_no_mask": {"bridge": functools.partial(GAB, mask=False), "mask": False},
-    "egeunet_no_dilation": {"bridge": functools.partial(GAB, dilations=(1, 1, 1, 1))},
+# name: (what is changed, parameters (M) and GFLOPs as printed)
+_ABLATIONS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
+    "": ({}, ("0.053", "0.072")),
+    "_baseline": ({"block": _conv3x3, "bridge": None, "mask": False}, ("0.107", "0.076")),
+    "_baseline_ghpa": ({"bridge": None, "mask": False}, ("0.034", "0.058")),
+    "_baseline_gab": ({"block": _conv3x3}, ("0.126", "0.086")),
+    "_no_multi_axis": ({"block": PlaneGHPA}, ("0.074", "0.074")),
+    "_no_dw": ({"block": functools.partial(GHPA, refine=False)}, ("0.050", "0.072")),
+    "_no_mask": (
+        {"bridge": functools.partial(GAB, mask=False), "mask": False},
+        ("0.052", "0.070"),
+    ),
+    "_no_dilation": (
+        {"bridge": functools.partial(GAB, dilations=(1, 1, 1, 1))},
+        ("0.053", "0.072"),
+    ),
 }
-
-_TABLE_2 = {
-    "egeunet_baseline": ("0.107", "0.076"),
-    "egeunet_baseline_ghpa": ("0.034", "0.058"),
-    "egeunet_baseline_gab": ("0.126", "0.086"),
-    "egeunet_no_multi_axis": ("0.074", "0.074"),
-    "egeunet_no_dw": ("0.050", "0.072"),
-    "egeunet_no_mask": ("0.052", "0.070"),
-    "egeunet_no_dilation": ("0.053", "0.072"),
-}
-
-register(
-    "egeunet",
-    EGEUNet,
-    paper=PAPER,
-    arxiv="2307.08473",
-    licence="Apache-2.0",
-    table=("0.053", "0.072"),
-    convert_official=_convert_official,
-)
-for _name, _taken in _ABLATIONS.items():
+for _name, (_changed, _table) in _ABLATIONS.items():
     register(
-        _name,
-        functools.partial(EGEUNet, **_taken),
-        paper=PAPER,
+        f"egeunet{_name}",
+        functools.partial(EGEUNet, **_changed) if _changed else EGEUNet,
+        paper="Ruan et al., EGE-UNet, MICCAI 2023",
         arxiv="2307.08473",
         licence="Apache-2.0",
-        table=_TABLE_2[_name],
+        table=_table,
+        convert_official=None if _changed else _convert_official,
     )

@@ -1,9 +1,9 @@
-"""Compiled CPU kernels for EGE-UNet's layers and loss, with the checks that decide when they run.
+"""Compiled CPU kernels for EGE-UNet's layers and loss, and the checks that decide when they run.
 
-The framework's kernels are made for wide channels; this network has 8 to 64, and its four channel
-groups at 128×128 have 5. `kernels.c` computes the same in planes that stay in the cache; see
-`egeunet.native` for how it is compiled. Callers ask `usable`, `usable_norm` or `usable_bridge`
-first and compute the plain formulas of `layers.py` and `egeunet.py` where the answer is no.
+Torch's kernels are made for wide channels; this network has 8 to 64, and its four channel groups at
+128×128 have 5. `kernels.c` computes the same in planes that stay in the cache; `egeunet.native`
+compiles it. Callers ask `usable`, `usable_channel_norm`, `usable_norm` or `usable_bridge` first and
+compute the plain formulas of `layers.py` and `egeunet.py` where the answer is no.
 """
 
 from __future__ import annotations
@@ -150,28 +150,28 @@ def _untouched(layer: nn.Module) -> bool:
     )
 
 
-def norm_pool(x: Tensor, norm: nn.Module) -> Tensor:
-    """Group normalisation, then the maximum of 2×2: (B, C, H, W) → (B, C, H/2, W/2)."""
+def norm_pool(x: Tensor, norm: Any) -> Tensor:
+    """Group normalization, then 2×2 max-pooling: (B, C, H, W) → (B, C, H/2, W/2)."""
     return _NormPool.apply(x, *_affine(norm))
 
 
-def norm_resize(x: Tensor, norm: nn.Module, size: Sequence[int]) -> Tensor:
-    """Group normalisation, then bilinear resizing: (B, C, h, w) → (B, C, *size)."""
+def norm_resize(x: Tensor, norm: Any, size: Sequence[int]) -> Tensor:
+    """Group normalization, then bilinear resizing: (B, C, h, w) → (B, C, *size)."""
     return _NormResize.apply(x, *_affine(norm), *size)
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resizing with the corners kept: (B, C, h, w) → (B, C, *size)."""
+    """Bilinear resizing with aligned corners: (B, C, h, w) → (B, C, *size)."""
     return _Resize.apply(x, *size)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Return x Φ(x), Φ the share of the normal distribution below x, of (B, C, H, W)."""
+    """Return x Φ(x) of (B, C, H, W), Φ being the normal distribution function."""
     return _Gelu.apply(x)
 
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer normalisation over all channels of each pixel of (B, C, H, W)."""
+    """Layer normalization over all channels of each pixel of (B, C, H, W)."""
     return _ChannelNorm.apply(x, weight.contiguous(), bias.contiguous(), float(eps))
 
 
@@ -183,19 +183,19 @@ def bridge(
     convs: Iterable[Any],
     tail: Iterable[Any],
 ) -> Tensor:
-    """A group aggregation bridge behind its first projection; see `egeunet.models.egeunet.GAB`."""
+    """A group aggregation bridge after its first projection; see `egeunet.models.egeunet.GAB`."""
     tail_norm, out = tail
     return _Bridge.apply(
         high,
         low,
         mask,
+        tuple(conv.dilation[0] for conv in convs),
         *_affine(norm)[:2],
         torch.cat([conv.weight for conv in convs]).contiguous(),
         torch.cat([conv.bias for conv in convs]),
         *_affine(tail_norm)[:2],
         out.weight.contiguous(),
         out.bias.contiguous(),
-        tuple(conv.dilation[0] for conv in convs),
     )
 
 
@@ -206,7 +206,9 @@ def mask_sums(logits: Tensor, target: Tensor) -> Tensor:
 
 def bce_dice(logits: Tensor, target: Tensor, smooth: float) -> Tensor:
     """Binary cross-entropy + Dice loss; see `egeunet.training.losses.dice_loss`."""
-    return _BceDice.apply(logits, target, smooth)
+    entropy, overlap, predicted, true = mask_sums(logits, target).unbind(1)
+    dice = (2 * overlap + smooth) / (predicted + true + smooth)
+    return entropy.sum() / logits.numel() + 1 - dice.mean()
 
 
 class _NormPool(Function):
@@ -214,8 +216,7 @@ class _NormPool(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x = _packed(x)
         B, C, H, W = x.shape
-        out = _empty_map(B, C, H // 2, W // 2)
-        mean, rstd = _empty(B, _GROUPS), _empty(B, _GROUPS)
+        out, mean, rstd = _empty(B, C, H // 2, W // 2), _empty(B, _GROUPS), _empty(B, _GROUPS)
         _call("norm_pool", x, weight, bias, eps, out, mean, rstd, B, H, W, C)
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
@@ -225,9 +226,8 @@ class _NormPool(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         B, C, H, W = x.shape
-        dx, dw, db = _empty_map(B, C, H, W), _empty(B, C), _empty(B, C)
-        grad = _packed(grad)
-        _call("norm_pool_back", x, weight, grad, mean, rstd, dx, dw, db, B, H, W, C)
+        dx, dw, db = _empty(B, C, H, W), _empty(B, C), _empty(B, C)
+        _call("norm_pool_back", x, weight, _packed(grad), mean, rstd, dx, dw, db, B, H, W, C)
         return dx, dw.sum(0), db.sum(0), None
 
 
@@ -238,8 +238,7 @@ class _NormResize(Function):
     ) -> Tensor:
         x = _packed(x)
         B, C, h, w = x.shape
-        out = _empty_map(B, C, H, W)
-        mean, rstd = _empty(B, _GROUPS), _empty(B, _GROUPS)
+        out, mean, rstd = _empty(B, C, H, W), _empty(B, _GROUPS), _empty(B, _GROUPS)
         _call("norm_resize", x, weight, bias, eps, out, mean, rstd, B, h, w, H, W, C)
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
@@ -249,29 +248,26 @@ class _NormResize(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         B, C, h, w = x.shape
-        H, W = grad.shape[-2:]
-        dx, dw, db = _empty_map(B, C, h, w), _empty(B, C), _empty(B, C)
-        grad = _packed(grad)
-        _call("norm_resize_back", x, weight, grad, mean, rstd, dx, dw, db, B, h, w, H, W, C)
+        sizes = (B, h, w, *grad.shape[-2:], C)
+        dx, dw, db = _empty(B, C, h, w), _empty(B, C), _empty(B, C)
+        _call("norm_resize_back", x, weight, _packed(grad), mean, rstd, dx, dw, db, *sizes)
         return dx, dw.sum(0), db.sum(0), None, None, None
 
 
 class _Resize(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, H: int, W: int) -> Tensor:
-        x = _packed(x)
         B, C, h, w = ctx.shape = x.shape
-        out = _empty_map(B, C, H, W)
-        _call("resize", x, out, B, h, w, H, W, C)
+        out = _empty(B, C, H, W)
+        _call("resize", _packed(x), out, B, h, w, H, W, C)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         B, C, h, w = ctx.shape
-        H, W = grad.shape[-2:]
-        dx = _empty_map(B, C, h, w)
-        _call("resize_back", _packed(grad), dx, B, h, w, H, W, C)
+        dx = _empty(B, C, h, w)
+        _call("resize_back", _packed(grad), dx, B, h, w, *grad.shape[-2:], C)
         return dx, None, None
 
 
@@ -298,7 +294,7 @@ class _ChannelNorm(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         x, ctx.eps = _packed(x), eps
         B, C, H, W = x.shape
-        out = _empty_map(B, C, H, W)
+        out = _empty(B, C, H, W)
         _call("channel_norm", x, weight, bias, eps, out, B, Long(H * W), C)
         ctx.save_for_backward(x, weight)
         return out
@@ -308,9 +304,9 @@ class _ChannelNorm(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         B, C, H, W = x.shape
-        dx, dw, db = _empty_map(B, C, H, W), _empty(B, C), _empty(B, C)
-        grad = _packed(grad)
-        _call("channel_norm_back", x, weight, grad, ctx.eps, dx, dw, db, B, Long(H * W), C)
+        dx, dw, db = _empty(B, C, H, W), _empty(B, C), _empty(B, C)
+        sizes = (B, Long(H * W), C)
+        _call("channel_norm_back", x, weight, _packed(grad), ctx.eps, dx, dw, db, *sizes)
         return dx, dw.sum(0), db.sum(0), None
 
 
@@ -328,13 +324,19 @@ class _BridgeLayout(ctypes.Structure):
 
 class _Bridge(Function):
     @staticmethod
-    def forward(ctx: Any, high: Tensor, low: Tensor, mask: Tensor | None, *rest: Any) -> Tensor:
-        *weights, ctx.dilations = rest
-        high, low = _packed(high), _packed(low)
+    def forward(
+        ctx: Any,
+        high: Tensor,
+        low: Tensor,
+        mask: Tensor | None,
+        dilations: tuple[int, ...],
+        *weights: Tensor,
+    ) -> Tensor:
+        high, low, ctx.dilations = _packed(high), _packed(low), dilations
         mask = None if mask is None else mask.contiguous()
         ctx.save_for_backward(high, low, mask, *weights)
-        out = _empty_map(*low.shape)
-        layout = _bridge_layout(high, low, mask, weights, ctx.dilations)
+        out = _empty(*low.shape)
+        layout = _bridge_layout(high, low, mask, weights, dilations)
         _call("bridge", layout, high, low, mask, out, len(low))
         return out
 
@@ -344,11 +346,15 @@ class _Bridge(Function):
         high, low, mask, *weights = ctx.saved_tensors
         layout = _bridge_layout(high, low, mask, weights, ctx.dilations)
         dmask = None if mask is None else torch.empty_like(mask)
-        inputs = [_empty_map(*high.shape), _empty_map(*low.shape), dmask]
-        per_image = [_empty(len(low), *weight.shape) for weight in weights]
-        grad = _packed(grad)
-        _call("bridge_back", layout, high, low, mask, grad, *inputs, *per_image, len(low))
-        return (*inputs, *(part.sum(0) for part in per_image), None)
+        inputs = [_empty(*high.shape), _empty(*low.shape), dmask]
+        per_image = [_empty(len(low), weight.numel()) for weight in weights]
+        _call("bridge_back", layout, high, low, mask, _packed(grad), *inputs, *per_image, len(low))
+        sums = (part.sum(0) for part in per_image)
+        return (
+            *inputs,
+            None,
+            *(part.view_as(one) for part, one in zip(sums, weights, strict=True)),
+        )
 
 
 def _bridge_layout(
@@ -358,21 +364,21 @@ def _bridge_layout(
     weights: Sequence[Tensor],
     dilations: tuple[int, ...],
 ) -> Any:
-    layout = _BridgeLayout(
-        *high.shape[-2:],
-        *low.shape[-2:],
-        low.shape[1],
-        mask is not None,
-        (ctypes.c_int * _GROUPS)(*dilations),
-        *(weight.data_ptr() for weight in weights),
-    )
-    return ctypes.byref(layout)
+    sizes = (*high.shape[-2:], *low.shape[-2:], low.shape[1], mask is not None)
+    pointers = (weight.data_ptr() for weight in weights)
+    return ctypes.byref(_BridgeLayout(*sizes, (ctypes.c_int * _GROUPS)(*dilations), *pointers))
 
 
 class _MaskSums(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
-        logits, target, sums = _mask_sums(logits, target)
+        if logits.shape != target.shape:  # C would read beyond the smaller one
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ"
+            )
+        logits, target = logits.contiguous(), target.contiguous()
+        sums = _empty(len(logits), 4)
+        _call("mask_sums", logits, target, sums, len(logits), Long(logits[0].numel()))
         ctx.save_for_backward(logits, target)
         return sums
 
@@ -380,50 +386,11 @@ class _MaskSums(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, target = ctx.saved_tensors
-        entropy, overlap, said, _ = grad.t().contiguous().unbind()
-        return _mask_sums_back(logits, target, entropy, overlap, said), None
-
-
-class _BceDice(Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, smooth: float) -> Tensor:
-        logits, target, sums = _mask_sums(logits, target)
-        entropy, overlap, said, true = sums.unbind(1)
-        size = said + true + smooth
-        dice = (2 * overlap + smooth) / size
-        ctx.save_for_backward(logits, target, dice, size)
-        return entropy.sum() / logits.numel() + 1 - dice.mean()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, target, dice, size = ctx.saved_tensors
-        B = len(logits)
-        factor = float(grad)
-        entropy = torch.full_like(dice, factor / logits.numel())
-        # d(1 − dice)/dp = (dice − 2 y) / size, averaged over images
-        overlap = size.reciprocal() * (-2 * factor / B)
-        whole = dice / size * (factor / B)
-        return _mask_sums_back(logits, target, entropy, overlap, whole), None, None
-
-
-def _mask_sums(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if logits.shape != target.shape:  # C would read beyond the smaller one
-        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ")
-    logits, target = logits.contiguous(), target.contiguous()
-    B, P = len(logits), logits[0].numel()
-    sums = _empty(B, 4)
-    _call("mask_sums", logits, target, sums, B, Long(P))
-    return logits, target, sums
-
-
-def _mask_sums_back(
-    logits: Tensor, target: Tensor, entropy: Tensor, overlap: Tensor, whole: Tensor
-) -> Tensor:
-    B, P = len(logits), logits[0].numel()
-    out = torch.empty_like(logits)
-    _call("mask_sums_back", logits, target, entropy, overlap, whole, out, B, Long(P))
-    return out
+        out = torch.empty_like(logits)
+        entropy, overlap, predicted, _ = grad.t().contiguous().unbind()
+        sizes = (len(logits), Long(logits[0].numel()))
+        _call("mask_sums_back", logits, target, entropy, overlap, predicted, out, *sizes)
+        return out, None
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -431,19 +398,17 @@ def _call(name: str, *arguments: Any) -> None:
 
 
 def _packed(x: Tensor) -> Tensor:
-    """The same values with the channels of a pixel beside each other in memory."""
+    """The same values with the channels of a pixel next to each other in memory."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor, float]:
-    """Weight, bias and eps as C reads them: in rows, and a float even if somebody set 1."""
+    """Weight, bias and eps as C reads them: contiguous, and a float even if it was set to 1."""
     return norm.weight.contiguous(), norm.bias.contiguous(), float(norm.eps)
 
 
 def _empty(*shape: int) -> Tensor:
-    """Whatever the caller set as torch's default type and device."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
-
-
-def _empty_map(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+    """An uninitialized tensor; a map (B, C, H, W) has channels last."""
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    # Explicit, whatever the caller has set as torch's default type and device.
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=layout)

@@ -1,4 +1,4 @@
-"""What several systems share: normalisation, resizing, weights at the start, the shape check."""
+"""Layers, initialization and checks shared by several models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from egeunet.models import kernels
 
 
 class ChannelLayerNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel (Liu et al. 2022, ConvNeXt).
+    """Layer normalization over the channels of each pixel (Liu et al. 2022, ConvNeXt).
 
     Args:
-        channels: C, the channels of the input.
-        groups: Normalise each of so many equal groups of neighbouring channels by itself.
+        channels: C.
+        groups: Number of equal channel groups, each normalized on its own.
         eps: Added to the variance.
     """
 
@@ -34,14 +34,14 @@ class ChannelLayerNorm(nn.Module):
         if self.groups == 1 and kernels.usable_channel_norm(x, self.weight, self.bias):
             return kernels.channel_norm(x, self.weight, self.bias, self.eps)
         grouped = x.to(self.weight.dtype).unflatten(1, (self.groups, -1))
-        centred = grouped - grouped.mean(2, keepdim=True)  # (B, groups, C / groups, H, W)
-        variance = centred.square().mean(2, keepdim=True)
-        normal = (centred / torch.sqrt(variance + self.eps)).flatten(1, 2)
+        centered = grouped - grouped.mean(2, keepdim=True)  # (B, groups, C / groups, H, W)
+        variance = centered.square().mean(2, keepdim=True)
+        normal = (centered / torch.sqrt(variance + self.eps)).flatten(1, 2)
         return normal * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Gaussian error linear unit (Hendrycks & Gimpel 2016), x Φ(x), of (B, C, H, W)."""
+    """Return x Φ(x) (Hendrycks & Gimpel 2016), Φ being the normal distribution function."""
     return kernels.gelu(x) if kernels.usable(x) else F.gelu(x)
 
 
@@ -54,16 +54,16 @@ class GELU(nn.Module):
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize (B, C, h, w) bilinearly to (B, C, *size), the outer pixels kept in the corners."""
+    """Resize (B, C, h, w) bilinearly to (B, C, *size) with aligned corners."""
     if kernels.usable(x):
         return kernels.resize(x, size)
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
 
 
 def foreground_logit(logits: Tensor) -> Tensor:
-    """Return the logit of "not background", (B, 1, H, W), of binary or K-class logits.
+    """Return the foreground logit (B, 1, H, W) of binary or K-class logits (B, K, H, W).
 
-    For K classes the softmax probability of the classes 1 … K-1 together is the sigmoid of it.
+    Its sigmoid is the summed softmax probability of the classes 1 … K-1.
     """
     if logits.shape[1] == 1:
         return logits
@@ -74,11 +74,11 @@ def check_input(x: Tensor, in_channels: int, multiple: int) -> None:
     """Check that `x` is (B, in_channels, H, W) with H and W divisible by `multiple`.
 
     Raises:
-        UsageError: If not; for a size the message names the next valid one.
+        UsageError: It is not; for a wrong size the message names the next valid one.
     """
     if x.dim() != 4 or x.shape[1] != in_channels:
         raise UsageError(
-            f"The network takes images of shape (B, {in_channels}, H, W), got {tuple(x.shape)}."
+            f"The model takes images of shape (B, {in_channels}, H, W), got {tuple(x.shape)}."
         )
     height, width = x.shape[-2:]
     if height % multiple or width % multiple or not height or not width:
@@ -90,17 +90,15 @@ def check_input(x: Tensor, in_channels: int, multiple: int) -> None:
 
 
 def init_fan_out(module: nn.Module) -> None:
-    """Draw convolution weights from a normal distribution, std √(2 / fan_out); for `apply`.
+    """Initialize a convolution from a normal distribution with std √(2 / fan_out); for `apply`.
 
-    2-D: fan_out counts one group, biases are 0. 1-D: fan_out counts all groups and biases keep
-    the framework's uniform start, both as in the published code of MALUNet and EGE-UNet.
+    2-D: fan_out counts one group, biases are 0. 1-D: fan_out counts all groups, biases keep torch's
+    uniform start. Both as in the published code of MALUNet and EGE-UNet.
     """
-    if isinstance(module, nn.Conv1d):
-        nn.init.normal_(
-            module.weight, 0, math.sqrt(2 / (module.kernel_size[0] * module.out_channels))
-        )
-    elif isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        fan_out = math.prod(module.kernel_size) * module.out_channels
+        if isinstance(module, nn.Conv2d):
+            fan_out //= module.groups
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

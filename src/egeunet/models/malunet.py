@@ -1,17 +1,16 @@
-"""MALUNet: a multi-attention and light-weight UNet for skin lesion segmentation.
+"""MALUNet: A Multi-Attention and Light-weight UNet for Skin Lesion Segmentation.
 
 Ruan, Xiang, Xie, Liu, Fu. IEEE BIBM 2022, arXiv 2211.01784.
 
-A six-stage U of widths 8 … 64. The deep stages are an inverted external attention (IEA) and a
+Six stages of 8 … 64 channels. The deep stages are an inverted external attention (IEA) and a
 dilated gated attention (DGA); all skips together pass a bridge of spatial (SAB) and channel (CAB)
-attention. As in the published code, the bottleneck takes the fifth encoder feature as it was before
-the bridge, the final 1×1 convolution comes before the last upsampling, and the memory of keys of an
-external attention is tied to that of values, its transpose.
+attention. As in the published code, the bottleneck takes the fifth encoder feature from before the
+bridge, the final 1×1 convolution comes before the last upsampling, and the keys of an external
+attention are the transpose of its values.
 
-The published code keeps the two as parameters in one piece of storage: its 177,943 parameters count
-both, 146,711 are free. A deep copy, or a move to another device or precision, silently gives each
-its own storage and so cuts the tie. Here both parameters exist too, so that counts and checkpoints
-agree, but what computes is one matrix, their mean: nothing can cut that.
+The published code keeps both as parameters in one storage: its 177,943 parameters count both,
+146,711 are free. A deep copy or a move to another device or precision unties them. Here both are
+parameters too, so that counts and checkpoints agree, but their mean computes: nothing unties it.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ DILATIONS = (7, 5, 2, 1)
 
 
 class ExternalAttention(nn.Module):
-    """IEA, inverted external attention: pixels attend to a learned memory, not to each other.
+    """IEA, inverted external attention: pixels attend to a learned memory.
 
     Args:
-        channels: C of the map; the memory holds 4 C vectors.
+        channels: C; the memory holds 4 C vectors.
     """
 
     def __init__(self, channels: int) -> None:
@@ -50,7 +49,7 @@ class ExternalAttention(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, channels)
 
     def memory(self) -> Tensor:
-        """Return the matrix, (4 C, C), that is both the keys and, transposed, the values.
+        """Return the keys (4 C, C), which are also the transposed values.
 
         Key and value start as transposes and get the same gradient, so they stay transposes.
         """
@@ -97,7 +96,7 @@ class DilatedGatedAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """SAB: one dilated 7×7 convolution, shared by all levels, says where to look."""
+    """SAB: pixel weights from one dilated 7×7 convolution, shared by all levels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +109,7 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """CAB: the mean channels of all levels together say what to look for.
+    """CAB: channel weights from the mean channels of all levels.
 
     Args:
         widths: C of each level.
@@ -136,8 +135,8 @@ class MALUNet(nn.Module):
     """MALUNet.
 
     Args:
-        in_channels: Channels of the image; values 0…255, min–max scaled per image.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        in_channels: Channels of the image, in 0…255, min-max scaled per image.
+        num_classes: See `create_model`.
         widths: Channels of the six stages, each divisible by 4.
     """
 
@@ -163,7 +162,7 @@ class MALUNet(nn.Module):
         self.bottleneck = _attend_down(*stages[-1])
         self.spatial = SpatialAttention()
         self.channel = ChannelAttention(widths[:-1])
-        # From here on index 0 is the deepest level, the order in which the decoder runs.
+        # From here on index 0 is the deepest level, in the order of the decoder.
         makers = [_attend_up, _attend_up, _attend_up, _conv3x3, _conv3x3]
         self.decoder = nn.ModuleList(
             nn.Sequential(make(deep, shallow), nn.GroupNorm(GROUPS, shallow))
@@ -185,13 +184,13 @@ class MALUNet(nn.Module):
         for decode in self.decoder:
             skip = skips.pop()
             x = decode(x)
-            if x.shape[-2:] != skip.shape[-2:]:  # the deepest level has the bottleneck's size
+            if x.shape[-2:] != skip.shape[-2:]:  # the deepest level has the size of the bottleneck
                 x = resize(x, skip.shape[-2:])
             x = F.gelu(x) + skip
         return resize(self.head(x), size)
 
     def _bridge(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Both attentions on all skips, each with its residual; shapes stay."""
+        """Apply both attentions with their residuals to all skips; shapes stay."""
         seen = [x * self.spatial(x) for x in features]
         sums = [x + y for x, y in zip(features, seen, strict=True)]
         triples = zip(seen, sums, self.channel(sums), strict=True)
@@ -224,7 +223,7 @@ def _separable(in_channels: int, out_channels: int, kernel: int) -> nn.Sequentia
 
 
 def _convert_official(published: StateDict) -> dict[str, Tensor]:
-    """Published names → ours; the two matrices of an external attention must still be tied."""
+    """Rename published tensors; the two matrices of an external attention must still be tied."""
     names = {"bottleneck": "encoder6", "head": "final"}
     names |= {"spatial.conv": "scab.satt.shared_conv2d.0", "channel.mix": "scab.catt.get_all_att"}
     for i in range(5):
@@ -256,9 +255,9 @@ def _convert_official(published: StateDict) -> dict[str, Tensor]:
     for key in [key for key in converted if key.endswith(".key")]:
         if not torch.equal(converted[key], converted[key.removesuffix("key") + "value"].T):
             raise EgeunetError(
-                "This MALUNet checkpoint has an external attention whose linear_1 is not the "
-                "transpose of linear_0, as training on a GPU with the published code leaves it, "
-                "but here they are one matrix: train the system again with this package."
+                "Cannot load this MALUNet checkpoint: linear_1 of an external attention is not the "
+                "transpose of linear_0, as training on a GPU with the published code leaves it. "
+                "Train the model with this package."
             )
     return converted
 

@@ -2,10 +2,10 @@
 
 Rahman, Marculescu. ICCV 2025 workshop CVAMD, arXiv 2509.18493.
 
-A five-stage U whose every stage is an inverted residual with depthwise kernels 1, 3 and 5 side by
-side. Channel and spatial attention stand before each decoder stage, a grouped attention gate on
-each skip. The published network owns three more mask heads than the one it returns, and the
-published parameter counts include them; here they are the supervised outputs of training mode.
+Five stages of inverted residuals with parallel depthwise kernels 1, 3 and 5. Channel and spatial
+attention precede each decoder stage; a grouped attention gate weights each skip. The published
+network owns three more mask heads than the one it returns, and published parameter counts include
+them; here they are supervised outputs in training mode.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MultiKernelBlock(nn.Module):
 
     Args:
         in_channels: C_in.
-        out_channels: C_out; where it differs, the residual passes a 1×1 convolution.
+        out_channels: C_out; if different, the residual passes a 1×1 convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -60,7 +60,7 @@ class MultiKernelBlock(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Weigh the channels by their averages and maxima over the image (Woo et al. 2018, CBAM).
+    """Channel attention from averages and maxima over the image (Woo et al. 2018, CBAM).
 
     Args:
         channels: C.
@@ -81,7 +81,7 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Weigh the pixels by their average and maximum over the channels (Woo et al. 2018, CBAM)."""
+    """Pixel attention from averages and maxima over the channels (Woo et al. 2018, CBAM)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class SpatialAttention(nn.Module):
 
 
 class GroupedAttentionGate(nn.Module):
-    """Weigh the pixels of a skip by it and the decoder's feature, with grouped 3×3 convolutions.
+    """Gate on a skip: pixel weights from it and the decoder feature by grouped 3×3 convolutions.
 
     Args:
         channels: C of both, even.
@@ -108,7 +108,7 @@ class GroupedAttentionGate(nn.Module):
         self.weigh = nn.Sequential(nn.ReLU(), _conv(half, 1, bias=True), nn.Sigmoid())
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map the decoder's x and the skip, both (B, C, H, W), to the weighed skip."""
+        """Map the decoder feature x and the skip, both (B, C, H, W), to the weighted skip."""
         return skip * self.weigh(self.gate(x) + self.skip(skip))
 
 
@@ -116,10 +116,10 @@ class MKUNet(nn.Module):
     """MK-UNet.
 
     Args:
-        in_channels: Channels of the image; values 0…255, min–max scaled per image.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        in_channels: Channels of the image.
+        num_classes: See `create_model`.
         widths: Channels of the five stages, each even.
-        deep_supervision: Whether training mode returns the mask logits at 1/8, 1/4 and 1/2 too.
+        deep_supervision: Return the mask logits at 1/8, 1/4 and 1/2 too in training mode.
     """
 
     def __init__(
@@ -193,10 +193,10 @@ def _upsample(x: Tensor, factor: int) -> Tensor:
 
 
 def _init(module: nn.Module) -> None:
-    """Weights from a normal distribution, std 0.02, as in the published code; biases 0.
+    """Initialize weights from a normal distribution with std 0.02, as published; biases 0.
 
-    Those before the ReLU of a channel attention start positive, as most of what they see is: its
-    few units, one in the small sizes, would else often be dead from the start.
+    Weights before the ReLU of a channel attention start positive, like most of their input:
+    otherwise its few units, one in the small sizes, would often be dead from the start.
     """
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, std=0.02)

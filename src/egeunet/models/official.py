@@ -1,4 +1,4 @@
-"""Checkpoints that the authors of a system published, loaded into ours."""
+"""Loading checkpoints published by a model's authors."""
 
 from __future__ import annotations
 
@@ -8,54 +8,57 @@ import torch
 from torch import Tensor
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.models.registry import StateDict, get_system
+from egeunet.models.registry import StateDict, model_info
 
 
 def convert_official_state_dict(name: str, state_dict: StateDict) -> dict[str, Tensor]:
     """Rename the tensors of a published checkpoint so that `create_model(name)` loads them.
 
-    Prefixes of wrappers (`module.`) and the counters that the tool thop leaves in a saved model
-    (`total_ops`, `total_params`) are dropped.
+    Wrapper prefixes (`module.`) and the counters that thop leaves in a saved model (`total_ops`,
+    `total_params`) are dropped.
 
     Args:
-        name: A system with a published checkpoint format, such as `egeunet`.
-        state_dict: The published names and tensors.
+        name: A model with published checkpoints: egeunet, malunet or unext_s.
+        state_dict: Published names and tensors.
 
     Raises:
-        UsageError: If no checkpoint of that system was published.
-        EgeunetError: If the tensors are not those of the published network.
+        UsageError: No checkpoint format is known for that model.
+        EgeunetError: The tensors are not those of the published network.
     """
-    system = get_system(name)
-    if system.convert_official is None:
-        raise UsageError(f"No published checkpoint format is known for the system {name!r}.")
-    clean = {
+    convert = model_info(name).convert_official
+    if convert is None:
+        raise UsageError(f"No published checkpoint format is known for {name}.")
+    counters = ("total_ops", "total_params")
+    tensors = {
         key.removeprefix("module."): tensor
         for key, tensor in state_dict.items()
-        if not key.endswith(("total_ops", "total_params"))
+        if not key.endswith(counters)
     }
     try:
-        return system.convert_official(clean)
+        return convert(tensors)
     except KeyError as error:
         raise EgeunetError(
-            f"This is not a published checkpoint of {name!r}: it has no tensor {error.args[0]!r}."
+            f"This is not a published checkpoint of {name}: it has no tensor {error.args[0]!r}."
         ) from error
 
 
 def read_official_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a published `.pth` file without running any code that it may contain.
+    """Read the tensors of a published `.pth` file without running code stored in it.
 
     Raises:
-        EgeunetError: If the file is not such a checkpoint.
+        EgeunetError: The file is not such a checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise EgeunetError(f"There is no file {path}.") from error
     except Exception as error:  # torch.load raises many kinds for a bad file
-        raise EgeunetError(f"{path} is not a checkpoint of tensors only: {error}") from error
+        raise EgeunetError(
+            f"{path} is not a checkpoint that holds only tensors: {error}"
+        ) from error
     for key in ("model_state_dict", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise EgeunetError(f"{path} holds no dictionary of tensors; expected a state_dict.")
+        raise EgeunetError(f"{path} holds no state_dict of tensors.")
     return content

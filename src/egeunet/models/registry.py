@@ -1,4 +1,4 @@
-"""The names of the systems. A file in this folder that calls `register` is all a new one needs."""
+"""Names of the models; a file in this folder that calls `register` adds one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +19,20 @@ StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class System:
-    """A published network as this package knows it.
+class ModelInfo:
+    """A registered model.
 
     Attributes:
-        name: What `create_model` takes.
-        build: Makes the network from `in_channels`, `num_classes` and the options of the system.
-        paper: Where it was published.
-        arxiv: The number of the paper on arxiv.org, where it is there.
-        licence: Of the authors' public code; it says nothing about ours, which is our own writing.
-        table: Parameters (M) and GFLOPs as Tables 1 and 2 of the EGE-UNet paper print them, where
-            the system is a row of these.
-        convert_official: Renames the tensors of a published checkpoint to ours, where there is one.
+        name: The name `create_model` takes.
+        build: Constructor or function with the keywords `in_channels`, `num_classes` and the
+            model's own options.
+        paper: Authors, short title, venue and year.
+        arxiv: Number of the paper on arxiv.org, if it is there.
+        licence: Licence of the authors' public code; the code here is our own.
+        table: Parameters (M) and GFLOPs as printed in Tables 1 and 2 of the EGE-UNet paper; None
+            for other models.
+        convert_official: Function that renames the tensors of a published checkpoint to ours, if
+            checkpoints were published.
     """
 
     name: str
@@ -42,85 +44,73 @@ class System:
     convert_official: Callable[[StateDict], dict[str, Tensor]] | None = None
 
 
-_SYSTEMS: dict[str, System] = {}
+_MODELS: dict[str, ModelInfo] = {}
 
 
-def register(
-    name: str,
-    build: Callable[..., nn.Module],
-    *,
-    paper: str,
-    arxiv: str | None = None,
-    licence: str = "no public code",
-    table: tuple[str, str] | None = None,
-    convert_official: Callable[[StateDict], dict[str, Tensor]] | None = None,
-) -> None:
-    """Make a system known by `name`; see `System` for the arguments."""
-    _SYSTEMS[name] = System(name, build, paper, arxiv, licence, table, convert_official)
+def register(name: str, build: Callable[..., nn.Module], **info: Any) -> None:
+    """Register a model; see `ModelInfo` for the arguments."""
+    _MODELS[name] = ModelInfo(name, build, **info)
 
 
 def list_models() -> list[str]:
-    """Return the names of all systems, sorted."""
-    return sorted(_systems())
+    """Return the names of all models, sorted."""
+    return sorted(_load_all())
 
 
-def get_system(name: str) -> System:
-    """Return the entry of a system.
+def model_info(name: str) -> ModelInfo:
+    """Return the entry of a model.
 
     Raises:
-        UsageError: If there is no system of that name; the message suggests the nearest one.
+        UsageError: Unknown name; the message suggests the nearest one.
     """
-    systems = _systems()
-    if name not in systems:
-        near = difflib.get_close_matches(name, systems, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(systems))}."
-        raise UsageError(f"There is no system {name!r}: {hint}")
-    return systems[name]
+    models = _load_all()
+    if name not in models:
+        raise UsageError(f"Unknown model {name!r}: {_suggest(name, sorted(models))}")
+    return models[name]
 
 
 def create_model(
     name: str, in_channels: int = 3, num_classes: int = 1, **options: Any
 ) -> nn.Module:
-    """Build a system with fresh weights drawn from torch's global generator.
+    """Create a model with random weights, drawn from torch's global generator.
 
     Args:
         name: A name of `list_models()`.
         in_channels: Channels of the input image.
-        num_classes: 1 for a foreground probability (one logit), K > 1 for K classes of which class
-            0 is the background (K logits).
-        **options: What the system's constructor takes besides, such as `widths` for EGE-UNet.
+        num_classes: 1 for one foreground logit; K > 1 for K logits, class 0 being the background.
+        **options: Further arguments of the model's constructor, such as `widths` of EGE-UNet.
 
     Returns:
-        A module from float32 (B, in_channels, H, W) to logits (B, num_classes, H, W). In training
-        mode the systems with deep supervision return `(logits, (stage5, …, stage1))`.
+        A module from float32 images (B, in_channels, H, W), min-max scaled to 0…255 each, to logits
+        (B, num_classes, H, W). In training mode, models with deep supervision return
+        `(logits, (stage5, …, stage1))`.
 
     Raises:
-        UsageError: If the name, a number or an option is not one the system takes.
+        UsageError: Unknown name or option, or a number below 1.
     """
-    system = get_system(name)
+    info = model_info(name)
     if in_channels < 1 or num_classes < 1:
         raise UsageError(
-            f"in_channels and num_classes are at least 1, got {in_channels} and {num_classes}."
+            f"in_channels and num_classes must be at least 1, got {in_channels} and {num_classes}."
         )
-    known = _options(system.build)
+    # What an ablation fixes is no option of it.
+    fixed = info.build.keywords if isinstance(info.build, functools.partial) else {}
+    taken = {"in_channels", "num_classes", *fixed}
+    known = [key for key in inspect.signature(info.build).parameters if key not in taken]
     for option in options:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
-            raise UsageError(f"The system {name!r} has no option {option!r}: {hint}")
-    return system.build(in_channels=in_channels, num_classes=num_classes, **options)
+            raise UsageError(f"{name} has no option {option!r}: {_suggest(option, known)}")
+    return info.build(in_channels=in_channels, num_classes=num_classes, **options)
 
 
-def _options(build: Callable[..., nn.Module]) -> list[str]:
-    """The keywords a user may still set: what an ablation fixes is not among them."""
-    fixed = build.keywords if isinstance(build, functools.partial) else {}
-    taken = {"in_channels", "num_classes", *fixed}
-    return [name for name in inspect.signature(build).parameters if name not in taken]
+def _suggest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known) or 'none'}."
 
 
 @functools.cache
-def _systems() -> dict[str, System]:
+def _load_all() -> dict[str, ModelInfo]:
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
-    return _SYSTEMS
+    return _MODELS

@@ -1,17 +1,12 @@
-"""SANet: Shallow Attention Network, a Res2Net-50 under one light head.
+"""SANet: Shallow Attention Network for Polyp Segmentation, a Res2Net-50 with one light head.
 
-Wei, Hu, Zhang, Li, Zhou, Cui. Shallow Attention Network for Polyp Segmentation. MICCAI 2021,
-arXiv 2108.00882.
+Wei, Hu, Zhang, Li, Zhou, Cui. MICCAI 2021, arXiv 2108.00882.
 
-Three stages of the backbone are reduced to 64 channels. Deep features are clean but coarse, shallow
-ones sharp but noisy; so each shallower one is multiplied by the deeper ones, which are ≥ 0 and
-switch its background off.
-
-As in the public code, prediction is at 1/8 of the size. Two more parts of the paper concern neither
-the parameters nor a mask at threshold 0.5 and are not here: training images take the colour
-statistics of each other (colour exchange), and at inference positive and negative logits are
-divided by the shares of pixels they cover (probability correction).
-The authors train with cross-entropy + Dice on this one output, at 352×352.
+Three backbone stages are reduced to 64 channels. Each shallower one is multiplied by the deeper
+ones, whose zeros switch the background off. As in the public code, prediction is at 1/8 of the
+input size. Left out, since neither changes parameters nor a mask at threshold 0.5: the exchange of
+color statistics between training images, and the probability correction at inference. The authors
+train this one output with cross-entropy + Dice at 352×352.
 """
 
 from __future__ import annotations
@@ -19,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from egeunet.models.backbones import Normalize, timm_features
+from egeunet.models.backbones import Normalize, timm_model
 from egeunet.models.layers import check_input, resize
 from egeunet.models.registry import register
 
@@ -33,10 +28,9 @@ class SANet(nn.Module):
     """SANet.
 
     Args:
-        in_channels: Channels of the image; values 0…255, min–max scaled per image. The network
-            brings them to the mean and spread of ImageNet itself.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
-        pretrained: Start the backbone from its ImageNet weights.
+        in_channels: Channels of the image, in 0…255; the model normalizes them itself.
+        num_classes: See `create_model`.
+        pretrained: Start the backbone from ImageNet weights, downloaded once.
     """
 
     def __init__(
@@ -44,12 +38,13 @@ class SANet(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.backbone = timm_features(
+        self.backbone = timm_model(
             BACKBONE,
             pretrained=pretrained,
             in_channels=in_channels,
+            features_only=True,
             out_indices=(2, 3, 4),
-            zero_init_last=False,  # timm's own start silences every block; the authors' does not
+            zero_init_last=False,  # timm starts residual blocks at 0, the authors do not
         )
         self.normalize = Normalize(self.backbone, in_channels)
         self.reduce = nn.ModuleList(
@@ -70,7 +65,7 @@ class SANet(nn.Module):
             reduce(feature) for reduce, feature in zip(self.reduce, features, strict=True)
         )
         size = shallow.shape[-2:]
-        deep = resize(deep, size)  # (B, 64, H/8, W/8), as the other two from here on
+        deep = resize(deep, size)  # (B, 64, H/8, W/8), like the other two from here on
         middle = resize(middle, size) * deep
         logits = self.head(torch.cat((deep, middle, shallow * middle), dim=1))
         return resize(logits, x.shape[-2:])

@@ -1,18 +1,16 @@
-"""TransFuse-S: a ResNet-34 and a DeiT-S side by side, fused at three scales.
+"""TransFuse: Fusing Transformers and CNNs for Medical Image Segmentation; the variant TransFuse-S.
 
-Zhang, Liu, Hu. TransFuse: Fusing Transformers and CNNs for Medical Image Segmentation. MICCAI 2021,
-arXiv 2102.08005.
+Zhang, Liu, Hu. MICCAI 2021, arXiv 2102.08005.
 
-The transformer (the first eight blocks of DeiT-S on 16×16 patches) is upsampled twice, the
-convolutional branch (ResNet-34 without its last stage) yields the same three scales. A BiFusion
-block joins the two at each scale, attention gates lead from one scale to the next. Three outputs
-are supervised: the joint one, the coarsest fusion, the transformer alone.
+A transformer (the first eight blocks of DeiT-S on 16×16 patches, upsampled twice) and a CNN
+(ResNet-34 without its last stage) yield features at three scales. BiFusion blocks join the two at
+each scale, attention gates lead from one scale to the next. Three outputs are supervised: the joint
+one, the coarsest fusion, and the transformer alone.
 
-What differs from the text is taken from the authors' code: their input is 192×256, which is 12×16
-tokens (`tokens=(12, 16)`); Table 1 of EGE-UNet fits 256×256 and 16×16 tokens, the default here.
-Other sizes resize the learned position embeddings. The class token takes no part (`UNREACHED`); it
-and the two extra outputs in eval mode are kept since they are in every published count. What an
-export to ONNX writes has neither.
+As in the authors' code, whose input is 192×256 or 12×16 tokens (`tokens=(12, 16)`); the default of
+16×16 tokens for 256×256 is what Table 1 of EGE-UNet fits. Other sizes resize the learned position
+embeddings. The class token (`UNREACHED`) and the two extra outputs in eval mode have no effect and
+are kept because every published count includes them; exported files have neither.
 """
 
 from __future__ import annotations
@@ -38,27 +36,25 @@ DROPOUT = 0.2
 
 
 class TokenBranch(nn.Module):
-    """The first blocks of DeiT-S, their tokens laid out as a feature map.
+    """The first blocks of DeiT-S, their tokens arranged as a feature map.
 
     Args:
         in_channels: C, channels of the image.
         tokens: Rows and columns of the learned position embeddings.
-        pretrained: Start from the ImageNet weights, the position embeddings resized.
+        pretrained: Start from ImageNet weights, position embeddings resized.
     """
 
     def __init__(self, in_channels: int, tokens: Sequence[int], pretrained: bool) -> None:
         super().__init__()
-        deit: Any = timm_model(TRANSFORMER, pretrained=pretrained, in_channels=in_channels)
+        deit = timm_model(TRANSFORMER, pretrained=pretrained, in_channels=in_channels)
         self.embed: nn.Module = deit.patch_embed.proj
         self.class_token = deit.cls_token
         position = deit.pos_embed.detach()[:, 1:].transpose(1, 2)  # (1, 384, 14·14)
         grid = resize(position.unflatten(2, (14, 14)), tokens)
         self.position = nn.Parameter(grid.contiguous())
-        self.blocks: nn.Sequential = deit.blocks[:DEPTH]
-        for block in deit.blocks[
-            :DEPTH
-        ]:  # plain products: their gradient is deterministic on CUDA too
-            block.attn.fused_attn = False
+        self.blocks: Any = deit.blocks[:DEPTH]
+        for block in self.blocks:
+            block.attn.fused_attn = False  # plain products have a deterministic gradient on CUDA
         self.norm: nn.Module = deit.norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,15 +67,15 @@ class TokenBranch(nn.Module):
 
 
 class BiFusion(nn.Module):
-    """Join a convolutional and a transformer feature of one scale (paper, "BiFusion Module").
+    """Join a CNN and a transformer feature of one scale (paper, "BiFusion Module").
 
-    Spatial attention on the one, channel attention on the other, their product passed through a
-    convolution; the three are mixed by a residual bottleneck.
+    Spatial attention on the first, channel attention on the second, and a convolution of their
+    product are mixed by a residual bottleneck.
 
     Args:
-        cnn: Channels of the convolutional feature, and of the output.
+        cnn: Channels of the CNN feature and of the output.
         transformer: Channels of the transformer feature.
-        reduction: Narrows the channel attention.
+        reduction: Reduction of the channel attention.
     """
 
     def __init__(self, cnn: int, transformer: int, reduction: int) -> None:
@@ -110,12 +106,8 @@ class BiFusion(nn.Module):
         """Map (B, C, H, W) and (B, C_t, H, W) to (B, C, H, W)."""
         product = self.product(self.project_cnn(cnn) * self.project_transformer(transformer))
         pooled = torch.cat((cnn.amax(1, keepdim=True), cnn.mean(1, keepdim=True)), dim=1)
-        attended = (
-            cnn * self.spatial(pooled),
-            transformer * self.channel(transformer),
-            product,
-        )
-        joined = torch.cat(attended, dim=1)
+        attended = cnn * self.spatial(pooled), transformer * self.channel(transformer), product
+        joined = torch.cat(attended, dim=1)  # (B, 2 C + C_t, H, W)
         return self.drop(self.mix(joined) + self.shortcut(joined))
 
 
@@ -123,7 +115,7 @@ class Up(nn.Module):
     """Upsample ×2, join a gated skip if there is one, then two convolutions with a residual.
 
     Args:
-        deep: Channels of the feature from below.
+        deep: Channels of the deeper feature.
         channels: Channels of the output.
         skip: Channels of the skip, 0 for none.
     """
@@ -145,7 +137,7 @@ class Up(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weigh each pixel of a skip by what the deeper feature says of it (Oktay et al. 2018)."""
+    """Pixel weights of a skip, computed from it and a deeper feature (Oktay et al. 2018)."""
 
     def __init__(self, deep: int, skip: int, channels: int) -> None:
         super().__init__()
@@ -162,11 +154,10 @@ class TransFuse(nn.Module):
     """TransFuse-S.
 
     Args:
-        in_channels: Channels of the image; values 0…255, min–max scaled per image. The network
-            brings them to the mean and spread of ImageNet itself.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
-        tokens: Rows and columns of learned position embeddings: the input size / 16.
-        pretrained: Start both branches from their ImageNet weights.
+        in_channels: Channels of the image, in 0…255; the model normalizes them itself.
+        num_classes: See `create_model`.
+        tokens: Rows and columns of the learned position embeddings: input size / 16.
+        pretrained: Start both branches from ImageNet weights, downloaded once.
     """
 
     UNREACHED: ClassVar[frozenset[str]] = frozenset({"transformer.class_token"})
@@ -182,18 +173,13 @@ class TransFuse(nn.Module):
         super().__init__()
         if len(tokens) != 2 or min(tokens) < 1:
             raise UsageError(
-                f"tokens are rows and columns, such as (12, 16) for 192×256, got {list(tokens)}."
+                f"tokens must be rows and columns, such as (12, 16), got {list(tokens)}."
             )
         self.in_channels = in_channels
         shallow, middle, deep = WIDTHS
         self.up_tokens = nn.ModuleList([Up(TOKEN_WIDTH, middle), Up(middle, shallow)])
-        self.fuse = nn.ModuleList(  # from the deepest scale on, as all that follows
-            [
-                BiFusion(deep, TOKEN_WIDTH, 4),
-                BiFusion(middle, middle, 2),
-                BiFusion(shallow, shallow, 1),
-            ]
-        )
+        sizes = (deep, TOKEN_WIDTH, 4), (middle, middle, 2), (shallow, shallow, 1)
+        self.fuse = nn.ModuleList(BiFusion(*size) for size in sizes)  # from the deepest scale on
         self.up = nn.ModuleList([Up(deep, middle, skip=middle), Up(middle, shallow, skip=shallow)])
         self.head = _head(shallow, num_classes)
         self.fusion_head = nn.Sequential(
@@ -201,19 +187,14 @@ class TransFuse(nn.Module):
         )
         self.transformer_head = _head(shallow, num_classes)
         self.apply(_init)
-        # Below `apply`: the branches keep the start that timm gives them.
+        # After `apply`: the branches keep timm's initialization.
         self.transformer = TokenBranch(in_channels, tokens, pretrained)
-        resnet: Any = timm_model(  # timm's own start silences every block, the authors' does not
+        resnet = timm_model(  # timm starts residual blocks at 0, the authors do not
             CNN, pretrained=pretrained, in_channels=in_channels, zero_init_last=False
         )
         self.normalize = Normalize(resnet, in_channels)
-        self.cnn = nn.ModuleList(
-            [
-                nn.Sequential(resnet.conv1, resnet.bn1, resnet.act1, resnet.maxpool, resnet.layer1),
-                resnet.layer2,
-                resnet.layer3,
-            ]
-        )
+        stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.act1, resnet.maxpool, resnet.layer1)
+        self.cnn = nn.ModuleList([stem, resnet.layer2, resnet.layer3])
         self.drop = nn.Dropout2d(DROPOUT)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -270,7 +251,7 @@ def _head(channels: int, num_classes: int) -> nn.Sequential:
 
 
 def _init(module: nn.Module) -> None:
-    """Kaiming-normal convolution weights; biases and norms keep the framework's start."""
+    """Initialize convolution weights (Kaiming normal); biases and norms keep torch's defaults."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 

@@ -1,7 +1,7 @@
 """U-Lite: a U-Net of axial depthwise convolutions.
 
-Dinh, Nguyen, Tran, Pham: 1M parameters are enough? A lightweight CNN-based model for medical image
-segmentation. APSIPA ASC 2023, arXiv 2306.16103.
+Dinh, Nguyen, Tran, Pham. 1M Parameters Are Enough? A Lightweight CNN-Based Model for Medical Image
+Segmentation. APSIPA ASC 2023, arXiv 2306.16103.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AxialDepthwise(nn.Module):
     Args:
         channels: C.
         kernel: Length of both convolutions, odd.
-        dilation: Of both.
+        dilation: Dilation of both.
     """
 
     def __init__(self, channels: int, kernel: int, dilation: int = 1) -> None:
@@ -42,11 +42,11 @@ class AxialDepthwise(nn.Module):
 
 
 class ULite(nn.Module):
-    """U-Lite: five levels of one axial 7 and one pointwise convolution on either side.
+    """U-Lite: five levels of an axial convolution of length 7 and a 1×1 convolution on each side.
 
     Args:
-        in_channels: Channels of the image; values 0…255, min–max scaled per image.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        in_channels: Channels of the image.
+        num_classes: See `create_model`.
     """
 
     def __init__(self, *, in_channels: int = 3, num_classes: int = 1) -> None:
@@ -56,7 +56,7 @@ class ULite(nn.Module):
         self.stem = nn.Conv2d(in_channels, WIDTHS[0], 7, padding=3)
         self.encoder = nn.ModuleList(_EncoderStage(*level) for level in levels)
         self.bottleneck = _Bottleneck(WIDTHS[-1])
-        # From here on index 0 is the deepest level, the order in which the decoder runs.
+        # Index 0 is the deepest level, in the order of the decoder.
         self.decoder = nn.ModuleList(_DecoderStage(deep, skip) for skip, deep in levels[::-1])
         self.head = nn.Conv2d(WIDTHS[0], num_classes, 1)
 
@@ -86,7 +86,7 @@ class _EncoderStage(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """Three dilated axial convolutions beside each other on a quarter of the channels."""
+    """Three parallel dilated axial convolutions on a quarter of the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""UNet: convolutional networks for biomedical image segmentation.
+"""U-Net: Convolutional Networks for Biomedical Image Segmentation.
 
 Ronneberger, Fischer, Brox. MICCAI 2015, arXiv 1505.04597.
 
-This is the form that segmentation papers compare with, EGE-UNet's Table 1 among them. It differs
-from the text: half the widths, padded convolutions (the mask has the size of the image), batch
-normalisation after every convolution, the upsampling one included, and no dropout.
+This is the form that segmentation papers compare with, EGE-UNet's Table 1 included. It differs from
+the text: half the widths, padded convolutions (the mask has the size of the image), batch
+normalization after every convolution, the upsampling ones included, and no dropout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTHS = (32, 64, 128, 256, 512)
 
 
 class DoubleConv(nn.Sequential):
-    """Twice conv3×3 → batch normalisation → ReLU, (B, C_in, H, W) to (B, C_out, H, W)."""
+    """Twice conv3×3 → batch norm → ReLU, from (B, C_in, H, W) to (B, C_out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
@@ -38,11 +38,11 @@ class DoubleConv(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """UNet with batch normalisation and padded convolutions.
+    """U-Net with batch normalization and padded convolutions.
 
     Args:
         in_channels: Channels of the image.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        num_classes: See `create_model`.
         widths: Channels of the levels from the image down; n of them halve the image n - 1 times.
     """
 
@@ -56,7 +56,7 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList(
             DoubleConv(*pair) for pair in itertools.pairwise((in_channels, *widths))
         )
-        # From here on index 0 is the deepest level, the order in which the decoder runs.
+        # From here on index 0 is the deepest level, in the order of the decoder.
         self.ups = nn.ModuleList(_upsample(deep, shallow) for shallow, deep in levels[::-1])
         self.decoder = nn.ModuleList(
             DoubleConv(2 * shallow, shallow) for shallow, _ in levels[::-1]
@@ -69,12 +69,12 @@ class UNet(nn.Module):
         skips = encode(self.encoder, x)
         x = skips.pop()  # (B, C5, H/16, W/16)
         for up, decode in zip(self.ups, self.decoder, strict=True):
-            x = decode(torch.cat((skips.pop(), up(x)), dim=1))
+            x = decode(torch.cat((skips.pop(), up(x)), dim=1))  # (B, C, 2h, 2w)
         return self.head(x)
 
 
 def encode(levels: nn.ModuleList, x: Tensor) -> list[Tensor]:
-    """Run the levels one after the other, a 2×2 max-pooling between; return what each gave."""
+    """Return the features of all levels; a 2×2 max-pooling stands between two levels."""
     features: list[Tensor] = []
     for level in levels:
         x = level(F.max_pool2d(x, 2) if features else x)
@@ -83,10 +83,10 @@ def encode(levels: nn.ModuleList, x: Tensor) -> list[Tensor]:
 
 
 def size_multiple(widths: Sequence[int]) -> int:
-    """Return what H and W must be divisible by in a U of one level per width.
+    """Return the number that H and W must be divisible by, given one width per level.
 
     Raises:
-        UsageError: If the widths do not make a U.
+        UsageError: Fewer than two widths, or one below 2.
     """
     if len(widths) < 2 or any(width < 2 for width in widths):
         raise UsageError(f"A UNet takes two or more widths, each at least 2, got {list(widths)}.")

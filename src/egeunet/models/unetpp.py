@@ -1,13 +1,13 @@
-"""UNet++: a nested U-Net architecture for medical image segmentation.
+"""UNet++: A Nested U-Net Architecture for Medical Image Segmentation.
 
 Zhou, Siddiquee, Tajbakhsh, Liang. DLMIA 2018, arXiv 1807.10165.
 
-The skips of a U are filled with convolution nodes X(i, j): node j on level i sees all nodes before
-it on its level and the next one of the level below. So U-Nets of every depth share one encoder, and
-X(0, 1) … X(0, 4) are their outputs.
+The skips of a U-Net are filled with convolution nodes X(i, j): node j on level i takes all earlier
+nodes of its level and the next deeper level's node j - 1. So U-Nets of every depth share one
+encoder; X(0, 1) … X(0, 4) are their outputs.
 
-Differs from the text, as the widely used code does: batch normalisation after every convolution and
-no dropout; the prediction is that of X(0, 4), not the mean of all outputs.
+Differs from the text, as the widely used code does: batch normalization after every convolution, no
+dropout, and the prediction is that of X(0, 4), not the mean of all outputs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class UNetPlusPlus(nn.Module):
 
     Args:
         in_channels: Channels of the image.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        num_classes: See `create_model`.
         widths: Channels of the levels from the image down; n of them halve the image n - 1 times.
-        deep_supervision: Whether the shallower U-Nets, X(0, 1) … X(0, n - 2), have heads of their
-            own, whose logits training mode returns too.
+        deep_supervision: Give the shallower U-Nets, X(0, 1) … X(0, n - 2), their own heads and
+            return their logits too in training mode.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class UNetPlusPlus(nn.Module):
         return logits
 
     def _grid(self) -> list[tuple[int, int]]:
-        """The nodes (i, j) that fill the skips, in an order in which they can be computed."""
+        """The nodes (i, j) in the order of computation."""
         return [(i, j) for j in range(1, self.depth) for i in range(self.depth - j)]
 
 

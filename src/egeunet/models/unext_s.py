@@ -1,13 +1,13 @@
-"""UNeXt: MLP-based rapid medical image segmentation network; the small variant UNeXt-S.
+"""UNeXt: MLP-based Rapid Medical Image Segmentation Network; the small variant UNeXt-S.
 
 Valanarasu, Patel. MICCAI 2022, arXiv 2203.04967.
 
-Three convolution stages, then two stages of tokenised MLPs whose channel groups are shifted along
-one image axis before each linear layer, so that a pixel-wise layer sees its neighbours.
+Three convolution stages, then two stages of tokenized MLPs. Their channel groups are shifted along
+one image axis before each linear layer, so that a layer on single pixels sees neighbors.
 
-This follows the published code, which shifts along the height first and the width second (the text
-has it the other way round), fills with zeros, and lets each MLP be as wide inside as its stage. The
-0.32 M parameters that papers print for the small variant are not those of that code: 253,561.
+Follows the published code: it shifts along the height first and the width second (the text: the
+other way round), fills with zeros, and its MLPs are as wide inside as their stage. That code has
+253,561 parameters; the 0.32 M printed in papers are not reproducible from it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from egeunet.models.registry import StateDict, register
 
 MULTIPLE = 32
 REACH = 2  # channel groups are shifted by -2 … 2 pixels
-EPS = 1e-5  # of the layer normalisations
+EPS = 1e-5  # of the layer norms
 
 
 class ShiftedMLP(nn.Module):
-    """The tokenised MLP block: shifted groups, pixel-wise layers, a depthwise 3×3 between.
+    """Tokenized MLP block: two layers on shifted channel groups, a depthwise 3×3 between them.
 
     Args:
         channels: C of the map.
@@ -57,7 +57,7 @@ class UNeXtS(nn.Module):
 
     Args:
         in_channels: Channels of the image.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        num_classes: See `create_model`.
         widths: Channels of the five stages; (16, 32, 128, 160, 256) is the full UNeXt.
     """
 
@@ -75,7 +75,7 @@ class UNeXtS(nn.Module):
         stages = list(itertools.pairwise((in_channels, *widths)))
         self.convs = nn.ModuleList(_conv(*pair) for pair in stages[:3])
         self.tokens = nn.ModuleList(_embed(*pair) for pair in stages[3:])
-        # From here on index 0 is the deepest level, the order in which the decoder runs.
+        # From here on index 0 is the deepest level, in the order of the decoder.
         self.decoder = nn.ModuleList(_conv(deep, shallow) for shallow, deep in stages[:0:-1])
         self.decoder_tokens = nn.ModuleList(_mlp(width) for width in (widths[3], widths[2]))
         self.last = nn.Conv2d(widths[0], widths[0], 3, padding=1)
@@ -100,11 +100,11 @@ class UNeXtS(nn.Module):
 
 
 def shift(x: Tensor, dim: int) -> Tensor:
-    """Shift five channel groups of (B, C, H, W) by -2 … 2 pixels along `dim`, zeros moving in."""
+    """Shift five channel groups of (B, C, H, W) by -2 … 2 pixels along `dim`, filled with zeros."""
     length = x.shape[dim]
     pad = (0, 0, REACH, REACH) if dim == 2 else (REACH, REACH)
     groups = F.pad(x, pad).chunk(2 * REACH + 1, dim=1)
-    # Group i moves by i - 2: its window begins that much earlier.
+    # Group i is shifted by i - 2.
     return torch.cat([g.narrow(dim, 2 * REACH - i, length) for i, g in enumerate(groups)], dim=1)
 
 
@@ -123,14 +123,14 @@ def _mlp(channels: int) -> nn.Sequential:
 
 
 def _embed(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Overlapping patches become tokens, at half the resolution, and pass an MLP block."""
+    """Overlapping patch embedding at half the resolution, then an MLP block."""
     project = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
     init_fan_out(project)
     return nn.Sequential(project, ChannelLayerNorm(out_channels, eps=EPS), *_mlp(out_channels))
 
 
 def _convert_official(published: StateDict) -> dict[str, Tensor]:
-    """Published names → ours. Linear layers over the channels are 1×1 convolutions here."""
+    """Rename published tensors; linear layers over the channels are 1×1 convolutions here."""
     blocks = {"tokens.0.2": "block1", "tokens.1.2": "block2"}
     blocks |= {"decoder_tokens.0.0": "dblock1", "decoder_tokens.1.0": "dblock2"}
     names = {"last": "decoder5", "head": "final"}
@@ -139,19 +139,13 @@ def _convert_official(published: StateDict) -> dict[str, Tensor]:
     for i in range(4):
         names |= {f"decoder.{i}.0": f"decoder{i + 1}", f"decoder.{i}.1": f"dbn{i + 1}"}
     for i in range(2):
-        names |= {
-            f"tokens.{i}.0": f"patch_embed{i + 3}.proj",
-            f"tokens.{i}.1": f"patch_embed{i + 3}.norm",
-            f"tokens.{i}.3": f"norm{i + 3}",
-            f"decoder_tokens.{i}.1": f"dnorm{i + 3}",
-        }
+        embed = f"patch_embed{i + 3}"
+        names |= {f"tokens.{i}.0": f"{embed}.proj", f"tokens.{i}.1": f"{embed}.norm"}
+        names |= {f"tokens.{i}.3": f"norm{i + 3}", f"decoder_tokens.{i}.1": f"dnorm{i + 3}"}
     for ours, theirs in blocks.items():
-        names |= {
-            f"{ours}.norm": f"{theirs}.0.norm2",
-            f"{ours}.first": f"{theirs}.0.mlp.fc1",
-            f"{ours}.depthwise": f"{theirs}.0.mlp.dwconv.dwconv",
-            f"{ours}.second": f"{theirs}.0.mlp.fc2",
-        }
+        names |= {f"{ours}.norm": f"{theirs}.0.norm2", f"{ours}.first": f"{theirs}.0.mlp.fc1"}
+        names |= {f"{ours}.depthwise": f"{theirs}.0.mlp.dwconv.dwconv"}
+        names |= {f"{ours}.second": f"{theirs}.0.mlp.fc2"}
     converted = {}
     for key in UNeXtS().state_dict():
         module, _, kind = key.rpartition(".")

@@ -1,18 +1,16 @@
 """UTNetV2: a U-Net whose deep stages exchange information with a small semantic map.
 
 Gao, Zhou, Liu, Metaxas. A Multi-scale Transformer for Medical Image Segmentation: Architectures,
-Model Efficiency, and Benchmarks. 2022, arXiv 2203.00131v1 (its later versions are MedFormer).
+Model Efficiency, and Benchmarks. 2022, arXiv 2203.00131v1 (later versions: MedFormer).
 
-Attention between all pixels is dear. Here every stage keeps, beside its feature, a semantic map of
-4×4 tokens: pixels attend to the tokens and the tokens to the pixels, through one matrix of products
-(bidirectional attention). The maps of three stages are fused by a small transformer in place of a
-plain skip.
+Attention between all pixels is expensive. Here every deep stage keeps, beside its feature, a
+semantic map of 4×4 tokens; pixels attend to tokens and tokens to pixels through one matrix of
+products (bidirectional attention). A small transformer fuses the maps of three stages in place of
+plain skips.
 
-What differs from the text: the sizes are those that give the cost printed in Table 1 of EGE-UNet;
-they are the defaults of the public 2-D code of 2022 with maps of 4×4 tokens and expansion 1.
-As there, the decoder hands the map on through its two last, purely convolutional stages, where
-nobody reads it: `UNREACHED` names the parameters that no output depends on. They are kept since
-they are in every published count.
+The sizes give the cost printed in Table 1 of EGE-UNet: the defaults of the public 2-D code of 2022
+with maps of 4×4 tokens and expansion 1. As there, the last two decoder stages compute a map that is
+never read; `UNREACHED` names those parameters, which every published count includes.
 """
 
 from __future__ import annotations
@@ -49,9 +47,9 @@ class ConvBlock(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """The feed-forward part of an attention block: depthwise 3×3, squeeze-excitation, 1×1.
+    """Feed-forward part of an attention block: depthwise 3×3, squeeze-excitation, 1×1.
 
-    The published code names it MBConv; with expansion 1 there is no widening convolution.
+    Called MBConv in the published code; expansion 1 needs no widening convolution.
     """
 
     def __init__(self, channels: int) -> None:
@@ -77,8 +75,8 @@ class InvertedBottleneck(nn.Module):
 class BidirectionalAttention(nn.Module):
     """Pixels attend to the tokens of the semantic map, tokens to the pixels.
 
-    One matrix of products serves both: the softmax over the tokens weighs what the pixels receive,
-    the softmax over the pixels what the tokens receive.
+    One matrix of products serves both: its softmax over tokens weights what pixels receive, its
+    softmax over pixels what tokens receive.
 
     Args:
         channels: C of the feature and of the map.
@@ -113,7 +111,7 @@ class BidirectionalAttention(nn.Module):
 
 
 class MapGeneration(nn.Module):
-    """Make a semantic map: each token is a mean of the pixels, weighted by a learned softmax."""
+    """Semantic map: each token is a mean of the pixels, weighted by a learned softmax."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -153,7 +151,7 @@ class FusionLayer(nn.Module):
 
 
 class MapFusion(nn.Module):
-    """Let the tokens of all semantic maps attend to each other.
+    """Self-attention between the tokens of all semantic maps.
 
     Args:
         widths: Channels of the maps.
@@ -182,8 +180,8 @@ class UTNetV2(nn.Module):
     """UTNetV2 in the size of Table 1 of EGE-UNet.
 
     Args:
-        in_channels: Channels of the image; values 0…255, min–max scaled per image.
-        num_classes: 1 for one foreground logit, K > 1 for K classes with background 0.
+        in_channels: Channels of the image.
+        num_classes: See `create_model`.
     """
 
     UNREACHED: ClassVar[frozenset[str]] = frozenset(
@@ -205,14 +203,10 @@ class UTNetV2(nn.Module):
         self.map_widen = nn.ModuleList(nn.Conv2d(*step, 1, bias=False) for step in steps)
         self.attend = nn.ModuleList(map(_AttentionBlocks, deep, HEADS, ATTENTION_BLOCKS))
         self.fuse = MapFusion(tuple(deep))
-        self.up = nn.ModuleList(
-            [
-                _Up(deep[2], deep[1], heads=HEADS[1], blocks=2),
-                _Up(deep[1], deep[0], heads=HEADS[0], blocks=1, convs=1),
-                _Up(deep[0], first, convs=2),
-                _Up(first, stem, convs=2),
-            ]
-        )
+        up1 = _Up(deep[2], deep[1], heads=HEADS[1], blocks=2)
+        up2 = _Up(deep[1], deep[0], heads=HEADS[0], blocks=1, convs=1)
+        up3, up4 = _Up(deep[0], first, convs=2), _Up(first, stem, convs=2)
+        self.up = nn.ModuleList([up1, up2, up3, up4])
         self.head = nn.Conv2d(stem, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,7 +234,7 @@ class UTNetV2(nn.Module):
 
 
 class _PatchMerging(nn.Module):
-    """Halve the size: the four pixels of a square become channels, then BN and a separable conv."""
+    """Halve the size: 2×2 pixels become channels, then batch norm and a separable convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

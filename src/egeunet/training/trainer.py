@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from egeunet.compat import keep_freed_memory
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import load_arrays
 from egeunet.data.loader import Loader
 from egeunet.data.splits import Split
 from egeunet.errors import EgeunetError, InterruptedRunError
 from egeunet.files import held, remove_temporary
-from egeunet.memory import keep_freed_memory
 from egeunet.models.registry import create_model
 from egeunet.progress import bar, set_progress
 from egeunet.training.checkpoints import (

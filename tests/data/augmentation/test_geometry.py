@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import kstest
 
 from egeunet import native
-from egeunet.compat import mend_torchvision
+from egeunet.compat import import_torchvision
 from egeunet.data.augmentation import geometry
 from egeunet.data.augmentation.geometry import Augmentation, transform
 from egeunet.data.loader import scale_batch
@@ -118,7 +118,7 @@ def test_the_rotation_happens_in_the_photos_geometry():
 @pytest.mark.parametrize("aspect", [1.0, 1.5])
 def test_zoom_shear_and_shift_are_torchvisions(aspect):
     """In the photo's geometry: a wide photo is stretched, moved by torchvision, and squeezed."""
-    mend_torchvision()
+    import_torchvision()
     from torchvision.transforms.v2 import functional
 
     side = 120

@@ -1,12 +1,12 @@
-"""Train every system for 30 steps on ISIC 2018, then predict one photo: does it learn, how fast?
+"""Train every model for 30 steps on ISIC 2018, then predict one photo: does it learn, how fast?
 
-    python benchmarks/systems.py --data ../shared/data/isic2018 [egeunet malunet …]
+    python benchmarks/models.py --data ../shared/data/isic2018 [egeunet malunet …]
 
-One row per system is added to zoo_steps.jsonl. All see the same 240 photos of the holdout
+One row per model is added to zoo_steps.jsonl. All see the same 240 photos of the holdout
 training part in the same order, augmented as in the paper, under its optimiser (AdamW, lr 1e-3) and
-loss, from random weights. 30 steps show that a system learns, not how good it is.
+loss, from random weights. 30 steps show that a model learns, not how good it is.
 
-Running means of batch normalisation lag behind weights that move this fast, so that several systems
+Running means of batch normalization lag behind weights that move this fast, so that several models
 would mark nothing; before the photo is predicted they are taken anew over 32 photos of training.
 """
 
@@ -88,9 +88,9 @@ def settle(model: nn.Module, train: Arrays) -> None:
 
 
 def main() -> None:
-    """Measure the systems named on the command line, all by default."""
+    """Measure the models named on the command line, all by default."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("systems", nargs="*", metavar="SYSTEM")
+    parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--data", type=Path, required=True, help="the folder of ISIC 2018")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=8)
@@ -102,9 +102,9 @@ def main() -> None:
     split = split_dataset(open_folder(options.data), "holdout")
     train = load_arrays(split.train[:PHOTOS])
     test = load_arrays(split.test[:1])
-    for name in options.systems or list_models():
+    for name in options.models or list_models():
         row = {
-            "system": name,
+            "model": name,
             "dataset": "isic2018",
             "protocol": "holdout",
             "recipe": "AdamW lr 1e-3, weight decay 1e-2, BCE + Dice, 256×256",

@@ -1,4 +1,4 @@
-"""What every registered system must do; a new one is tested by being registered."""
+"""What every registered model must do; a new one is tested by being registered."""
 
 import copy
 import importlib.util
@@ -14,12 +14,12 @@ from egeunet.errors import UsageError
 from egeunet.models import create_model, list_models
 from egeunet.training.losses import DeepSupervisionLoss, cross_entropy_dice
 
-SYSTEMS = list_models()
+MODELS = list_models()
 ON_TIMM = {"mobilenetv3", "mobilevitv2", "sanet", "transfuse"}
 OF_TORCH_ITSELF = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
-@pytest.fixture(params=SYSTEMS)
+@pytest.fixture(params=MODELS)
 def name(request):
     if request.param in ON_TIMM and not importlib.util.find_spec("timm"):
         pytest.skip("no timm: pip install 'egeunet[zoo]'")
@@ -95,7 +95,7 @@ def test_the_gradient_reaches_every_parameter(name, classes):
     target = truth.unsqueeze(1).float() if classes == 1 else truth
     loss_of(model(image()), target).backward()
     unreached = {key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-    # A system may own up to parameters which its published counts have and its output has not.
+    # Published counts of some models include parameters that no output depends on.
     assert unreached == getattr(model, "UNREACHED", set())
 
 
