@@ -2,6 +2,7 @@ import csv
 import functools
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -456,3 +457,43 @@ def test_masks_can_be_tidied(weights: Path, tmp_path: Path) -> None:
     assert (plain[50, 70], plain[100, 135]) == (0, 255)
     assert (tidied[50, 70], tidied[100, 135]) == (255, 0)
     assert tidied[30, 70] == 255
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names may hold anything there")
+def test_names_cannot_command_the_terminal_or_a_spreadsheet(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "\x1b]0;owned\x07\u202egpj.png").write_bytes(b"")
+    (photos / "a.jpg").rename(photos / "=cmd|calc.jpg")
+    done = predict(photos, "-o", tmp_path / "out", "-w", weights, text=True)
+    assert done.returncode == 1
+    assert "\\x1b]0;owned\\x07\\u202egpj.png is empty" in done.stderr
+    done = predict(f"{photos}/*.png", "-o", "-", "-w", weights, text=True)
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.stderr)
+    with (tmp_path / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        assert "'=cmd|calc.jpg" in [row["name"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does")
+def test_what_is_too_large_for_the_memory_is_skipped(
+    weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    with (photos / "sparse.tif").open("wb") as file:
+        file.write(b"II*\0\x08\0\0\0")
+        file.truncate(30 * 10**9)
+    with (photos / "sparse.jpg").open("wb") as file:
+        file.write(b"\xff\xd8\xff\xe0")
+        file.truncate(300 * 10**9)
+    Image.new("L", (14_000, 14_000)).save(photos / "large.png", compress_level=1)
+    Image.new("1", (199_999_999, 1)).save(photos / "row.png")
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_AS, (800_000_000,) * 2)
+    words = ("-o", tmp_path / "out", "-w", weights, "--threads", 1)
+    done = predict(photos, *words, text=True, preexec_fn=limit)
+    assert done.stdout == f"2 done, 4 failed: {tmp_path / 'out'}\n", done.stderr
+    assert "Traceback" not in done.stderr
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    errors = {row["name"]: row["error"] for row in rows if row["error"]}
+    assert "the limit is 2,000 MB" in errors["sparse.tif"]
+    assert "the limit is 2,000 MB" in errors["sparse.jpg"]
+    assert "65500 pixels a side" in errors["row.png"]
+    assert "needs more memory than there is" in errors["large.png"]

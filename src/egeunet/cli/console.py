@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from egeunet import progress
 from egeunet.files import escape_name
 from egeunet.progress import stderr_console
 from egeunet.reporting import Bar, Reporter
+
+# Of ASCII and Latin-1 but tab and newline; those that change the direction of text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def console_reporter() -> Reporter:
@@ -60,6 +64,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(escape_name(text) + "\n")
 
 
+def escape_controls(text: str) -> str:
+    """Escape control characters: file names may hold some that command the terminal."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def configure_logging() -> None:
     """Send the package's log messages to stderr: information as is, warnings with their level."""
     logger = logging.getLogger("egeunet")
@@ -74,7 +83,8 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname.lower()
         prefix = f"[yellow]{level}:[/] " if record.levelno >= logging.WARNING else ""
-        stderr_console().print(prefix + escape(record.getMessage()), soft_wrap=True)
+        message = escape(escape_controls(record.getMessage()))
+        stderr_console().print(prefix + message, soft_wrap=True)
 
 
 class _ConsoleReporter(Reporter):

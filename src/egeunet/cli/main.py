@@ -12,7 +12,7 @@ from egeunet import __version__
 from egeunet.cli import data
 from egeunet.cli.batch import batch
 from egeunet.cli.benchmark import benchmark
-from egeunet.cli.console import configure_logging, prepare_streams
+from egeunet.cli.console import configure_logging, escape_controls, prepare_streams
 from egeunet.cli.demo import demo
 from egeunet.cli.evaluate import evaluate
 from egeunet.cli.export import export
@@ -81,9 +81,10 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(128 + error.signal_number)
     except EgeunetError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {escape_controls(str(error))}\n")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except OSError as error:  # such as a full disk, or a folder that may not be written to
         place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {place}{error.strerror or error}.\n")
+        message = escape_controls(f"{place}{error.strerror or error}")
+        sys.stderr.write(f"error: {message}.\n")
         sys.exit(1)

@@ -48,7 +48,7 @@ MAX_BYTES = 2_000_000_000
 
 _MAX_RLE_PIXELS = 10_000_000  # of BMP files with run lengths, which Pillow decodes in Python
 _LARGE = 2_000_000  # pixels of an image that is kept as its file
-_BAND = 4_000_000  # pixels that are converted at a time
+_BAND = 1_000_000  # pixels that are converted at a time
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG", "JpegImagePlugin", "JpegImageFile"),
     (b"\x89PNG\r\n\x1a\n", "PNG", "PngImagePlugin", "PngImageFile"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Color = tuple[int, int, int]
-_BAND = 4_000_000  # pixels that are looked at at a time, so that large masks take little memory
+_BAND = 1_000_000  # pixels that are looked at at a time, so that large masks take little memory
 
 # Okabe and Ito's palette, distinct for color-blind readers; the first is rare on skin.
 _COLORS: tuple[Color, ...] = (
