@@ -54,6 +54,7 @@ class DatasetInfo:
         groups: Possible names of the table of which images show the same lesion (`lesion_id`).
         pooled: Official splits that the protocols pool and split anew; the others are left out.
         also_in: Other folders inside EGEUNET_DATA that hold it.
+        target: What its masks show, the class name of one-class weights.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DatasetInfo:
     groups: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
     also_in: tuple[str, ...] = ()
+    target: str = "lesion"
 
 
 _ISIC = "https://isic-challenge-data.s3.amazonaws.com"
@@ -145,6 +147,7 @@ _ENTRIES = (
     ),
     DatasetInfo(
         name="kvasir_seg",
+        target="polyp",
         title="Kvasir-SEG",
         homepage="https://datasets.simula.no/kvasir-seg/",
         license="research and education; see the owner's terms",
@@ -155,6 +158,7 @@ _ENTRIES = (
     ),
     DatasetInfo(
         name="cvc_clinicdb",
+        target="polyp",
         title="CVC-ClinicDB",
         homepage="https://polyp.grand-challenge.org/CVCClinicDB/",
         license="research; see the owner's terms",

@@ -112,8 +112,10 @@ def describe(run: Run, **entries: str) -> dict[str, str]:
         **entries: What else to say.
     """
     data = run.recipe.data
-    names = ["lesion"] if data.num_classes == 1 else [f"class {k}" for k in range(data.num_classes)]
     info = REGISTRY.get(run.dataset)
+    names = [info.target if info else "lesion"]
+    if data.num_classes > 1:
+        names = [f"class {k}" for k in range(data.num_classes)]
     scores, scores_on = _selected_scores(run)
     return {
         "egeunet_version": __version__,
