@@ -16,7 +16,7 @@ from typer.main import get_command
 from egeunet.cli.main import app
 from egeunet.files import atomic_write
 from egeunet.models import count_cost, create_model
-from egeunet.models.registry import get_system
+from egeunet.models.registry import model_info
 from egeunet.training.recipe import describe_settings
 
 DOCS = Path(__file__).resolve().parent
@@ -58,7 +58,7 @@ def readme() -> str:
     """Return README with its table of models."""
     lines = ["| model | parameters | GMACs | published in |", "| --- | ---: | ---: | --- |"]
     for name in MODELS:
-        cost, entry = count_cost(create_model(name)), get_system(name)
+        cost, entry = count_cost(create_model(name)), model_info(name)
         paper = f"[{entry.paper}](https://arxiv.org/abs/{entry.arxiv})"
         lines.append(f"| `{name}` | {cost.params:,} | {cost.macs / 1e9:.3f} | {paper} |")
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
