@@ -61,18 +61,29 @@ class Service:
         return HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def cpu_seconds(self) -> float:
-        """Seconds that its threads have computed."""
-        fields = (
-            Path(f"/proc/{self.process.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        )
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Seconds that its processes have computed."""
+        total = 0
+        for process in self.processes():
+            stat = Path(f"/proc/{process}/stat").read_text("utf-8")
+            fields = stat.rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> float:
-        """Megabytes in use."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text("utf-8")
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found
-        return int(found[1]) / 1e3
+        """Resident megabytes of its processes."""
+        total = 0
+        for process in self.processes():
+            status = Path(f"/proc/{process}/status").read_text("utf-8")
+            found = re.search(r"VmRSS:\s+(\d+)", status)
+            assert found
+            total += int(found[1])
+        return total / 1e3
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the service and its workers."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task").glob("*/children")
+        return [pid, *(int(one) for path in children for one in path.read_text("utf-8").split())]
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Service:
         command = [sys.executable, "-m", "egeunet", "serve", "--port", str(self.port), *options]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log, env=os.environ | variables)
-        for _ in range(300):
+        for _ in range(1800):  # a busy machine may take minutes
             if self.process.poll() is not None:
                 break
             try:

@@ -383,3 +383,28 @@ def test_hostile_requests_are_refused_in_order(start, image, count):
         assert not [line for line in service.logged() if line.get("status", 0) in (500, 504)]
         assert 0 < peak[0] < bound
         print(dict(answers), f"{peak[0]:.0f} MB")
+
+
+def test_the_documented_limits_are_those_of_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text("utf-8")
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| ")]
+    documented = {name.strip(): value.strip() for name, value in rows}
+    limits = Limits()
+    for name, value in {
+        "request body": f"{limits.body_bytes / 1e6:g} MB",
+        "image, read from its header": f"{limits.pixels / 1e6:g} megapixels",
+        "memory to decode one image, estimated from its header": f"{limits.image_bytes / 1e6:g} MB",
+        "files of a batch": f"{limits.files}",
+        "requests that wait or are segmented": f"{limits.requests}",
+        "time to segment": f"{limits.seconds} s",
+        "time for the head of a request": f"{limits.head_seconds} s",
+        "open connections": f"{limits.connections}",
+        "bodies and responses of all connections together": f"{limits.buffered_bytes / 1e6:g} MB",
+        "memory of all decoding together, estimated": f"{limits.decoded_bytes / 1e6:,.0f} MB",
+        "memory of one worker beyond its own, enforced on Linux": (
+            f"{limits.worker_bytes / 1e6:,.0f} MB"
+        ),
+        "log lines per second": f"{INFO_PER_SECOND:,}",
+        "warnings and errors per second": f"{OTHERS_PER_SECOND}",
+    }.items():
+        assert documented[name] == value, name
