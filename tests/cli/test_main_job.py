@@ -72,9 +72,70 @@ def test_a_run_is_evaluated_and_recorded(egeunet, run):
     assert row["seed"] == 42
 
 
+def test_an_evaluation_is_not_overwritten_unless_asked(egeunet, run):
+    words = ("evaluate", "runs/x", "-o", "once")
+    assert egeunet(*words)[0] == 0
+    metrics = egeunet.folder / "once" / "metrics.json"
+    before = metrics.stat().st_mtime_ns
+    code, _, errors = egeunet(*words)
+    assert code == 2
+    assert "once holds an evaluation" in errors
+    assert metrics.stat().st_mtime_ns == before
+    assert egeunet(*words, "--overwrite")[0] == 0
+    assert metrics.stat().st_mtime_ns > before
+
+
+def test_evaluated_models_are_compared_in_a_report(egeunet, run):
+    shutil.copytree(run, egeunet.folder / "several" / "a")
+    for name in ("a", "b"):
+        folder = egeunet.folder / "several" / name
+        if name == "b":
+            shutil.copytree(run, folder)
+        shutil.rmtree(folder / "evaluation", ignore_errors=True)
+        words = ("evaluate", f"several/{name}", *(["--last"] if name == "b" else []))
+        assert egeunet(*words, "--record", "several.jsonl")[0] == 0
+    for number, source in enumerate(("several", "several.jsonl")):
+        code, out, errors = egeunet("report", source, "-o", f"report{number}")
+        assert code == 0, errors
+        page = (egeunet.folder / f"report{number}" / "README.md").read_text()
+        assert "## skin, protocol holdout, split test" in page
+        assert "Jaccard per image | 95 % interval | p (Holm)" in page
+        for line in out.splitlines():
+            assert (egeunet.folder / line).is_file()
+        assert "curves-skin-holdout-test.png" in out
+    assert egeunet("report", "several", "-o", "report0")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.json", '{"pooled":' + "[" * 100_000),
+        ("metrics.json", "[1, 2]"),
+        ("metrics.json", "\x00" * 10),
+        ("per_image.csv", "id,jaccard\na,not a number\n"),
+    ],
+)
+def test_damaged_evaluations_are_one_sentence(egeunet, run, tmp_path, file, text):
+    for name in ("a", "b"):
+        shutil.copytree(run, tmp_path / name)
+        words = ("evaluate", tmp_path / name, "--overwrite")
+        assert egeunet(*words)[0] == 0
+    (tmp_path / "a" / "evaluation" / file).write_text(text)
+    code, _, errors = egeunet("report", tmp_path, "-o", tmp_path / "report")
+    assert code == 1
+    assert len(errors.splitlines()) == 1
+    assert file in errors
+
+
+def test_a_place_without_evaluations_is_a_usage_error(egeunet, tmp_path):
+    code, _, errors = egeunet("report", tmp_path, "-o", tmp_path / "report")
+    assert code == 2
+    assert "holds no evaluations" in errors
+
+
 def test_the_exported_file_scores_as_the_run(egeunet, run):
     assert egeunet("export", "runs/x", "-o", "exported")[0] == 0
-    _, of_run, _ = egeunet("evaluate", "runs/x", "--json")
+    _, of_run, _ = egeunet("evaluate", "runs/x", "--json", "-o", "of-run")
     code, of_file, errors = egeunet("evaluate", "exported/model.onnx", "--data", "skin", "--json")
     assert code == 0, errors
     one, other = (json.loads(text)["pooled"]["iou"] for text in (of_run, of_file))
@@ -86,8 +147,8 @@ def test_corruptions_are_scored_on_request(egeunet, run):
     assert egeunet("export", "runs/x", "-o", "exported", "--overwrite")[0] == 0
     code, out, errors = egeunet(*words, "--record", "rough.jsonl")
     assert code == 0, errors
-    assert "corrupted, by severity" in out
-    assert "tone: " in out
+    assert "Corrupted images, by severity" in out
+    assert "skin tone: " in out
     assert (egeunet.folder / "rough" / "robustness.png").is_file()
     row = json.loads((egeunet.folder / "rough.jsonl").read_text())
     found = row["robustness"]
@@ -117,7 +178,7 @@ def test_images_that_were_trained_on_are_not_scored(egeunet, run):
 def test_external_data_is_scored_whole(egeunet, run):
     write_dataset(egeunet.folder / "other", 5, size=(64, 48), seed=9)
     words = ("--data", "other", "--protocol", "external", "--json", "--record", "external.jsonl")
-    code, out, errors = egeunet("evaluate", "runs/x", *words)
+    code, out, errors = egeunet("evaluate", "runs/x", *words, "--overwrite")
     assert code == 0, errors
     assert json.loads(out)["n"] == 5
     row = json.loads((egeunet.folder / "external.jsonl").read_text())

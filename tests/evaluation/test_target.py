@@ -1,11 +1,19 @@
 import numpy as np
 import pytest
 
+from egeunet.data.cache import Arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.splits import split_dataset
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic.dermoscopy import draw, write_dataset
 from egeunet.errors import UsageError
-from egeunet.evaluation.target import EvaluationTarget, choose_samples
+from egeunet.evaluation.target import (
+    EvaluationTarget,
+    choose_samples,
+    evaluate_target,
+    segmenter_target,
+)
+from egeunet.inference.segmenter import Segmenter
+from egeunet.inference.weights import find_weights
 from egeunet.training.provenance import merge, seen_in, seen_of
 
 
@@ -35,3 +43,27 @@ def test_what_an_earlier_run_saw_is_seen():
         "b": "selected",
     }
     assert merge(first, second) == both
+
+
+class Counting(Segmenter):
+    """Counts the images that the network is run on."""
+
+    images = 0
+
+    def logits(self, images):
+        self.images += len(images)
+        return super().logits(images)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
+def test_an_exported_model_is_run_once_and_cut_at_its_own_threshold(threshold):
+    drawn = [draw(seed, (256, 256)) for seed in range(3)]
+    images, masks = (np.stack(one) for one in zip(*drawn, strict=True))
+    arrays = Arrays(("a", "b", "c"), images, masks, np.ones(3, np.float32))
+    segmenter = Counting("isic2018", threshold=threshold)
+    found = evaluate_target(segmenter_target(segmenter, find_weights("isic2018")), arrays)
+    assert segmenter.images == 3
+    results = [segmenter(image) for image in images]
+    for prediction, result in zip(found.predictions, results, strict=True):
+        np.testing.assert_array_equal(prediction, result.scores >= np.float32(threshold))
+    assert found.quality.expected == pytest.approx([one.quality for one in results], abs=1e-5)
