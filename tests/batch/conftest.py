@@ -1,4 +1,4 @@
-"""A small archive of drawn photos, and the program in a process of its own."""
+"""A small archive of drawn images, and the program in a process of its own."""
 
 import os
 import subprocess
@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw
 
 from egeunet.inference.segmenter import Segmenter
 
-PHOTOS = 9
+IMAGES = 9
 
 
-def draw_photos(folder: Path, count: int) -> list[Path]:
-    """Write small photos with a dark spot each, in two folders."""
+def draw_images(folder: Path, count: int) -> list[Path]:
+    """Write small images with a dark spot each, in two folders."""
     chance = np.random.default_rng(0)
     paths = []
     for index in range(count):
@@ -30,8 +30,8 @@ def draw_photos(folder: Path, count: int) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory) -> list[Path]:
-    return draw_photos(tmp_path_factory.mktemp("archive") / "photos", PHOTOS)
+def images(tmp_path_factory) -> list[Path]:
+    return draw_images(tmp_path_factory.mktemp("archive") / "images", IMAGES)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ def program() -> Program:
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory) -> Path:
-    """A folder of 240 photos, of which one is none."""
+    """A folder of 240 images, of which one is none."""
     folder = tmp_path_factory.mktemp("many")
-    draw_photos(folder, 240)[5].write_bytes(b"no photo")
+    draw_images(folder, 240)[5].write_bytes(b"no image")
     return folder

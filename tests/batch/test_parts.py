@@ -12,10 +12,10 @@ from egeunet.inference import rle
 
 
 @pytest.fixture
-def shard(photos, tmp_path):
+def shard(images, tmp_path):
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(photos[0].read_bytes()[:-200])
-    return {"photos": [str(photos[0]), str(bad), str(photos[1])]}
+    bad.write_bytes(images[0].read_bytes()[:-200])
+    return {"images": [str(images[0]), str(bad), str(images[1])]}
 
 
 def write(segmenter, output, shard, **settings):
@@ -24,16 +24,16 @@ def write(segmenter, output, shard, **settings):
     return output / "parts" / "part-00007.parquet"
 
 
-def test_rows_say_what_the_segmenter_says(segmenter, photos, tmp_path, shard):
+def test_rows_say_what_the_segmenter_says(segmenter, images, tmp_path, shard):
     path = write(segmenter, tmp_path / "out", shard)
     assert pq.read_schema(path).equals(SCHEMA)
     first, bad, last = pq.read_table(path).to_pylist()
-    for row, photo in ((first, photos[0]), (last, photos[1])):
-        result = segmenter(photo)
+    for row, image in ((first, images[0]), (last, images[1])):
+        result = segmenter(image)
         counts = {"size": [row["height"], row["width"]], "counts": row["counts"]}
         assert result.area > 0
         assert (rle.decode(counts) == result.mask).all()
-        assert row["id"] == str(photo)
+        assert row["id"] == str(image)
         assert row["box"] == list(result.box)
         assert (row["area"], row["quality"], row["review"]) == (
             *(result.area, result.quality, result.review),
@@ -75,8 +75,23 @@ def test_a_part_that_is_damaged_is_named_and_one_that_cannot_be_read_is_not_blam
 
 
 def test_names_that_are_not_text_still_have_a_row(segmenter, tmp_path):
-    shard = {"photos": [f"{tmp_path}/\udcff.jpg"]}
+    shard = {"images": [f"{tmp_path}/\udcff.jpg"]}
     work = Work(Folder(str(tmp_path)), "w@0")
     assert write_part(segmenter, work, 0, shard) == Count(1, 1)
     (row,) = pq.read_table(tmp_path / "parts" / "part-00000.parquet").to_pylist()
     assert row["id"] == f"{tmp_path}/\\udcff.jpg"
+
+
+def test_an_image_that_takes_too_much_memory_is_a_row_with_an_error(segmenter, images, tmp_path):
+    class Full:
+        def __call__(self, image):
+            if image == images[0].read_bytes():
+                raise MemoryError
+            return segmenter(image)
+
+    work = Work(Folder(str(tmp_path)), "w@0")
+    shard = {"images": [str(images[0]), str(images[1])]}
+    assert write_part(Full(), work, 0, shard) == Count(2, 1)
+    first, second = pq.read_table(tmp_path / "parts" / "part-00000.parquet").to_pylist()
+    assert "memory" in first["error"]
+    assert second["error"] is None

@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("moto", reason="no moto: pip install 'egeunet[dev]'")
 s3fs = pytest.importorskip("s3fs", reason="no s3fs: pip install s3fs")
 
+from egeunet.batch.images import read_images  # noqa: E402
 from egeunet.batch.parts import Count, Work, write_part  # noqa: E402
-from egeunet.batch.photos import read_photos  # noqa: E402
 from egeunet.batch.plan import plan_shards  # noqa: E402
 from egeunet.batch.storage import Folder, StoreError  # noqa: E402
 from egeunet.errors import EgeunetError  # noqa: E402
@@ -50,43 +50,43 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def bucket(server, photos, tmp_path_factory):
-    """A bucket with the same photos as files, in a tar and in a Parquet file."""
+def bucket(server, images, tmp_path_factory):
+    """A bucket with the same images as files, in a tar and in a Parquet file."""
     store = s3fs.S3FileSystem()
     store.mkdir("archive")
-    root = photos[0].parents[1]
-    for photo in photos:
-        store.put_file(str(photo), f"archive/photos/{photo.relative_to(root)}")
+    root = images[0].parents[1]
+    for image in images:
+        store.put_file(str(image), f"archive/images/{image.relative_to(root)}")
     local = tmp_path_factory.mktemp("local")
     with tarfile.open(local / "x.tar", "w") as tar:
-        for photo in photos:
-            tar.add(photo, photo.name)
-    uris = [f"s3://archive/photos/{photo.relative_to(root)}" for photo in photos]
+        for image in images:
+            tar.add(image, image.name)
+    uris = [f"s3://archive/images/{image.relative_to(root)}" for image in images]
     pq.write_table(pa.table({"uri": uris}), local / "x.parquet")
     for name in ("x.tar", "x.parquet"):
         store.put_file(str(local / name), f"archive/{name}")
     return store
 
 
-@pytest.mark.parametrize("name", ["photos", "photos/*/*.jpg", "x.tar", "x.parquet"])
-def test_every_kind_is_read_from_a_store(bucket, photos, name):
+@pytest.mark.parametrize("name", ["images", "images/*/*.jpg", "x.tar", "x.parquet"])
+def test_every_kind_is_read_from_a_store(bucket, images, name):
     shards = plan_shards([f"s3://archive/{name}"], 4, "out")
-    found = [photo for shard in shards for photo in read_photos(shard)]
+    found = [image for shard in shards for image in read_images(shard)]
     assert all(name.startswith("s3://archive/") for name, _ in found)
-    assert [data for _, data in found] == [photo.read_bytes() for photo in photos]
+    assert [data for _, data in found] == [image.read_bytes() for image in images]
 
 
 def test_a_missing_photo_is_an_error_and_an_unreachable_store_ends_the_shard(bucket):
-    ((_, error),) = read_photos({"photos": ["s3://archive/gone.jpg"]})
+    ((_, error),) = read_images({"images": ["s3://archive/gone.jpg"]})
     assert str(error) == "There is no file s3://archive/gone.jpg."
     with pytest.raises(EgeunetError, match="There is no file or folder s3://archive/gone"):
         list(plan_shards(["s3://archive/gone"], 4, "out"))
     with pytest.raises(StoreError, match="cannot be opened"):
-        list(read_photos({"tar": "s3://a bucket with no such name/x.tar"}))
+        list(read_images({"tar": "s3://a bucket with no such name/x.tar"}))
 
 
 def test_a_part_in_a_store_has_the_bytes_of_one_on_disk(bucket, segmenter, tmp_path):
-    (shard,) = plan_shards(["s3://archive/photos"], 100, "out")
+    (shard,) = plan_shards(["s3://archive/images"], 100, "out")
     for output in ("s3://archive/parts", str(tmp_path)):
         work = Work(Folder(output), "w@0", masks=True)
         assert write_part(segmenter, work, 0, shard) == Count(9, 0)
@@ -99,7 +99,7 @@ def test_a_part_in_a_store_has_the_bytes_of_one_on_disk(bucket, segmenter, tmp_p
 @pytest.mark.slow
 def test_a_job_from_bucket_to_bucket(bucket, server, program):
     pytest.importorskip("ray", reason="no ray: pip install 'egeunet[batch]'")
-    words = ("s3://archive/photos", "-o", "s3://archive/out/", "--shard-size", 4)
+    words = ("s3://archive/images", "-o", "s3://archive/out/", "--shard-size", 4)
     assert program.run(*words, **server)[0].startswith("9 done (")
     names = {Path(name).name for name in bucket.find("archive/out", refresh=True)}
     assert names == {"plan.jsonl", "summary.json", *(f"part-0000{n}.parquet" for n in range(3))}

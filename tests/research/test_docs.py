@@ -32,7 +32,7 @@ def generate():
         "docs/quality.md",
         "docs/robustness.md",
         "docs/runtime.md",
-        "docs/scale.md",
+        "docs/batch.md",
         "docs/serve.md",
         "docs/models.md",
         "docs/training.md",

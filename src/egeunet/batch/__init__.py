@@ -1,6 +1,7 @@
-"""Archives of many photos, segmented on one machine or a cluster with Ray Data.
+"""Segmentation of large image archives with Ray Data, on one machine or a cluster.
 
-It needs the extra: pip install 'egeunet[batch]'.
+Requires the extra `batch`.
 """
 
-SHARD_SIZE = 1000  # photos of a part, by default
+SHARD_SIZE = 1000
+"""Default number of images per shard."""

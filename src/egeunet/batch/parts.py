@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from egeunet.batch.photos import read_photos
+from egeunet.batch.images import read_images
 from egeunet.batch.plan import PARTS, Shard
 from egeunet.batch.storage import Folder, Stored
 from egeunet.errors import EgeunetError
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 `counts` are the run lengths of `egeunet.inference.rle`, whose `size` is [height, width]; `mask` is
 the PNG file in the output folder, if there is one; `weights` are their name, "@" and SHA-256. All
-but `id`, `weights` and `error` are null for a photo that could not be segmented.
+but `id`, `weights` and `error` are null for a image that could not be segmented.
 """
 
 _ROWS = 1000  # of a row group: what is held in memory
@@ -63,13 +63,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Count:
-    """How many photos there were, and how many of them could not be segmented."""
+    """How many images there were, and how many of them could not be segmented."""
 
-    photos: int = 0
+    images: int = 0
     errors: int = 0
 
     def __add__(self, other: Count) -> Count:
-        return Count(self.photos + other.photos, self.errors + other.errors)
+        return Count(self.images + other.images, self.errors + other.errors)
 
 
 def part_name(number: int) -> str:
@@ -78,13 +78,13 @@ def part_name(number: int) -> str:
 
 
 def write_part(segmenter: Segmenter, work: Work, number: int, shard: Shard) -> Count:
-    """Segment the photos of a shard and write their rows, and their masks before.
+    """Segment the images of a shard and write their rows, and their masks before.
 
     Raises:
         EgeunetError: The part cannot be written, or a store cannot be reached.
     """
     rows = _segment(segmenter, work, number, shard)
-    photos = errors = 0
+    images = errors = 0
     with (
         work.output.writing(f"{PARTS}/{part_name(number)}") as path,
         # All that decides over the bytes is said here.
@@ -92,13 +92,13 @@ def write_part(segmenter: Segmenter, work: Work, number: int, shard: Shard) -> C
     ):
         while group := list(islice(rows, _ROWS)):
             writer.write_batch(pa.RecordBatch.from_pylist(group, SCHEMA))
-            photos += len(group)
+            images += len(group)
             errors += sum("error" in row for row in group)
-    return Count(photos, errors)
+    return Count(images, errors)
 
 
 def count_parts(output: Folder, names: set[str]) -> Count:
-    """Return how many photos and errors there are in parts, as their last lines tell."""
+    """Return how many images and errors there are in parts, as their last lines tell."""
 
     def count(name: str) -> Count:
         try:
@@ -120,14 +120,17 @@ def count_parts(output: Folder, names: set[str]) -> Count:
 def _segment(
     segmenter: Segmenter, work: Work, number: int, shard: Shard
 ) -> Iterator[dict[str, Any]]:
-    for index, (name, photo) in enumerate(read_photos(shard)):
+    for index, (name, image) in enumerate(read_images(shard)):
         row = {"id": escape_name(name), "weights": work.weights}
         try:
-            if isinstance(photo, EgeunetError):
-                raise photo
-            result = segmenter(photo)
+            if isinstance(image, EgeunetError):
+                raise image
+            result = segmenter(image)
         except EgeunetError as error:
             yield {**row, "error": escape_name(str(error))}
+            continue
+        except MemoryError:
+            yield {**row, "error": "Segmenting the image needs more memory than there is."}
             continue
         mask = f"masks/{number:05}/{index:05}.png" if work.masks else None
         if mask:

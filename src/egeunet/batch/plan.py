@@ -1,7 +1,7 @@
-"""The plan of an archive: which photos make which shard, written down before the work starts.
+"""The plan of an archive: which images make which shard, written down before the work starts.
 
 A plan is a file of JSON lines. The first says what the work is (weights, options), each further one
-is a shard: `{"photos": [path, …]}`, `{"tar": path}`, or `{"parquet": path, "groups": [first, stop],
+is a shard: `{"images": [path, …]}`, `{"tar": path}`, or `{"parquet": path, "groups": [first, stop],
 "row": of the first}`. Nothing holds the whole of it in memory, but for what glob patterns find.
 """
 
@@ -11,7 +11,7 @@ import glob
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice, zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard
     """Cut an archive into shards, always the same ones for the same archive.
 
     Args:
-        inputs: Folders, glob patterns, photos, tars and Parquet files; paths or URIs.
+        inputs: Folders, glob patterns, images, tars and Parquet files; paths or URIs.
         size: Photos of a shard. A row group of a Parquet file and a tar are never cut.
         output: Where the work goes to: what a glob pattern finds there is left out.
 
@@ -47,7 +47,7 @@ def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard
     found: set[str] = set()
     overlap = any(map(glob.has_magic, inputs))  # those of other inputs are told from their names
     for one in inputs:
-        photos: list[str] = []
+        images: list[str] = []
         paths = _expand(one)
         for path in _new(paths, found, absolute(output)) if overlap else paths:
             if path.lower().endswith(TARS):
@@ -55,46 +55,75 @@ def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard
             elif path.lower().endswith(TABLES):
                 yield from cut_table(path, size)
             else:
-                photos.append(path)
-                if len(photos) == size:
-                    yield {"photos": photos}
-                    photos = []
-        if photos:
-            yield {"photos": photos}
+                images.append(path)
+                if len(images) == size:
+                    yield {"images": images}
+                    images = []
+        if images:
+            yield {"images": images}
 
 
-def open_plan(output: Folder, header: Shard, shards: Iterable[Shard]) -> array[int]:
-    """Write the plan, or hold the one that is there to what is wanted now.
+def plan_lines(header: Shard, shards: Iterable[Shard]) -> Iterator[bytes]:
+    """Yield the lines of a plan.
 
     Args:
-        output: Where the work goes to.
-        header: What the work is.
-        shards: What `plan_shards` gives.
-
-    Returns:
-        Where each shard's line begins in the file, and where the last one ends.
+        header: Settings of the job.
+        shards: From `plan_shards`.
 
     Raises:
-        UsageError: There is no photo, or the folder was begun with something else.
+        UsageError: There are no images; raised with the first line.
     """
-    lines = (_line(one) for one in chain([header], shards))
+    found = iter(shards)
+    first = next(found, None)
+    if first is None:
+        raise UsageError(f"No images were found ({FORMAT_NAMES}; tar or Parquet of them).")
+    for one in chain([header, first], found):
+        yield json.dumps(one).encode() + b"\n"
+
+
+def compare_plan(output: Folder, lines: Iterator[bytes]) -> array[int] | None:
+    """Compare the plan of an output folder with what is wanted now.
+
+    Args:
+        output: Output folder.
+        lines: From `plan_lines`; read if the folder has a plan.
+
+    Returns:
+        The byte offset of each shard's line and of the end of the file; None without a plan.
+
+    Raises:
+        UsageError: The plan is of other images or settings.
+    """
     try:
         file = output.open(PLAN)
     except FileNotFoundError:
-        return _write(output, lines)
+        if output.names(PARTS):
+            raise UsageError(
+                f"{output.uri} has parts but no {PLAN}: choose another output."
+            ) from None
+        return None
     with file:
         first = file.readline()
-        _compare_headers(output, header, first)
-        next(lines)
+        _compare_headers(output, json.loads(next(lines)), first)
         offsets = array("q", [len(first)])
         for kept, fresh in zip_longest(file, lines):
             if kept != fresh:
                 raise UsageError(
-                    f"The photos are not those that {output.uri} was begun with "
-                    f"(shard {len(offsets) - 1} differs): choose another output."
+                    f"{output.uri} belongs to a job with other images (shard {len(offsets) - 1} "
+                    "differs): choose another output."
                 )
             offsets.append(offsets[-1] + len(kept))
     return offsets
+
+
+def write_plan(output: Folder, lines: Iterable[bytes]) -> array[int]:
+    """Write a plan; return the offsets as `compare_plan` does."""
+    ends = array("q")
+    with output.writing(PLAN) as path, path.open("wb") as file:
+        for line in lines:
+            file.write(line)
+            ends.append(file.tell())
+    return ends
 
 
 def read_shard_line(output: Folder, start: int, stop: int) -> Shard:
@@ -106,7 +135,7 @@ def check_places(inputs: Sequence[str], output: str) -> None:
     """Refuse inputs that hold the output or one another.
 
     Raises:
-        UsageError: They do; some photo would be segmented twice.
+        UsageError: They do; some image would be segmented twice.
     """
     names = {absolute(one): one for one in inputs}
     if len(names) < len(inputs):
@@ -121,24 +150,6 @@ def check_places(inputs: Sequence[str], output: str) -> None:
         raise UsageError(f"{output} is an input: name another folder to write to.")
 
 
-def _line(value: Shard) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-def _write(output: Folder, lines: Iterator[bytes]) -> array[int]:
-    if output.names(PARTS):
-        raise UsageError(f"{output.uri} holds parts and no {PLAN}: choose another output.")
-    begin = list(islice(lines, 2))
-    if len(begin) < 2:  # found out before a folder is made
-        raise UsageError(f"No photo was found ({FORMAT_NAMES}; tar or Parquet of them).")
-    ends = array("q", [0])
-    with output.writing(PLAN) as path, path.open("wb") as file:
-        for line in chain(begin, lines):
-            file.write(line)
-            ends.append(ends[-1] + len(line))
-    return ends[1:]
-
-
 def _compare_headers(output: Folder, wanted: Shard, line: bytes) -> None:
     try:
         kept = dict(json.loads(line))
@@ -147,8 +158,9 @@ def _compare_headers(output: Folder, wanted: Shard, line: bytes) -> None:
     other = [key for key in wanted if kept.get(key) != wanted[key]]
     if other:
         raise UsageError(
-            f"{output.uri} was begun with other settings ({', '.join(other).replace('_', ' ')}): "
-            "choose another output, or give the same again."
+            f"{output.uri} belongs to a job with other settings "
+            f"({', '.join(other).replace('_', ' ')}): choose another output, or give the same "
+            "settings again."
         )
 
 
@@ -162,7 +174,7 @@ def _new(paths: Iterable[str], found: set[str], output: str) -> Iterator[str]:
 
 
 def _expand(one: str) -> Iterator[str]:
-    """Yield the photos, tars and tables behind one input, in a fixed order."""
+    """Yield the images, tars and tables behind one input, in a fixed order."""
     filesystem, path = find_filesystem(one)
     try:
         yield from _find(filesystem, path, one)

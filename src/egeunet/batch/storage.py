@@ -33,7 +33,7 @@ def find_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
         return LocalFileSystem(), str(Path(uri).absolute())
     scheme = uri.partition("://")[0]
     try:
-        # Listings are read once; kept, they would take a kilobyte a photo.
+        # Listings are read once; kept, they would take a kilobyte a image.
         filesystem, path = url_to_fs(uri, use_listings_cache=False)
     except ImportError as error:
         library = _LIBRARIES.get(scheme)
@@ -67,7 +67,7 @@ def list_folder(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, 
 
 
 class StoreError(EgeunetError):
-    """A store cannot be reached or refuses: nothing is known about the photos in it.
+    """A store cannot be reached or refuses: nothing is known about the images in it.
 
     Stores raise errors of a dozen kinds, each its own, so that below every one is caught.
     """

@@ -1,4 +1,4 @@
-"""Photos in Parquet files: as bytes, or as paths and URIs."""
+"""Images in Parquet files: as bytes, or as paths and URIs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cut_table(uri: str, size: int) -> Iterator[dict[str, Any]]:
 
 
 def read_table(uri: str, first: int, stop: int, row: int) -> Iterator[tuple[str, bytes | str]]:
-    """Read the photos of row groups.
+    """Read the images of row groups.
 
     Args:
         uri: The Parquet file.
@@ -45,7 +45,7 @@ def read_table(uri: str, first: int, stop: int, row: int) -> Iterator[tuple[str,
         row: The number of the first row.
 
     Yields:
-        What the photo is called (the column `id`, else file and row), and its bytes or where it
+        What the image is called (the column `id`, else file and row), and its bytes or where it
         lies, relative to the file if it is relative.
 
     Raises:
@@ -59,12 +59,12 @@ def read_table(uri: str, first: int, stop: int, row: int) -> Iterator[tuple[str,
         ):
             for values in batch.to_pylist():
                 name = str(values["id"]) if values.get("id") is not None else f"{uri}#{row}"
-                yield name, _photo(values[column], uri)
+                yield name, _image_of(values[column], uri)
                 row += 1
 
 
-def _photo(value: Any, uri: str) -> bytes | str:
-    """Return a cell's photo: bytes, a path, or Hugging Face's struct of both."""
+def _image_of(value: Any, uri: str) -> bytes | str:
+    """Return a cell's image: bytes, a path, or Hugging Face's struct of both."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and "://" not in value and not value.startswith("/"):
@@ -88,7 +88,7 @@ def _find_column(schema: pa.Schema, uri: str) -> str:
         if name in schema.names and fits(schema.field(name).type):
             return name
     raise UsageError(
-        f"{uri} has no column of photos: expected {', '.join(COLUMNS)} of bytes or strings, "
+        f"{uri} has no column of images: expected {', '.join(COLUMNS)} of bytes or strings, "
         f"found {', '.join(schema.names)}."
     )
 

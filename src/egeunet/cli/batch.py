@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from egeunet.batch import SHARD_SIZE
-from egeunet.cli.console import console_reporter, print_json
+from egeunet.cli.console import print_json
 from egeunet.cli.options import Weights
 from egeunet.errors import InterruptedRunError, needs_extra
 from egeunet.notice import NOTICE
@@ -21,66 +21,66 @@ def batch(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Folders, globs, photos, tars, Parquet files; paths or s3://, gs://, az://, …",
+            help="Folders, globs, images, tars, Parquet files; paths or s3://, gs://, az://, …",
         ),
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="Folder for what is written; a path or URI.")
+        str, typer.Option("--output", "-o", help="Folder to write to; a path or URI.")
     ],
     weights: Weights = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Of a Ray cluster, or `auto`; one of this machine by default."),
+        typer.Option(help="Address of a Ray cluster, or `auto`; by default Ray on this machine."),
     ] = None,
-    actors: Annotated[
+    workers: Annotated[
         int | None,
-        typer.Option(min=1, help="The most workers, a core each; all cores by default."),
+        typer.Option(min=1, help="Maximum number of workers, one core each; by default all cores."),
     ] = None,
     shard_size: Annotated[
-        int, typer.Option(min=1, help="Photos of a part of the output.")
+        int, typer.Option(min=1, help="Number of images per Parquet file.")
     ] = SHARD_SIZE,
-    masks: Annotated[bool, typer.Option("--masks", help="Also write each mask as PNG.")] = False,
+    masks: Annotated[bool, typer.Option("--masks", help="Also write masks as PNG.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Segment an archive of many photos with Ray, on this machine or a cluster, into Parquet.
+    """Segment a large image archive with Ray, on this machine or a cluster, into Parquet.
 
-    Writes `parts/part-00000.parquet` and so on: a row per photo with its mask as run lengths, area,
-    box, quality and the error of a photo that could not be segmented; and `summary.json`. After
-    Ctrl-C, a crash or the loss of a machine the same command goes on; each photo is there once.
-    The exit code is 1 if a photo could not be segmented. `egeunet predict` does one machine's
-    folders without Ray.
+    Writes `parts/part-00000.parquet` and so on, with a row per image: its mask as run lengths,
+    area, box, quality, or the error if it could not be segmented; and `summary.json`. Run the same
+    command again to resume after Ctrl-C, a crash or the loss of a machine; each image gets one row.
+    The exit code is 1 if an image could not be segmented. For folders on one machine,
+    `egeunet predict` does not need Ray.
 
     Research use only; not a medical device or a diagnosis.
 
     For example:
 
-        egeunet batch photos/ -o segmented/
+        egeunet batch images/ -o segmented/
 
-        egeunet batch s3://bucket/photos -o s3://bucket/masks --address auto
+        egeunet batch s3://bucket/images -o s3://bucket/masks --address auto
     """
     with needs_extra("batch"):
-        from egeunet.batch.archive import segment_archive
+        from egeunet.batch.job import segment_archive
     try:
         summary = segment_archive(
             inputs,
             output,
             weights=weights,
             address=address,
-            actors=actors,
+            workers=workers,
             shard_size=shard_size,
             masks=masks,
-            reporter=console_reporter(),
         )
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
-            f"interrupted: what is in {output} stays, and the same command goes on.", signal.SIGINT
+            f"Interrupted: {output} keeps what is written; run the same command to resume.",
+            signal.SIGINT,
         ) from error
     if as_json:
         print_json({"notice": NOTICE, **asdict(summary)})
     else:
-        rate = f" ({summary.photos_per_second:.0f}/s)" if summary.segmented else ""
-        there = f", {summary.earlier} already there" if summary.earlier else ""
-        done = summary.photos - summary.errors
-        sys.stdout.write(f"{done} done{rate}, {summary.errors} failed{there}: {output}\n")
+        rate = f" ({summary.images_per_second:.0f} images/s)" if summary.segmented else ""
+        skipped = f", {summary.skipped} done before" if summary.skipped else ""
+        done = summary.images - summary.errors
+        sys.stdout.write(f"{output}: {done} segmented{rate}, {summary.errors} failed{skipped}\n")
     if summary.errors:
         raise typer.Exit(1)

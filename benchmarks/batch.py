@@ -1,6 +1,6 @@
 """An archive segmented by `egeunet batch`: its rate, its memory, and three kills along the way.
 
-    python benchmarks/scale.py --data folder/of/jpegs --photos 100000 --record scale.jsonl
+    python benchmarks/batch.py --data folder/of/jpegs --photos 100000 --record scale.jsonl
 
 The archive is made of hard links to the photos of `--data`. `predict` segments a part of it before
 and after; `batch` all of it twice: left alone, and with a worker, an actor and the driver killed.
@@ -102,7 +102,7 @@ class Job:
         out, _ = self.process.communicate()
         assert self.process.returncode == 0, self.process.returncode
         summary: dict[str, Any] = json.loads(out)
-        self.log(f"ended: {summary['photos']:,} photos, {summary['errors']} errors")
+        self.log(f"ended: {summary['images']:,} photos, {summary['errors']} errors")
         return summary
 
 
@@ -164,7 +164,7 @@ def disturbed(archive: Path, output: Path, size: int, shards: int) -> dict[str, 
     job = Job(archive, output, size, log)
     log("started again")
     summary = job.end()
-    return {"photos": summary["photos"], "errors": summary["errors"], "events": events}
+    return {"photos": summary["images"], "errors": summary["errors"], "events": events}
 
 
 def read_parts(output: Path) -> dict[str, bytes]:

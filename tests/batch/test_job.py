@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ import pytest
 ray = pytest.importorskip("ray", reason="no ray: pip install 'egeunet[batch]'")
 
 MANY, SIZE = 240, 10
-WORDS = ("--shard-size", SIZE, "--actors", 2)
+WORDS = ("--shard-size", SIZE, "--workers", 2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def descendants(process: subprocess.Popen) -> dict[int, str]:
 
 
 def wait_for_parts(process: subprocess.Popen, folder: Path, least: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while len(list((folder / "parts").glob("part-*"))) < least:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -54,7 +56,7 @@ def wait_for_parts(process: subprocess.Popen, folder: Path, least: int) -> None:
 
 def test_every_photo_has_its_row_and_the_summary_counts_them(calm, many):
     summary = json.loads((calm / "summary.json").read_text())
-    expected = {"photos": MANY, "errors": 1, "parts": MANY // SIZE, "segmented": MANY - 1}
+    expected = {"images": MANY, "errors": 1, "parts": MANY // SIZE, "segmented": MANY - 1}
     assert summary | expected == summary
     assert sorted(parts(calm)) == [f"part-{n:05}.parquet" for n in range(MANY // SIZE)]
     rows = pq.read_table(calm / "parts").to_pylist()
@@ -81,7 +83,7 @@ def test_killed_workers_and_a_killed_driver_change_nothing(program, many, calm, 
     out, _ = program.run(many, "-o", tmp_path, *WORDS, "--json", expected=1)
     assert parts(tmp_path) == parts(calm)
     summary = json.loads(out)
-    assert (summary["photos"], summary["errors"]) == (MANY, 1)
+    assert (summary["images"], summary["errors"]) == (MANY, 1)
     assert 0 < summary["segmented"] < MANY
 
 
@@ -93,7 +95,7 @@ def test_ctrl_c_leaves_whole_parts_and_says_how_to_go_on(program, many, calm, tm
     out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, "")
     *_, last = err.splitlines()  # Ray may tell before that a task was killed
-    assert last == f"interrupted: what is in {tmp_path} stays, and the same command goes on."
+    assert last == f"Interrupted: {tmp_path} keeps what is written; run the same command to resume."
     written = {name: data for name, data in parts(tmp_path).items() if name.startswith("part")}
     assert written.items() <= parts(calm).items()
     assert not (tmp_path / "summary.json").exists()
@@ -102,22 +104,75 @@ def test_ctrl_c_leaves_whole_parts_and_says_how_to_go_on(program, many, calm, tm
 def test_a_finished_job_is_not_done_again(program, many, calm):
     before = parts(calm)
     out, _ = program.run(many, "-o", calm, *WORDS, expected=1)
-    assert out == f"239 done, 1 failed, 240 already there: {calm}\n"
+    assert out == f"{calm}: 239 segmented, 1 failed, 240 done before\n"
     assert parts(calm) == before
 
 
 def test_other_photos_and_settings_are_refused(program, many, calm):
     _, err = program.run(many, "-o", calm, "--shard-size", 9, expected=2)
-    assert "was begun with other settings (shard size)" in err
+    assert "belongs to a job with other settings (shard size)" in err
     _, err = program.run(many / "a", "-o", calm, *WORDS, expected=2)
-    assert "was begun with other settings (inputs)" in err
+    assert "belongs to a job with other settings (inputs)" in err
 
 
-def test_a_cluster_that_is_not_there_is_one_sentence(program, photos, tmp_path):
-    words = (photos[0].parent, "-o", tmp_path, "--address", "127.0.0.1:9")
+def test_a_cluster_that_is_not_there_is_one_sentence_and_leaves_no_plan(program, images, tmp_path):
+    words = (images[0].parent, "-o", tmp_path / "out", "--address", "127.0.0.1:9")
     _, err = program.run(*words, expected=1)
-    assert err.startswith("error: No Ray cluster answers at 127.0.0.1:9: ")
+    assert err.startswith("error: Cannot connect to Ray at 127.0.0.1:9: ")
     assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc on this system")
+def test_a_local_ray_is_private_and_ends_with_its_job(program, many, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    process = program.start(many, "-o", tmp_path / "out", *WORDS, HOME=str(home))
+    try:
+        wait_for_parts(process, tmp_path / "out", 1)
+        pids = [process.pid, *descendants(process)]
+        assert len(pids) > 4  # driver, gcs, raylet, workers
+        addresses = listening(pids)
+        assert addresses
+        assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+        assert not list(home.rglob("*token*"))
+        folders = [path for path in Path("/tmp").glob("egeunet-ray-*") if path.is_dir()]
+        assert folders
+        assert all(path.stat().st_mode & 0o077 == 0 for path in folders)
+    finally:
+        process.kill()
+        process.communicate()
+    end = time.monotonic() + 600
+    while left := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.5)
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Return the addresses at which processes listen."""
+    inodes = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                inodes.add(str(handle.readlink()).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and inode in inodes:
+                words = local.partition(":")[0]
+                packed = b"".join(
+                    bytes.fromhex(words[start : start + 8])[::-1]
+                    for start in range(0, len(words), 8)
+                )
+                found.add(str(ip_address(packed)))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_without_ray_the_message_names_the_extra(tmp_path):
