@@ -1,6 +1,7 @@
 """Every kind of archive gives the same images; damage is an error under its own name."""
 
 import io
+import re
 import tarfile
 
 import pyarrow as pa
@@ -147,11 +148,14 @@ def test_files_that_no_memory_holds_are_rows_with_errors(images, tmp_path):
     assert data == images[0].read_bytes()
 
 
-def test_a_tar_that_claims_a_terabyte_gives_the_images_before(images, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "reason"), [(10**12, "larger than 256 MB"), (10**18, "claims 1e.18 bytes")]
+)
+def test_a_tar_with_an_absurd_member_gives_the_images_before(images, tmp_path, size, reason):
     path = tmp_path / "x.tar"
     write_tar(path, images[:2])
     member = tarfile.TarInfo("z.jpg")
-    member.size = 10**12
+    member.size = size
     with path.open("r+b") as file:
         file.seek(-10240, 2)
         end = file.tell()
@@ -162,5 +166,5 @@ def test_a_tar_that_claims_a_terabyte_gives_the_images_before(images, tmp_path):
         file.write(member.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
     found = read(path)
     assert [data for _, data in found[:2]] == [one.read_bytes() for one in images[:2]]
-    assert "larger than 256 MB" in str(found[2][1])
+    assert re.search(reason, str(found[2][1]))
     assert len(found) <= 4  # and that the tar breaks off

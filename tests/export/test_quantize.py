@@ -3,10 +3,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.export.onnx import core_graph
-from egeunet.export.quantize import quantize_static, store_half, store_int6
-from egeunet.inference.preprocess import to_input
+from egeunet.export.quantize import store_half, store_int6
 
 
 def logits(graph, image: np.ndarray) -> np.ndarray:
@@ -45,15 +43,3 @@ def test_constants_of_one_value_are_kept_exactly_and_others_within_half_a_step()
     (given,) = small.run(None, {})
     np.testing.assert_allclose(given - third, values, atol=0.0505)
     assert (np.abs(given - third - values) > 0.01).any()
-
-
-def test_static_convolutions_run_in_eight_bits(make_run) -> None:
-    graph = core_graph(make_run())
-    photos = [draw(seed, (64, 64))[0] for seed in range(6)]
-    static = quantize_static(graph, photos)
-    operators = [node.op_type for node in static.graph.node]
-    assert operators.count("QuantizeLinear") >= operators.count("Conv") > 20
-    image = np.stack([to_input(photo, (64, 64)) for photo in photos])
-    expected, given = logits(graph, image), logits(static, image)
-    assert ((given > 0) == (expected > 0)).mean() > 0.9
-    assert static.ByteSize() < 0.6 * graph.ByteSize()

@@ -24,6 +24,8 @@ MAX_BYTES = 256 * 2**20
 Item: TypeAlias = tuple[str, "bytes | EgeunetError"]
 """Name of an image, and the bytes of its file or the reason there are none."""
 
+_MAX_MEMBER = 2**40  # bytes of any member of a tar
+_BLOCK = 2**20
 _READERS = 8  # a store answers after some tens of milliseconds, however many requests there are
 _TRIES = 4
 
@@ -76,9 +78,11 @@ def _read_tar(uri: str) -> Iterator[Item]:
         # As a stream: a gzipped one, and one in a store, can only be read from front to back.
         with (
             Stored(uri) as source,
-            tarfile.open(fileobj=source, mode="r|*", tarinfo=_Member) as tar,
+            tarfile.open(fileobj=source, mode="r|*", bufsize=_BLOCK, tarinfo=_Member) as tar,
         ):
             for member in tar:
+                if member.size > _MAX_MEMBER:  # `tarfile` skips block by block, past the end too
+                    raise tarfile.ReadError(f"{member.name} claims {member.size:.0e} bytes")
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if not is_image(member.name.rpartition("/")[2]):
                     continue

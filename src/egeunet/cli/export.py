@@ -21,7 +21,7 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="onnx, onnx-dynamic, onnx-fp16, onnx-int8 or onnx-int8-static; may be repeated.",
+            help="onnx, onnx-dynamic, onnx-fp16 or onnx-int6; may be repeated.",
         ),
     ] = None,
     output: Annotated[
@@ -39,7 +39,7 @@ def export(
 
     For example:
 
-        egeunet export runs/x -f onnx -f onnx-int8 -o exported/
+        egeunet export runs/x -f onnx -f onnx-int6 -o exported/
     """
     import egeunet
     from egeunet.export.formats import FORMATS

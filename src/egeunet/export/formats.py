@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from egeunet.errors import EgeunetError, ParityError, UsageError
+from egeunet.errors import ParityError, UsageError
 from egeunet.export.onnx import core_graph, describe, dynamic_graph, photo_graph
 from egeunet.export.parity import (
     Parity,
@@ -18,17 +18,14 @@ from egeunet.export.parity import (
     compare_core,
     compare_photo,
     make_reference,
-    pick_photos,
 )
 from egeunet.export.quality import fit_run
-from egeunet.export.quantize import quantize_static, store_half, store_int6
+from egeunet.export.quantize import store_half, store_int6
 from egeunet.files import atomic_write, check_folder
 from egeunet.inference.quality import DiceEstimator
 from egeunet.inference.weights import run_folder
 from egeunet.reporting import Reporter
 from egeunet.training.run import Run, load_run
-
-CALIBRATION = 32  # photos that the ranges of static int8 are taken from
 
 
 @dataclass(frozen=True)
@@ -52,19 +49,6 @@ class Format:
     compare: Callable[[Reference, Path], Parity] = compare_core
     difference: float = 1e-3
     iou: float = 0.995
-
-
-def _static_graph(run: Run) -> onnx.ModelProto:
-    try:
-        name, photos = pick_photos(run, "train", CALIBRATION)
-    except EgeunetError as error:
-        raise EgeunetError(
-            f"onnx-int8-static is calibrated on training photos, and they are not there: {error}"
-        ) from error
-    graph = quantize_static(core_graph(run), photos)
-    of = f"{len(photos)} photos of {name}, part train"
-    onnx.helper.set_model_props(graph, {"calibrated_on": of})
-    return graph
 
 
 FORMATS = (
@@ -97,20 +81,12 @@ FORMATS = (
         iou=0.99,
     ),
     Format(
-        "onnx-int8",
-        "model-int8.onnx",
+        "onnx-int6",
+        "model-int6.onnx",
         "as model.onnx with weights stored as six-bit integers: a third of the size, as fast",
         lambda run: store_int6(core_graph(run)),
         difference=math.inf,
         iou=0.95,
-    ),
-    Format(
-        "onnx-int8-static",
-        "model-int8-static.onnx",
-        "as model.onnx with convolutions computed in int8 (QDQ), calibrated on training photos",
-        _static_graph,
-        difference=math.inf,
-        iou=0.9,
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -59,25 +59,12 @@ class Reference:
     logits: NDArray[np.float32]
 
 
-def pick_photos(run: Run, part: Literal["train", "test"], count: int) -> tuple[str, list[_Photo]]:
-    """Read photos of a part of a run's data, evenly spread.
-
-    Returns:
-        The name of the dataset; and the photos, fewer where the part has fewer.
-
-    Raises:
-        EgeunetError: The data are not there.
-    """
-    dataset, split = open_split(run.recipe.data)
-    samples = split.test if part == "test" else split.train
-    spread = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
-    return dataset.name, [read_image(samples[i].image) for i in spread]
-
-
 def make_reference(run: Run, reporter: Reporter) -> Reference:
     """Run the network on photos of the test part of its data, or on drawn ones and warn of it."""
     try:
-        name, photos = pick_photos(run, "test", PHOTOS)
+        dataset, split = open_split(run.recipe.data)
+        spread = np.linspace(0, len(split.test) - 1, min(PHOTOS, len(split.test))).astype(int)
+        name, photos = dataset.name, [read_image(split.test[i].image) for i in spread]
     except EgeunetError as error:  # the data are on another machine
         reporter.warn(f"files are compared with torch on drawn photos alone: {error}")
         name, photos = "synthetic", [draw(seed, (240, 320))[0] for seed in range(PHOTOS)]

@@ -1,14 +1,10 @@
-"""Smaller files: weights in half precision or six bits, and convolutions in eight bits."""
+"""Smaller ONNX files: weights stored in float16 or in six-bit integers."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,8 +13,7 @@ from onnx import TensorProto
 from onnx.helper import make_node, make_tensor
 from onnx.numpy_helper import to_array
 
-from egeunet.export.graph import Graph, shorten
-from egeunet.inference.preprocess import to_input
+from egeunet.export.graph import Graph
 
 _MIDDLE = 31  # of the 63 steps that six bits can tell around 0
 _FEW = 8  # values in a row that has a scale of its own; shorter rows stay in half precision
@@ -120,59 +115,3 @@ def _split(graph: Graph, stack: str, members: Mapping[str, NDArray[np.float32]])
     """Add what gives the members of a stack back under their names."""
     sizes = graph.constant([len(values) for values in members.values()])
     graph.nodes.append(make_node("Split", [stack, sizes], list(members), axis=0))
-
-
-def quantize_static(model: onnx.ModelProto, photos: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
-    """Return the graph with its convolutions in int8, and its other weights stored in six bits.
-
-    Weights are symmetric in seven bits with a scale per channel; the ranges of the activations are
-    the largest that the photos give. What normalises and attends stays in float32.
-
-    Args:
-        model: A graph from `image` to `logits`.
-        photos: To calibrate with, RGB uint8 (H, W, 3).
-    """
-    from onnxruntime import quantization
-
-    _, _, height, width = (one.dim_value for one in model.graph.input[0].type.tensor_type.shape.dim)
-
-    class Photos(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images = (to_input(photo, (height, width))[None] for photo in photos)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            image = next(self.images, None)
-            return None if image is None else {"image": image}
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)  # the library moves the weights of what it is given to a file
-    with TemporaryDirectory() as folder, _errors_alone():
-        path = Path(folder, "static.onnx")
-        quantization.quantize_static(
-            copy,
-            path,
-            Photos(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            # Seven bits: processors without VNNI add pairs of products in 16 bits, which eight
-            # overflow, and masks would depend on the machine.
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-        )
-        quantized = onnx.load(path)
-    shorten(quantized)
-    return _store(quantized, whole_numbers=True)
-
-
-@contextmanager
-def _errors_alone() -> Iterator[None]:
-    """Keep the library from advising a preprocessing that has been done."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
