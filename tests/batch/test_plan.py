@@ -154,7 +154,7 @@ def test_other_settings_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize("shards", [["x"], ["x", "z"], ["x", "y", "z"], []])
 def test_other_photos_are_refused(tmp_path, shards):
     plan(tmp_path, [{"tar": "x"}, {"tar": "y"}])
-    with pytest.raises(UsageError, match=r"other images"):
+    with pytest.raises(UsageError, match="images"):
         plan(tmp_path, [{"tar": name} for name in shards])
 
 
@@ -171,7 +171,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / PLAN).unlink()
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "part-00000.parquet").touch()
-    with pytest.raises(UsageError, match="holds parts and no plan"):
+    with pytest.raises(UsageError, match="has parts but no plan"):
         plan(tmp_path, [{"tar": "x"}])
     with pytest.raises(UsageError, match="is a file"):
         Folder(str(Path(tmp_path, "parts", "part-00000.parquet")))

@@ -237,7 +237,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[None]:
         os.environ.update(_LOCAL_RAY)
         # In place of a file that others can read; a token of the user's own stays.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
+    import ray.data
 
     # Messages about dead workers are printed to stdout, which is for results.
     with ExitStack() as stack, warnings.catch_warnings():

@@ -64,21 +64,20 @@ def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard
 
 
 def plan_lines(header: Shard, shards: Iterable[Shard]) -> Iterator[bytes]:
-    """Yield the lines of a plan.
+    """Return the lines of a plan.
 
     Args:
         header: Settings of the job.
         shards: From `plan_shards`.
 
     Raises:
-        UsageError: There are no images; raised with the first line.
+        UsageError: There are no images.
     """
     found = iter(shards)
     first = next(found, None)
     if first is None:
         raise UsageError(f"No images were found ({FORMAT_NAMES}; tar or Parquet of them).")
-    for one in chain([header, first], found):
-        yield json.dumps(one).encode() + b"\n"
+    return (json.dumps(one).encode() + b"\n" for one in chain([header, first], found))
 
 
 def compare_plan(output: Folder, lines: Iterator[bytes]) -> array[int] | None:
