@@ -321,7 +321,8 @@ def test_the_published_rule_selects_by_the_loss_with_all_stages(words):
         output = run.model.train()(scale_batch(torch.from_numpy(np.array(arrays.images))))
     expected = DeepSupervisionLoss()(output, masks).item()
     assert history[run.epoch - 1]["val_total_loss"] == pytest.approx(expected, rel=1e-4)
-    plain = train(load_recipe(words[0], [*words[1:], f"out={folder.parent / 'plain'}"]))
+    more = ["data.protocol=paper", f"out={folder.parent / 'plain'}"]
+    plain = train(load_recipe(words[0], [*words[1:], *more]))
     theirs, ours = (load_checkpoint(one)["model"] for one in (plain, folder))
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
 
