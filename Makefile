@@ -22,7 +22,7 @@ help: ## list the targets
 install: .venv/installed ## create .venv with pinned versions
 
 demo: .venv/installed ## train, evaluate and segment in minutes (DATA=folder for a real dataset)
-	$(BIN)/egeunet demo --out $(OUT) $(if $(DATA),--data $(DATA))
+	$(BIN)/egeunet demo --output $(OUT) $(if $(DATA),--data $(DATA))
 
 docs: .venv/installed ## regenerate tables, figures and reference pages
 	$(BIN)/python -m research docs

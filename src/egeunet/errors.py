@@ -1,4 +1,4 @@
-"""The errors a user can cause or mend: one sentence that says what was wrong and what helps."""
+"""Exceptions that tell the user what failed, why, and what to do."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 
 class EgeunetError(Exception):
-    """Something a user can act on; the command line prints its message alone and exits with 1."""
+    """Base class; the command line prints the message without a traceback and exits with 1."""
 
 
 class UsageError(EgeunetError):
-    """A wrong word on the command line or in a call; the command line exits with 2."""
+    """An invalid argument, option or setting; the command line exits with 2."""
 
 
 class MissingExtraError(EgeunetError):
@@ -31,16 +31,16 @@ class MissingExtraError(EgeunetError):
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Do what takes an extra of this package.
+    """Turn a failed import in the block into an error that names the extra to install.
 
     Raises:
-        MissingExtraError: A library of others is not installed.
+        MissingExtraError: A third-party library is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         library = str(error.name).partition(".")[0]
-        if library == "egeunet":  # a mistake of ours
+        if library == "egeunet":  # a bug in this package
             raise
         raise MissingExtraError(library, extra) from error
 
@@ -50,15 +50,15 @@ class ImageTooLargeError(EgeunetError):
 
 
 class ParityError(EgeunetError):
-    """An exported file computes something else than the network in torch; it is not kept."""
+    """An exported file does not compute the same as the model in torch; it is not kept."""
 
 
 class InterruptedRunError(EgeunetError):
-    """A signal ended the work in good order; the program exits with 128 + the signal's number.
+    """A signal stopped the work cleanly; the command line exits with 128 + the signal number.
 
     Args:
-        message: Where it stopped and how to go on.
-        signal_number: Which signal it was.
+        message: Where the work stopped and how to resume it.
+        signal_number: Number of the signal.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what identifies them."""
+"""Atomic writes, locks, bounded reads, checksums and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from egeunet.errors import EgeunetError, UsageError
 if sys.platform != "win32":
     import fcntl
 
-MAX_TEXT_BYTES = 16 << 20  # of a text file that is read whole
-_CALLED = 20  # characters of its name that a temporary file has
-_TEMPORARY = re.compile(rf"\..{{1,{_CALLED}}}-[a-z0-9_]{{8}}(\.\w+)?")
+MAX_TEXT_BYTES = 16 << 20  # limit for text files that are read whole
+_PREFIX = 20  # characters of the file name that its temporary file has, too
+_TEMPORARY = re.compile(rf"\..{{1,{_PREFIX}}}-[a-z0-9_]{{8}}(\.\w+)?")
 
-# Reading the mask means setting it for an instant, so it is done once, before there are threads.
+# Reading the umask sets it for an instant, so it is read once, before there are threads.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Write a file so that `path` holds either all of it or what it held before.
-
-    Yields the path of a temporary file in the same folder, with the same suffix. When the block
-    ends it is flushed to disk and renamed onto `path`; when the block raises it is removed.
+    """Write a file atomically: `path` has either the new content or the old one.
 
     Args:
-        path: Where the file shall be. Missing parent folders are made.
+        path: The file to write. Missing parent folders are created.
+
+    Yields:
+        Path of a temporary file in the same folder with the same suffix. When the block ends, the
+        file is flushed to disk and renamed to `path`; when the block raises, it is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Called after the file in part alone: its name may be as long as a name can be.
-    prefix = f".{path.stem[:_CALLED]}-"
+    # Only part of the name: it may already be as long as a file name can be.
+    prefix = f".{path.stem[:_PREFIX]}-"
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -48,7 +49,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files for their owner alone; a written result is as readable as any other.
+        # mkstemp creates private files; a result should have the usual permissions.
         temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(path)
     finally:
@@ -56,23 +57,23 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def check_folder(path: str | Path) -> None:
-    """Refuse to write into what is a file, before any work is done for it.
+    """Check that an output folder is not a file, before any work is done.
 
     Raises:
-        UsageError: It is one.
+        UsageError: If it is a file.
     """
     if Path(path).exists() and not Path(path).is_dir():
         raise UsageError(f"{path} is a file: name a folder to write to.")
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if missing, for this process alone until the block or the process ends.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process while the block runs; create it if missing.
 
-    On Windows, and where the file system knows no locks, nothing is held.
+    On Windows and on file systems without locks this does nothing.
 
     Raises:
-        UsageError: Another process holds it.
+        UsageError: If another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
@@ -86,7 +87,7 @@ def held(folder: Path) -> Iterator[None]:
             raise UsageError(
                 f"Another process is writing {folder}: wait until it ends, or name another folder."
             ) from None
-        except OSError:  # no locks here
+        except OSError:  # a file system without locks
             pass
         yield
     finally:
@@ -94,14 +95,14 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def escape_name(name: str) -> str:
-    """Escape what is no Unicode: files may have such names, tables and JSON no such text."""
+    """Escape bytes of a file name that are not valid Unicode, for tables and JSON."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the temporary files of `atomic_write` that killed processes left in a folder.
+    """Remove the temporary files that killed processes left in a folder.
 
-    To be called by the only process that writes there.
+    Call it only while no other process writes to the folder (see `folder_lock`).
     """
     for path in folder.glob(".*-????????*"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():

@@ -15,7 +15,7 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "skin", 4, size=(32, 32))
     words, before = ["demo", "--data", str(data)], sorted(data.rglob("*"))
     with pytest.raises(UsageError, match="holds other files"):
-        CliRunner().invoke(app, [*words, "--out", str(data)], catch_exceptions=False)
+        CliRunner().invoke(app, [*words, "--output", str(data)], catch_exceptions=False)
     assert sorted(data.rglob("*")) == before
 
 
@@ -36,7 +36,7 @@ def test_it_runs_twice_and_leaves_what_it_names(
 ) -> None:
     monkeypatch.setenv("EGEUNET_CACHE", str(tmp_path / "cache"))
     data, out = write_dataset(tmp_path / "skin #1", 20, size=(32, 32)), tmp_path / "demo: here"
-    words = ["demo", "--data", str(data), "--out", str(out), "--epochs", "1"]
+    words = ["demo", "--data", str(data), "--output", str(out), "--epochs", "1"]
     for _ in range(2):
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output

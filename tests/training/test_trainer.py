@@ -17,7 +17,7 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.loader import scale_batch
 from egeunet.errors import EgeunetError, ParityError, UsageError
 from egeunet.export import formats
-from egeunet.files import held
+from egeunet.files import folder_lock
 from egeunet.training.checkpoints import load_checkpoint
 from egeunet.training.losses import DeepSupervisionLoss
 from egeunet.training.recipe import load_recipe
@@ -87,7 +87,7 @@ def test_a_run_folder_has_one_process_at_a_time(words, recipe, start):
     process.communicate()
     short = load_recipe(words[0], [*words[1:], "trainer.epochs=400"])
     assert process.returncode  # and its folder is free again
-    with held(short.out):
+    with folder_lock(short.out):
         pass
 
 

@@ -1,4 +1,4 @@
-"""What commands say: results to stdout, messages and progress to stderr."""
+"""Console output: results to stdout, messages and progress to stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from egeunet.files import escape_name
 from egeunet.progress import stderr_console
 from egeunet.reporting import Bar, Reporter
 
-# Of ASCII and Latin-1 but tab and newline; those that change the direction of text.
+# Control characters except tab and newline, and those that change the text direction.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -39,14 +39,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    # Off a terminal a table is read by programs and in logs: it is not cut to 80 columns there.
+    # Programs and logs read the table when stdout is not a terminal: do not cut it to 80 columns.
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
 def prepare_streams() -> None:
-    """Have stdout and stderr escape the characters that their encoding lacks.
+    """Make stdout and stderr escape characters that their encoding lacks.
 
-    Where a stream was closed before the program began, as some daemons do, it is an empty one.
+    Streams that were closed before the program started, as by some daemons, are replaced by empty
+    ones.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -12,25 +12,27 @@ import typer
 from egeunet.cli.console import print_table
 from egeunet.errors import UsageError
 
-IMAGES = 160  # of the synthetic set
-SEEN = 3000  # images to train on, all epochs together, so that it takes minutes on any dataset
-PHOTOS = 6  # segmented at the end
-MARKER = ".egeunet-demo"  # says that a folder is a demo's, which may be cleared
+IMAGES = 160  # size of the synthetic dataset
+SAMPLES = 3000  # training samples over all epochs, so that any dataset takes minutes
+PREDICTED = 6  # test images that are segmented at the end
+MARKER = ".egeunet-demo"  # marks a folder that the next demo may clear
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("--output", "-o", help="The output folder.")] = Path(
+        "runs/demo"
+    ),
     data: Annotated[
         Path | None, typer.Option("--data", help="A real dataset instead of the synthetic one.")
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="How long to train; as many as take some minutes otherwise."),
+        typer.Option(min=1, help="Number of epochs; by default, as many as take a few minutes."),
     ] = None,
 ) -> None:
-    """Train, evaluate and segment in minutes, on drawn skin or on a dataset of yours.
+    """Train, evaluate and segment in minutes, on synthetic images or your own dataset.
 
-    A short training shows that everything works; it does not show how good the network gets.
+    Such a short training shows that everything works, not how good the model can get.
 
     For example:
 
@@ -51,14 +53,14 @@ def demo(
         write_dataset(data, IMAGES, seed=0)
     dataset = open_folder(data)
     split = split_dataset(dataset, "holdout")
-    epochs = epochs or max(2, SEEN // len(split.train))
+    epochs = epochs or max(2, SAMPLES // len(split.train))
     recipe = load_recipe("egeunet-synthetic", [f"trainer.epochs={epochs}"])
     places = {"data": recipe.data.model_copy(update={"root": data}), "out": run}
     egeunet.train(recipe.model_copy(update=places))
     result = egeunet.evaluate(run)
 
     segmenter = egeunet.Segmenter(run)
-    samples = split.test[:PHOTOS]
+    samples = split.test[:PREDICTED]
     masks.mkdir()
     results = [segmenter(sample.image) for sample in samples]
     for sample, found in zip(samples, results, strict=True):
@@ -67,23 +69,25 @@ def demo(
     save_panel(out / "demo.png", samples, results)
 
     print_table(f"{result.n} test images of {dataset.name}", COLUMNS, result.table())
-    found_at = [
+    paths = [
         ("figure", out / "demo.png"),
         ("masks and overlays", masks),
         ("scores, per-image table, worst cases", run / "evaluation"),
         ("run: weights, ONNX file, curves", run),
     ]
-    print_table("Where everything is", ("what", "path"), found_at)
+    print_table("Output", ("what", "path"), paths)
 
 
 def _clear(out: Path, made: Sequence[Path], data: Path | None) -> None:
-    """Empty what an earlier demo left; a folder of anything else is none for a demo."""
+    """Remove the output of an earlier demo; refuse a folder with anything else in it."""
     marker = out / MARKER
     if out.is_dir() and any(out.iterdir()) and not marker.is_file():
-        raise UsageError(f"{out} holds other files: name another folder with --out, or remove it.")
+        raise UsageError(
+            f"{out} has other files in it: choose another folder with --output, or remove it."
+        )
     for folder in made:
         if data and folder.resolve() in (data.resolve(), *data.resolve().parents):
-            raise UsageError(f"{data} would be erased: name another folder with --out.")
+            raise UsageError(f"{data} would be erased: choose another folder with --output.")
     for folder in made:
         shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)

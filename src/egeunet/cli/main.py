@@ -1,4 +1,4 @@
-"""The program `egeunet`: finds the commands and turns errors into one sentence."""
+"""The command-line program `egeunet`: commands, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help=(
-        "Segment skin lesions in dermoscopy photos with EGE-UNet (MICCAI 2023): train, evaluate, "
-        "export, segment.\n\nFor research. Not a medical device; its masks are not a diagnosis."
+        "Segment skin lesions in dermoscopy images with EGE-UNet (MICCAI 2023): train, evaluate, "
+        "export, predict.\n\nResearch use. Not a medical device; a mask is not a diagnosis."
     ),
 )
 for command in (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write, held
+from egeunet.files import atomic_write, folder_lock
 from egeunet.notice import NOTICE
 
 TABLE, JOURNAL = "predictions.json", "predictions.jsonl"
@@ -76,7 +76,7 @@ def open_table(output: Path) -> Iterator[Callable[[Row], None]]:
         OSError: The folder or `predictions.jsonl` cannot be written.
     """
     path = output / JOURNAL
-    with held(output):
+    with folder_lock(output):
         if path.is_symlink():
             raise EgeunetError(f"{path} is a symbolic link, which is not followed: remove it.")
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)

@@ -26,7 +26,7 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.loader import Loader
 from egeunet.data.splits import Split
 from egeunet.errors import EgeunetError, InterruptedRunError
-from egeunet.files import held, remove_temporary
+from egeunet.files import folder_lock, remove_temporary
 from egeunet.models.registry import create_model
 from egeunet.progress import bar, set_progress
 from egeunet.training.checkpoints import (
@@ -93,7 +93,7 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
     check_folder(recipe, resume)
     fabric = open_fabric(recipe)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    lock = held(recipe.out) if is_first() else nullcontext()
+    lock = folder_lock(recipe.out) if is_first() else nullcontext()
     with torch.random.fork_rng(devices=devices), lock, StopRequest() as stop:
         if is_first():
             remove_temporary(recipe.out)
