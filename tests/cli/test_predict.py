@@ -223,7 +223,7 @@ def test_the_threshold_moves_the_border(weights: Path, photos: Path, tmp_path: P
         (("none.jpg", "-o", "out"), 2, "no file or folder none.jpg"),
         (("photos", "-o", "out", "-w", "nothing"), 2, "no weights 'nothing'"),
         (("photos", "-o", "out", "-w", "photos"), 1, "egeunet export photos"),
-        (("photos", "-o", "out", "-w", "photos/a.jpg"), 1, "not an ONNX graph"),
+        (("photos", "-o", "out", "-w", "photos/a.jpg"), 1, "Cannot open photos/a.jpg"),
         (("photos", "-o", "out", "--threshold", "7"), 2, "threshold is 7"),
         (("photos", "-o", "photos/a.jpg"), 2, "is a file"),
         (("photos",), 2, "--output"),
@@ -283,7 +283,7 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
     weights: Path, many: Path, tmp_path: Path, number: int
 ) -> None:
     out = tmp_path / "out"
-    code, stdout, stderr = stop(number, out, many, "-w", weights)
+    code, stdout, stderr = stop(number, out, many, "-w", weights, "--threads", 1)
     assert code == 130, stderr
     assert "Traceback" not in stderr
     assert "--skip-existing" in stderr
@@ -292,7 +292,7 @@ def test_an_interrupt_leaves_whole_files_and_a_table(
     assert stdout.startswith(f"{len(rows)} done")
     assert not (out / "predictions.jsonl").exists()
     written = [name for name in files(out) if name.endswith(".png")]
-    assert 0 <= len(written) - len(rows) <= 3, "masks may be written and their rows not yet"
+    assert 0 <= len(written) - len(rows) <= 5, "masks may be written and their rows not yet"
     for name in written:
         assert read_mask(out / name).shape == (1200, 1600)
 
@@ -302,14 +302,14 @@ def test_what_was_done_before_a_kill_is_not_done_again(
     weights: Path, many: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert stop(signal.SIGKILL, out, many, "-w", weights)[0] == -signal.SIGKILL
+    assert stop(signal.SIGKILL, out, many, "-w", weights, "--threads", 1)[0] == -signal.SIGKILL
     masks = list(out.glob("*_mask.png"))
     assert not (out / "predictions.json").exists()
     done = predict(many, "-o", out, "-w", weights, "--skip-existing", text=True)
     assert done.returncode == 0, done.stderr
     there = int(done.stdout.split(" already there")[0].rsplit(" ", 1)[1])
     assert 2 <= there < 100
-    assert len(masks) - there <= 3, "masks may be written and their rows not yet"
+    assert len(masks) - there <= 5, "masks may be written and their rows not yet"
     assert done.stdout.startswith(f"{100 - there} done, 0 failed")
     rows = json.loads((out / "predictions.json").read_text())["images"]
     assert len(rows) == len(list(out.glob("*_mask.png"))) == 100

@@ -153,7 +153,7 @@ def run_jobs(
     )
     # Besides those in the network, one thread reads and two write.
     threads = segmenter.threads + 3
-    yield from prefetch_map(process, jobs, threads=threads, limit=2 * threads)
+    yield from prefetch_map(process, jobs, threads=threads, limit=threads)
 
 
 def mask_options(segmenter: Segmenter) -> Row:
