@@ -177,7 +177,7 @@ def test_rows_of_another_machine_tell_no_time(place):
         ("recipe: egeunet-isic2018", "not a list of experiments"),
         ("- {recipe: x, model: y}", "did you mean 'models'"),
         ("- {models: [egeunet]}", "entry 1: recipe: Field required"),
-        ("- {recipe: nothing}", "There is no recipe 'nothing'"),
+        ("- {recipe: nothing}", "Unknown recipe 'nothing'"),
         ("- {recipe: egeunet-isic2018, models: [egunet]}", "did you mean 'egeunet'"),
         ("- {recipe: egeunet-isic2018, dataset: isic2081}", "There is no dataset 'isic2081'"),
         ("- {recipe: egeunet-isic2018, seeds: 4-1}", "seeds=4-1"),
