@@ -211,6 +211,16 @@ def test_an_unfinished_head_is_cut_off(start, sent):
             pass
 
 
+@pytest.mark.parametrize("method", [b"POST", b"HEAD"])
+def test_a_malformed_body_is_no_error_of_the_service(service, method):
+    """Both the server and the application tried to answer it, and the second failed."""
+    sent = method + HEAD[4:] + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n"
+    with service.open_raw(sent.replace(b"image/jpeg", b"text/plain")) as raw:
+        assert b" 400 " in raw.recv(1000)
+    assert service.ask("GET", "/healthz")[0] == 200
+    assert not [line for line in service.logged() if "traceback" in line]
+
+
 @needs_proc
 def test_a_client_that_does_not_read_is_cut_off(start, slow_image):
     with start("--seconds", "5", "--workers", "1") as service, socket.socket() as raw:

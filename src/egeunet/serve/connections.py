@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from egeunet.serve.limits import Limits
@@ -76,6 +77,16 @@ class BoundedConnection(H11Protocol):
         if self.cycle is not before:
             limits = self._shared.limits
             self._expect_within(limits.head_seconds + 2 * limits.seconds)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a malformed request, and end the work on what came before the malformed bytes."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # an answer has begun
+            self.transport.close()
+        if self.cycle:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """Give the client time to read the answer and to ask again."""
