@@ -1,5 +1,6 @@
 """The public names of the package, with and without torch."""
 
+import os
 import subprocess
 import sys
 
@@ -55,3 +56,11 @@ def test_create_model_with_shipped_weights_is_trained_and_in_eval_mode():
 def test_create_model_refuses_what_does_not_fit(arguments, message):
     with pytest.raises(UsageError, match=message):
         egeunet.create_model(**arguments)
+
+
+def test_segmenting_leaves_no_telemetry_of_onnx_runtime(tmp_path):
+    code = "import egeunet, numpy; egeunet.Segmenter()(numpy.zeros((32, 32, 3), numpy.uint8))"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.rglob("*"))

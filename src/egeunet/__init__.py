@@ -3,6 +3,7 @@
 For research; not a medical device. Importing the package loads neither torch nor ONNX Runtime.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from egeunet.progress import set_progress
 if TYPE_CHECKING:
     from egeunet.inference.result import Result, to_dataframe
     from egeunet.inference.segmenter import Segmenter
+
+# ONNX Runtime collects and sends telemetry from the moment it is imported, unless this is set.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = [
