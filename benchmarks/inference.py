@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from published import published_backends
 from timing import alternate, spread
 
 from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.environment import count_cores, environment
 from egeunet.evaluation.results_store import append_result
-from egeunet.export.backends import onnx_contender
-from egeunet.export.benchmark import benchmark
-from egeunet.export.formats import export_run
-from egeunet.export.parity import open_graph
-from egeunet.export.torch_contenders import official_contenders
+from egeunet.exporting.backends import onnx_backend
+from egeunet.exporting.benchmark import benchmark
+from egeunet.exporting.formats import export_run
+from egeunet.exporting.parity import open_graph
 from egeunet.files import sha256_file
 from egeunet.inference.folder import plan, run_jobs
 from egeunet.inference.image_io import read_image
@@ -65,9 +65,9 @@ def latency(core: Path, official: Path | None, rounds: int) -> dict[str, dict[st
     """Milliseconds of one image of 256×256 with one thread, in turns."""
     torch.set_num_threads(1)
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 256, 256)).astype(np.float32)
-    contenders = [onnx_contender("ours, ONNX", core)]
+    contenders = [onnx_backend("ours, ONNX", core)]
     if official:
-        contenders += official_contenders(official, core.parent, (256, 256))
+        contenders += published_backends(official, core.parent, (256, 256))
     runners = {one.name: one.open(1) for one in contenders}
     works = {name: functools.partial(run, image) for name, run in runners.items()}
     found = alternate(works, rounds, settled=True)
@@ -190,7 +190,9 @@ def agreement(run_folder: Path, core: Path, photo: Path, samples: Sequence[Sampl
 
 def formats(run: Path, data: Path, official: Path | None) -> list[dict[str, Any]]:
     """The rows of `egeunet benchmark`."""
-    rows: list[dict[str, Any]] = benchmark(run, data=data, official=official)["rows"]
+    rows: list[dict[str, Any]] = benchmark(
+        run, data=data, others=functools.partial(published_backends, official) if official else None
+    )["rows"]
     for row in rows:
         score = "not scored" if row["dice"] is None else f"DSC {row['dice']:.2f} %"
         print(f"  {row['name']:24} {row['threads']['1']['p50_ms']:7.2f} ms   {score}")

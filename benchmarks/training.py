@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from egeunet.compat import import_torchvision
 
 import_torchvision()
+from published import load_published
 from timing import alternate
 from torchvision.transforms import functional
 
@@ -39,7 +40,6 @@ from egeunet.data.loader import Loader
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
 from egeunet.evaluation.results_store import append_result
-from egeunet.export.torch_contenders import load_official
 from egeunet.metrics.counts import PixelCounts
 from egeunet.models import create_model, kernels
 from egeunet.training.losses import STAGE_WEIGHTS, DeepSupervisionLoss
@@ -69,7 +69,7 @@ def our_step(fast: bool) -> tuple[nn.Module, Step]:
 
 def official_step(checkout: Path) -> tuple[nn.Module, Step]:
     """The published step: eager, BCE + Dice on six probability maps."""
-    model = load_official(checkout).train()
+    model = load_published(checkout).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step(images: Tensor, masks: Tensor) -> float:

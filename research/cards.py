@@ -24,7 +24,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.results_store import append_result, read_results
 from egeunet.evaluation.summary import COLUMNS, score_table
 from egeunet.evaluation.target import PLACES, evaluate_target, segmenter_target
-from egeunet.export.formats import export_run
+from egeunet.exporting.formats import export_run
 from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.models import count_cost

@@ -8,7 +8,6 @@ import torch
 from hypothesis import settings
 
 from egeunet.compat import import_torchvision
-from egeunet.reporting import Reporter
 
 import_torchvision()  # before tests import torchmetrics and timm as oracles
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
@@ -22,23 +21,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def seeded() -> None:
     """Weights and tensors drawn in a test are the same in every run of it."""
     torch.manual_seed(0)
-
-
-class Listener(Reporter):
-    """Keeps what long work says and warns of."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.lines.append(message)
-
-    warn = info
-
-
-@pytest.fixture
-def listener() -> Listener:
-    return Listener()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ SOURCE = Path(egeunet.__file__).parent
 ANYBODY = {
     *(
         "errors",
-        "reporting",
         "progress",
         "files",
         "environment",
@@ -33,10 +32,10 @@ MAY_IMPORT = {
     "data": {"inference"},
     "training": {"models", "metrics", "inference", "data"},
     "evaluation": {"models", "metrics", "inference", "data", "training"},
-    "export": {"models", "metrics", "inference", "data", "training", "evaluation"},
-    "api": {"models", "metrics", "inference", "data", "training", "evaluation", "export"},
+    "exporting": {"models", "metrics", "inference", "data", "training", "evaluation"},
+    "api": {"models", "metrics", "inference", "data", "training", "evaluation", "exporting"},
     "cli": {
-        *("models", "metrics", "inference", "data", "training", "evaluation", "export"),
+        *("models", "metrics", "inference", "data", "training", "evaluation", "exporting"),
         *("api", "serve", "batch"),
     },
 }

@@ -14,7 +14,7 @@ import onnx
 from PIL import Image
 
 from egeunet.data.synthetic.dermoscopy import draw
-from egeunet.export.onnx import around_photo
+from egeunet.exporting.onnx import around_photo
 from egeunet.files import atomic_write
 from egeunet.inference.quality import REVIEW, DiceEstimator
 from egeunet.inference.weights import find_weights

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from egeunet.errors import ParityError, UsageError, needs_extra
 from egeunet.files import atomic_write, check_folder
-from egeunet.reporting import Reporter
 
 if TYPE_CHECKING:
     from torch import nn
 
     from egeunet.evaluation.summary import Evaluation
     from egeunet.evaluation.target import EvaluationTarget
-    from egeunet.export.formats import Exported
+    from egeunet.exporting.formats import Exported
     from egeunet.training.config import Recipe
 
 _logger = logging.getLogger(__name__)
@@ -135,7 +134,7 @@ def train(
 
 def _train_one(recipe: Recipe, resume: bool) -> Path:
     from egeunet.evaluation.figures import save_figure, training_curves
-    from egeunet.export.formats import export_run
+    from egeunet.exporting.formats import export_run
     from egeunet.training.distributed import is_first, world_size
     from egeunet.training.launcher import train_side_by_side
     from egeunet.training.run import HISTORY, load_run
@@ -281,15 +280,13 @@ def export(
     output: str | Path | None = None,
     *,
     formats: Sequence[str] = ("onnx",),
-    reporter: Reporter | None = None,
 ) -> list[Exported]:
     """Export trained weights to other formats; each file is checked against torch.
 
     Args:
         run: A run folder, or the name of shipped weights.
         output: The folder to write to; the run folder by default.
-        formats: Names of `egeunet.export.formats.FORMATS`.
-        reporter: Progress callback.
+        formats: Names of `egeunet.exporting.formats.FORMATS`.
 
     Returns:
         The files, each with its measured difference from torch.
@@ -297,8 +294,7 @@ def export(
     Raises:
         UsageError: Unknown run or format, or `output` is a file.
         ParityError: A file differs from torch by more than its format allows; it is not kept.
-        EgeunetError: A format is calibrated on images that are not there.
     """
     with needs_extra("train"):
-        from egeunet.export.formats import export as export_formats
-    return export_formats(run, output, formats=formats, reporter=reporter)
+        from egeunet.exporting.formats import export as export_formats
+    return export_formats(run, output, formats=formats)

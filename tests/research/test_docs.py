@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from egeunet.export.formats import FORMATS
+from egeunet.exporting.formats import FORMATS
 from egeunet.models import list_models
 from research import docs
 from research.report import write_report

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.export.onnx import _selected_scores
+from egeunet.exporting.onnx import _selected_scores
 from egeunet.training.checkpoints import WEIGHTS, load_checkpoint
 from egeunet.training.launcher import summarize_seeds
 from egeunet.training.provenance import EARLIER

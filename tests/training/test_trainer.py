@@ -16,7 +16,7 @@ import egeunet
 from egeunet.data.cache import load_arrays
 from egeunet.data.loader import scale_batch
 from egeunet.errors import EgeunetError, ParityError, UsageError
-from egeunet.export import formats
+from egeunet.exporting import formats
 from egeunet.files import folder_lock
 from egeunet.training.checkpoints import load_checkpoint
 from egeunet.training.losses import DeepSupervisionLoss

@@ -276,7 +276,7 @@ def _local_settings(workers: int | None) -> Iterator[dict[str, Any]]:
             "num_cpus": workers or count_cores(),
             "include_dashboard": False,
             "object_store_memory": _STORE_BYTES,
-            "_temp_dir": folder,
+            "_temp_dir": f"{folder}/ray",  # which Ray opens to all
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)

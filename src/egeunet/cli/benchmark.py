@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.console import print_json, print_table
 from egeunet.cli.options import Overwrite, check_absent
 
 
@@ -22,10 +22,6 @@ def benchmark(
     data: Annotated[
         str | None,
         typer.Option(help="A dataset by name or a folder, scored as `egeunet evaluate` would."),
-    ] = None,
-    official: Annotated[
-        Path | None,
-        typer.Option(help="A checkout of the published code, timed in the same run."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=10, help="How often each is run.")] = 50,
     output: Annotated[
@@ -46,27 +42,27 @@ def benchmark(
 
         egeunet benchmark
 
-        egeunet benchmark runs/x --data isic2018 --official ../EGE-UNet -o benchmark/
+        egeunet benchmark runs/x --data isic2018 -o benchmark/
     """
     import json
+    import logging
 
-    from egeunet.export.benchmark import benchmark as measure
-    from egeunet.export.benchmark import latency_figure
+    from egeunet.exporting.benchmark import benchmark as measure
+    from egeunet.exporting.benchmark import latency_figure
     from egeunet.files import atomic_write, check_folder
 
-    reporter = console_reporter()
     if output:
         check_folder(output)
         if not overwrite:
             check_absent([output / "benchmark.json", output / "benchmark.png"])
-    report = measure(weights, data=data, official=official, rounds=rounds, reporter=reporter)
+    report = measure(weights, data=data, rounds=rounds)
     if output:
         from egeunet.evaluation.figures import save_figure  # which takes matplotlib
 
         with atomic_write(output / "benchmark.json") as path:
             path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         save_figure(latency_figure(report), output / "benchmark.png")
-        reporter.info(f"written to {output}: benchmark.json, benchmark.png")
+        logging.getLogger(__name__).info(f"Wrote benchmark.json and benchmark.png to {output}.")
     if as_json:
         print_json(report)
         return

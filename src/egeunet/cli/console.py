@@ -7,8 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from egeunet import progress
 from egeunet.files import escape_name
 from egeunet.progress import stderr_console
-from egeunet.reporting import Bar, Reporter
 
 # Control characters except tab and newline, and those that change the text direction.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def console_reporter() -> Reporter:
-    """Return a reporter on stderr: bars with ETA on a terminal, plain lines elsewhere."""
-    return _ConsoleReporter()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -86,23 +78,3 @@ class _ConsoleHandler(logging.Handler):
         prefix = f"[yellow]{level}:[/] " if record.levelno >= logging.WARNING else ""
         message = escape(escape_controls(record.getMessage()))
         stderr_console().print(prefix + message, soft_wrap=True)
-
-
-class _ConsoleReporter(Reporter):
-    """The messages and bars of code that still takes a `Reporter`."""
-
-    def info(self, message: str) -> None:
-        logging.getLogger("egeunet").info(message)
-
-    def warn(self, message: str) -> None:
-        logging.getLogger("egeunet").warning(message)
-
-    @contextmanager
-    def bar(self, description: str, total: int | None = None) -> Iterator[Bar]:
-        with progress.bar(description, total) as advance:
-            yield _ProgressBar(advance)
-
-
-class _ProgressBar(Bar):
-    def __init__(self, advance: progress.Advance) -> None:
-        self.advance = advance  # type: ignore[method-assign]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.console import console_reporter, print_json, print_table
+from egeunet.cli.console import print_json, print_table
 from egeunet.cli.options import Overwrite, check_absent
 
 
@@ -42,12 +42,12 @@ def export(
         egeunet export runs/x -f onnx -f onnx-int6 -o exported/
     """
     import egeunet
-    from egeunet.export.formats import FORMATS
+    from egeunet.exporting.formats import FORMATS
 
     names = formats or ["onnx"]
     if not overwrite:
         check_absent((output or run) / form.file for form in FORMATS if form.name in names)
-    files = egeunet.export(run, output, formats=names, reporter=console_reporter())
+    files = egeunet.export(run, output, formats=names)
     if as_json:
         rows = [
             {"path": str(one.path), "bytes": one.path.stat().st_size, **one.parity.to_dict()}

@@ -1,7 +1,7 @@
 """Estimated Dice score of a mask, from the probabilities it was cut from.
 
 A logistic function of two features of the probability map p, fitted on the validation split when
-weights are exported (`egeunet.export.quality`). The estimate holds for images like those it was
+weights are exported (`egeunet.exporting.quality`). The estimate holds for images like those it was
 fitted on; it is no guarantee and no diagnosis.
 """
 

@@ -10,8 +10,8 @@ import pytest
 
 import egeunet
 from egeunet.errors import UsageError
-from egeunet.export import quality
-from egeunet.export.quality import fit_run
+from egeunet.exporting import quality
+from egeunet.exporting.quality import fit_run
 from egeunet.training.run import load_run, open_split
 
 

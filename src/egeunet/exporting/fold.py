@@ -24,7 +24,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from egeunet.export.layers import (
+from egeunet.exporting.layers import (
     BLOCK,
     Array,
     Layers,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import egeunet
 from egeunet.data.datasets import open_dataset
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.export.formats import FORMATS, export_run
+from egeunet.exporting.formats import FORMATS, export_run
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input
 from egeunet.training.run import load_run
@@ -55,13 +55,13 @@ def test_every_format_of_one_size_passes_the_check_of_the_runtime(
 
 
 def test_without_the_data_drawn_images_are_compared_and_it_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
-    (one, _) = egeunet.export("isic2018", tmp_path / "out", reporter=listener)
+    (one, _) = egeunet.export("isic2018", tmp_path / "out")
     assert one.parity.of == "synthetic"
-    assert any("on drawn photos alone: " in line for line in listener.lines)
+    assert "on drawn photos alone: " in caplog.text
     told, shipped = egeunet.Segmenter(one.path).metadata, egeunet.Segmenter("isic2018").metadata
     assert told.scores == shipped.scores != {}
     assert told.scores_on == shipped.scores_on == "validation"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from egeunet.export.graph import Graph
+from egeunet.exporting.graph import Graph
 
 Array: TypeAlias = NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,13 +15,14 @@ from egeunet.inference.preprocess import min_max_normalize
 from egeunet.inference.quality import DiceEstimator, features
 from egeunet.inference.segmenter import Segmenter, average_mirrors, sigmoid
 from egeunet.inference.weights import find_shipped
-from egeunet.reporting import Reporter
+from egeunet.progress import track
 from egeunet.training.run import Run, open_split
 
+_LOG = logging.getLogger(__name__)
 FEWEST = 50  # photos that two times three numbers can be fitted to
 
 
-def fit_run(run: Run, reporter: Reporter | None = None) -> DiceEstimator | None:
+def fit_run(run: Run) -> DiceEstimator | None:
     """Fit how the quality of masks is told to the validation part of a run.
 
     Returns:
@@ -27,7 +30,6 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> DiceEstimator | None:
         where the validation part is the test part itself (protocol paper), has fewer than 50
         photos, is not there, or cannot be read; the latter two are warned of.
     """
-    reporter = reporter or Reporter()
     data = run.recipe.data
     if data.num_classes > 1:
         return None
@@ -36,7 +38,7 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> DiceEstimator | None:
     try:
         _, split = open_split(data)
     except EgeunetError as error:  # the data are on another machine
-        reporter.warn(f"the quality of masks cannot be told: {error}")
+        _LOG.warning(f"the quality of masks cannot be told: {error}")
         return None
     parts = run.parts
     unseen = [sample for sample in split.val if parts.get(sample.id) == "val"]
@@ -45,7 +47,7 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> DiceEstimator | None:
     try:
         arrays = load_arrays(unseen, data.shape)
     except EgeunetError as error:
-        reporter.warn(f"the quality of masks cannot be told: {error}")
+        _LOG.warning(f"the quality of masks cannot be told: {error}")
         return None
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,7 +57,7 @@ def fit_run(run: Run, reporter: Reporter | None = None) -> DiceEstimator | None:
     found: dict[bool, list[NDArray[np.float64]]] = {False: [], True: []}
     dice: dict[bool, list[float]] = {False: [], True: []}
     pairs = zip(arrays.images, arrays.masks, strict=True)
-    for photo, truth in reporter.track(pairs, "quality", len(arrays.ids)):
+    for photo, truth in track(pairs, "quality", len(arrays.ids)):
         image = np.ascontiguousarray(min_max_normalize(photo).transpose(2, 0, 1)[None])
         for tta in (False, True):
             given = (average_mirrors(logits, image) if tta else logits(image))[0, 0]

@@ -1,14 +1,15 @@
-"""How fast, how large and how good the ways to run a network are, measured side by side."""
+"""Benchmark of the backends that run a model: latency, throughput, size, memory and Dice."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +19,24 @@ from egeunet.data.cache import Arrays, load_arrays
 from egeunet.data.datasets import Sample
 from egeunet.environment import count_cores, environment
 from egeunet.errors import MissingExtraError, UsageError, needs_extra
-from egeunet.export.backends import Contender, Runner, onnx_contender
+from egeunet.exporting.backends import (
+    Backend,
+    Runner,
+    keep_threads,
+    onnx_backend,
+    run_backends,
+)
 from egeunet.inference.preprocess import min_max_normalize
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import DEFAULT, find_shipped, find_weights, run_folder
-from egeunet.reporting import Reporter
+from egeunet.progress import track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from egeunet.training.run import Run
 
+_LOG = logging.getLogger(__name__)
 BATCH = 8  # of the throughput
 _PROBE = """
 import json, sys, time
@@ -62,9 +70,8 @@ def benchmark(
     weights: str | Path | None = None,
     *,
     data: str | Path | None = None,
-    official: str | Path | None = None,
+    others: Callable[[Path, tuple[int, int]], Sequence[Backend]] | None = None,
     rounds: int = 50,
-    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Measure the ways to run a network, one after the other in each round.
 
@@ -72,9 +79,8 @@ def benchmark(
         weights: A run folder or the name of shipped weights, "isic2018" by default: torch, torch
             compiled, and every ONNX format; or another ONNX file as `Segmenter` takes it.
         data: A dataset or folder, scored as `egeunet.evaluate` would; not scored without.
-        official: A checkout of the published code, to be timed in the same run.
+        others: Function from a folder for files, and the input size, to further backends.
         rounds: How often each is run; the first tenth is warm-up.
-        reporter: Hears of the progress, and of rows that are missing.
 
     Returns:
         What JSON can hold: `rows`, one per way to run it, `scored_on`, and the `environment`. A row
@@ -89,44 +95,40 @@ def benchmark(
     """
     if rounds < 10:
         raise UsageError(f"rounds is {rounds}: expected 10 or more.")
-    reporter = reporter or Reporter()
     weights = weights or DEFAULT
-    run = _open_run(weights, reporter)
+    run = _open_run(weights)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if run or official:  # the others are measured without torch
-            from egeunet.export import torch_contenders
-
-            stack.enter_context(torch_contenders.keep_threads())
+        if run or others:
+            stack.enter_context(keep_threads())
         if run:
             size, classes = run.recipe.data.shape, run.recipe.data.num_classes
-            contenders = torch_contenders.run_contenders(run, folder, reporter)
+            backends = run_backends(run, folder)
         else:
             path = find_weights(weights)
             metadata = Segmenter(path).metadata
             size, classes = metadata.size, len(metadata.classes)
-            contenders = [onnx_contender("ONNX", path)]
-        if official:
-            published = torch_contenders.official_contenders(Path(official), folder, size)
-            contenders = [*published, *contenders]
+            backends = [onnx_backend("ONNX", path)]
+        if others:
+            backends = [*others(folder, size), *backends]
         threads = sorted({1, count_cores()})
-        times = {count: _time(contenders, count, size, rounds, reporter) for count in threads}
+        times = {count: _time(backends, count, size, rounds) for count in threads}
         scores: Mapping[str, float] = {}
         scored_on = None
         if data:
             scored_on, samples = _test_part(data, weights)
             arrays = load_arrays(samples, size, classes)
-            scores = _score(contenders, arrays, classes, reporter)
+            scores = _score(backends, arrays, classes)
         rows = []
-        for contender in contenders:
-            startup, peak = _probe(contender, size)
+        for backend in backends:
+            startup, peak = _probe(backend, size)
             row: dict[str, Any] = {
-                "name": contender.name,
-                "size_kb": contender.file.stat().st_size / 1000 if contender.file else None,
+                "name": backend.name,
+                "size_kb": backend.file.stat().st_size / 1000 if backend.file else None,
                 "startup_s": startup,
                 "peak_mb": peak,
-                "dice": scores.get(contender.name),
-                "threads": {str(count): times[count][contender.name] for count in threads},
+                "dice": scores.get(backend.name),
+                "threads": {str(count): times[count][backend.name] for count in threads},
             }
             rows.append(row)
     return {
@@ -138,11 +140,11 @@ def benchmark(
     }
 
 
-def _open_run(weights: str | Path, reporter: Reporter) -> Run | None:
+def _open_run(weights: str | Path) -> Run | None:
     """Open what torch can run; of other weights say that their file alone is measured."""
     shipped = find_shipped(weights)
     if not shipped and not run_folder(weights):
-        reporter.info("of an ONNX file there is one row: name a run folder for torch and formats")
+        _LOG.info("of an ONNX file there is one row: name a run folder for torch and formats")
         return None
     try:
         with needs_extra("train"):
@@ -150,30 +152,29 @@ def _open_run(weights: str | Path, reporter: Reporter) -> Run | None:
     except MissingExtraError as error:
         if not shipped:
             raise
-        reporter.warn(f"torch and the other formats are left out: {error}")
+        _LOG.warning(f"torch and the other formats are left out: {error}")
         return None
     return load_run(weights)
 
 
 def _time(
-    contenders: Sequence[Contender],
+    backends: Sequence[Backend],
     threads: int,
     size: tuple[int, int],
     rounds: int,
-    reporter: Reporter,
 ) -> dict[str, dict[str, float]]:
     """Latency and throughput with a number of threads.
 
-    Each round runs every contender, so that what else the machine does meets all alike; and twice,
+    Each round runs every backend, so that what else the machine does meets all alike; and twice,
     of which the second is timed, as the first finds the processor's caches full of another's data.
     """
     rng = np.random.default_rng(0)
     one = rng.uniform(0, 255, (1, 3, *size)).astype(np.float32)
     many = np.repeat(one, BATCH, axis=0)
-    runners = {contender.name: contender.open(threads) for contender in contenders}
+    runners = {backend.name: backend.open(threads) for backend in backends}
     single: dict[str, list[float]] = {name: [] for name in runners}
     several: dict[str, list[float]] = {name: [] for name in runners}
-    for round_ in reporter.track(range(rounds), f"timing, {threads} threads", rounds):
+    for round_ in track(range(rounds), f"timing, {threads} threads", rounds):
         for name, run in runners.items():
             run(one)
             single[name].append(_seconds(run, one))
@@ -205,11 +206,11 @@ def _batch_seconds(run: Runner, images: np.ndarray[Any, Any]) -> float:
         return sum(_seconds(run, image[None]) for image in images)
 
 
-def _probe(contender: Contender, size: tuple[int, int]) -> tuple[float | None, float | None]:
+def _probe(backend: Backend, size: tuple[int, int]) -> tuple[float | None, float | None]:
     """Start-up in seconds and peak memory in MB of a fresh process that segments one image."""
-    if contender.probe is None or sys.platform == "win32":
+    if backend.probe is None or sys.platform == "win32":
         return None, None
-    kind, path = contender.probe
+    kind, path = backend.probe
     code = _PROBE.format(height=size[0], width=size[1])
     command = [sys.executable, "-c", code, kind, str(path)]
     startup, peak = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -227,9 +228,7 @@ def _test_part(data: str | Path, weights: str | Path) -> tuple[str, tuple[Sample
     return f"{len(samples)} images of {dataset.name}, protocol {protocol}, split {split}", samples
 
 
-def _score(
-    contenders: Sequence[Contender], arrays: Arrays, classes: int, reporter: Reporter
-) -> Mapping[str, float]:
+def _score(backends: Sequence[Backend], arrays: Arrays, classes: int) -> Mapping[str, float]:
     """The pooled Dice of each, in percent."""
     import torch
 
@@ -237,16 +236,16 @@ def _score(
 
     masks = torch.from_numpy(np.array(arrays.masks))
     found = {}
-    for contender in contenders:
-        if not contender.scored:
+    for backend in backends:
+        if not backend.scored:
             continue
-        run, counts = contender.open(count_cores()), PixelCounts(classes)
-        for start in reporter.track(range(0, len(masks), BATCH), f"scoring {contender.name}"):
+        run, counts = backend.open(count_cores()), PixelCounts(classes)
+        for start in track(range(0, len(masks), BATCH), f"scoring {backend.name}"):
             chosen = slice(start, start + BATCH)
             images = min_max_normalize(np.array(arrays.images[chosen])).transpose(0, 3, 1, 2)
             logits = torch.as_tensor(run(np.ascontiguousarray(images)))
             counts.update(logits.clone(), masks[chosen])
-        found[contender.name] = 100 * counts.pooled()["dice"]
+        found[backend.name] = 100 * counts.pooled()["dice"]
     return found
 
 

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from egeunet.export.fold import can_fold, fold
+from egeunet.exporting.fold import can_fold, fold
 from egeunet.models.egeunet import GAB, GHPA, EGEUNet
 from egeunet.models.registry import create_model
 

@@ -11,20 +11,20 @@ from pathlib import Path
 import onnx
 
 from egeunet.errors import ParityError, UsageError
-from egeunet.export.onnx import core_graph, describe, dynamic_graph, photo_graph
-from egeunet.export.parity import (
+from egeunet.exporting.onnx import core_graph, describe, dynamic_graph, photo_graph
+from egeunet.exporting.parity import (
     Parity,
     Reference,
     compare_core,
     compare_photo,
     make_reference,
 )
-from egeunet.export.quality import fit_run
-from egeunet.export.quantize import store_half, store_int6
+from egeunet.exporting.quality import fit_run
+from egeunet.exporting.quantize import store_half, store_int6
 from egeunet.files import atomic_write, check_folder
 from egeunet.inference.quality import DiceEstimator
 from egeunet.inference.weights import run_folder
-from egeunet.reporting import Reporter
+from egeunet.progress import track
 from egeunet.training.run import Run, load_run
 
 
@@ -111,7 +111,6 @@ def export(
     output: str | Path | None = None,
     *,
     formats: Sequence[str] = ("onnx",),
-    reporter: Reporter | None = None,
 ) -> list[Exported]:
     """Write a run in other formats, each file checked against torch.
 
@@ -119,7 +118,6 @@ def export(
         run: The run folder, or the name of weights that come with the package.
         output: The folder to write to; the run folder by default.
         formats: Names of `FORMATS`.
-        reporter: Hears of the progress.
 
     Returns:
         The files, each with how near it comes to torch; see `export_run` for the errors.
@@ -127,14 +125,13 @@ def export(
     opened = load_run(run)
     if not output and not run_folder(run):
         raise UsageError(f"{run} is no folder to write to: name one.")
-    return export_run(opened, Path(output) if output else None, formats, reporter)
+    return export_run(opened, Path(output) if output else None, formats)
 
 
 def export_run(
     run: Run,
     folder: Path | None = None,
     formats: Sequence[str] = ("onnx",),
-    reporter: Reporter | None = None,
 ) -> list[Exported]:
     """Write a trained system in some formats; each file is kept only if it computes the same.
 
@@ -142,24 +139,22 @@ def export_run(
         run: The trained system.
         folder: Where to write; the run folder by default.
         formats: Names of `FORMATS`.
-        reporter: Hears of each file.
 
     Raises:
         UsageError: There is no format of a name, or `folder` is a file.
         ParityError: A file differs from torch by more than its format allows; it is not kept.
         EgeunetError: A file is calibrated on photos that are not there.
     """
-    reporter = reporter or Reporter()
     for name in formats:
         if name not in NAMES:
             raise UsageError(f"There is no format {name!r}: expected one of {', '.join(NAMES)}.")
     check_folder(folder or run.folder)
-    reference = make_reference(run, reporter)
+    reference = make_reference(run)
     wanted = [form for form in FORMATS if form.name in formats]
-    quality = fit_run(run, reporter)
+    quality = fit_run(run)
     return [
         write_format(form, run, folder or run.folder, reference, quality)
-        for form in reporter.track(wanted, "exporting", len(wanted))
+        for form in track(wanted, "exporting", len(wanted))
     ]
 
 

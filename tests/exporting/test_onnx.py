@@ -9,8 +9,8 @@ import torch
 
 from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.errors import EgeunetError
-from egeunet.export.formats import export_run
-from egeunet.export.onnx import (
+from egeunet.exporting.formats import export_run
+from egeunet.exporting.onnx import (
     around_photo,
     core_graph,
     describe,

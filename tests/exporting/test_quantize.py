@@ -3,8 +3,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from egeunet.export.onnx import core_graph
-from egeunet.export.quantize import store_half, store_int6
+from egeunet.exporting.onnx import core_graph
+from egeunet.exporting.quantize import store_half, store_int6
 
 
 def logits(graph, image: np.ndarray) -> np.ndarray:

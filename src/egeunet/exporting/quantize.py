@@ -13,7 +13,7 @@ from onnx import TensorProto
 from onnx.helper import make_node, make_tensor
 from onnx.numpy_helper import to_array
 
-from egeunet.export.graph import Graph
+from egeunet.exporting.graph import Graph
 
 _MIDDLE = 31  # of the 63 steps that six bits can tell around 0
 _FEW = 8  # values in a row that has a scale of its own; shorter rows stay in half precision

@@ -21,8 +21,8 @@ from torch import nn
 from egeunet import __version__
 from egeunet.data.registry import REGISTRY
 from egeunet.errors import EgeunetError
-from egeunet.export.fold import can_fold, fold
-from egeunet.export.graph import IR_VERSION, OPSET, Graph, shorten
+from egeunet.exporting.fold import can_fold, fold
+from egeunet.exporting.graph import IR_VERSION, OPSET, Graph, shorten
 from egeunet.files import read_json
 from egeunet.inference import preprocess
 from egeunet.inference.segmenter import Segmenter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from egeunet.data.synthetic.dermoscopy import draw
 from egeunet.errors import EgeunetError
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input, upsample
-from egeunet.reporting import Reporter
 from egeunet.training.run import Run, open_split
 
+_LOG = logging.getLogger(__name__)
 PHOTOS = 16
 _Photo = NDArray[np.uint8]
 
@@ -59,14 +60,14 @@ class Reference:
     logits: NDArray[np.float32]
 
 
-def make_reference(run: Run, reporter: Reporter) -> Reference:
+def make_reference(run: Run) -> Reference:
     """Run the network on photos of the test part of its data, or on drawn ones and warn of it."""
     try:
         dataset, split = open_split(run.recipe.data)
         spread = np.linspace(0, len(split.test) - 1, min(PHOTOS, len(split.test))).astype(int)
         name, photos = dataset.name, [read_image(split.test[i].image) for i in spread]
     except EgeunetError as error:  # the data are on another machine
-        reporter.warn(f"files are compared with torch on drawn photos alone: {error}")
+        _LOG.warning(f"files are compared with torch on drawn photos alone: {error}")
         name, photos = "synthetic", [draw(seed, (240, 320))[0] for seed in range(PHOTOS)]
     logits = []
     with torch.no_grad():
