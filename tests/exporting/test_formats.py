@@ -46,12 +46,14 @@ def test_training_leaves_what_the_segmenter_opens(trained: Path) -> None:
 
 
 def test_every_format_of_one_size_passes_the_check_of_the_runtime(
-    trained: Path, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
     names = [form.name for form in FORMATS if form.file.startswith("model")]
-    for one in egeunet.export(trained, tmp_path, formats=names):
+    for one in egeunet.export("isic2018", tmp_path / "out", formats=names):
         if one.path.name.startswith("model"):
-            assert egeunet.Segmenter(one.path).metadata.size == (64, 64)
+            assert egeunet.Segmenter(one.path).metadata.size == (256, 256)
 
 
 def test_without_the_data_drawn_images_are_compared_and_it_is_said(
