@@ -145,7 +145,10 @@ def read_onnx(data: bytes, name: str) -> OnnxFile:
 
 
 def _refused(name: str, reason: object) -> EgeunetError:
-    return EgeunetError(f"Cannot open {name}: {reason}. Use a file that `egeunet export` wrote.")
+    return EgeunetError(
+        f"Cannot open {name}: {reason}. Use model.onnx of `egeunet export`, or "
+        "another format of one size."
+    )
 
 
 class _RefusedError(Exception):
