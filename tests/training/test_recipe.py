@@ -10,7 +10,7 @@ from egeunet.models import list_models
 from egeunet.training.config import Recipe
 from egeunet.training.recipe import describe_settings, load_recipe, recipe_folder
 
-RESULTS = Path(__file__).parents[2] / "results" / "weights.jsonl"
+RESULTS = Path(__file__).parents[2] / "research" / "results" / "weights.jsonl"
 
 
 @pytest.mark.parametrize("path", sorted(recipe_folder().glob("*.yaml")), ids=lambda path: path.stem)
