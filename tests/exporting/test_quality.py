@@ -36,13 +36,14 @@ def test_the_exported_file_expects_the_mean_dice_of_the_validation_part(
     for tta in (False, True):
         segmenter = egeunet.Segmenter(exported.path, tta=tta)
         assert segmenter.metadata.quality.photos == len(split.val)
-        found = egeunet.evaluate(exported.path, data=root, split="val", tta=tta, out=tmp_path / "x")
+        out = tmp_path / f"tta-{tta}"
+        found = egeunet.evaluate(exported.path, data=root, split="val", tta=tta, out=out)
         told = found.quality.to_dict()
         assert told["mean_expected"] == pytest.approx(found.means["dice"], abs=0.01)
-        written = json.loads((tmp_path / "x" / "metrics.json").read_text())
+        written = json.loads((out / "metrics.json").read_text())
         assert written["quality"] == json.loads(json.dumps(told))
-        assert (tmp_path / "x" / "quality.png").is_file()
-        with (tmp_path / "x" / "per_image.csv").open(newline="") as file:
+        assert (out / "quality.png").is_file()
+        with (out / "per_image.csv").open(newline="") as file:
             column = [float(row["quality"]) for row in csv.DictReader(file)]
         results = segmenter.stream(sample.image for sample in split.val)
         np.testing.assert_allclose(column, [one.quality for one in results], rtol=1e-4)
@@ -64,7 +65,7 @@ def test_photos_that_were_trained_on_are_not_fitted_on(few, trained: Path, tmp_p
 
 
 def test_a_run_folder_takes_no_tta(trained: Path) -> None:
-    with pytest.raises(UsageError, match="take an ONNX file"):
+    with pytest.raises(UsageError, match="tta needs an ONNX file"):
         egeunet.evaluate(trained, tta=True)
 
 

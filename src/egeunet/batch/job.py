@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights
 from egeunet.notice import NOTICE
 from egeunet.progress import bar
+
+if find_spec("ray") is None:  # it is imported later, once it is known how it shall start
+    raise ModuleNotFoundError("No module named 'ray'", name="ray")
 
 SUMMARY = "summary.json"
 _TEMPORARY = (".plan-*", ".summary-*", f"{PARTS}/.part-*", "masks/*/.*.png")
