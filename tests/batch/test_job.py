@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 ray = pytest.importorskip("ray", reason="no ray: pip install 'egeunet[batch]'")
 
@@ -177,6 +178,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_without_ray_the_message_names_the_extra(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     code = (
         "import sys; sys.modules['ray'] = None; from egeunet.cli.main import main;"
         f"sys.argv = ['egeunet', 'batch', {str(tmp_path)!r}, '-o', 'x']; main()"

@@ -35,7 +35,9 @@ def report(
     from egeunet.evaluation.report import find_evaluations, write_report
 
     if (output / "README.md").exists() and not overwrite:
-        raise UsageError(f"{output} holds a report: choose another folder or give --overwrite.")
+        raise UsageError(
+            f"{output} already has a report in it: choose another folder or give --overwrite."
+        )
     found = [one for source in sources for one in find_evaluations(source)]
     for path in write_report(found, output):
         typer.echo(path)
