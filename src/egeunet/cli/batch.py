@@ -58,18 +58,19 @@ def batch(
 
         egeunet batch s3://bucket/images -o s3://bucket/masks --address auto
     """
-    with needs_extra("batch"):
-        from egeunet.batch.job import segment_archive
     try:
-        summary = segment_archive(
-            inputs,
-            output,
-            weights=weights,
-            address=address,
-            workers=workers,
-            shard_size=shard_size,
-            masks=masks,
-        )
+        with needs_extra("batch"):
+            from egeunet.batch.job import segment_archive
+
+            summary = segment_archive(
+                inputs,
+                output,
+                weights=weights,
+                address=address,
+                workers=workers,
+                shard_size=shard_size,
+                masks=masks,
+            )
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
             f"Interrupted: {output} keeps what is written; run the same command to resume.",
