@@ -296,5 +296,10 @@ def export(
         ParityError: A file differs from torch by more than its format allows; it is not kept.
     """
     with needs_extra("train"):
-        from egeunet.exporting.formats import export as export_formats
-    return export_formats(run, output, formats=formats)
+        from egeunet.exporting.formats import export_run
+        from egeunet.inference.weights import run_folder
+        from egeunet.training.run import load_run
+    opened = load_run(run)
+    if not output and not run_folder(run):
+        raise UsageError(f"{run} are shipped weights: name an output folder.")
+    return export_run(opened, Path(output) if output else None, formats)

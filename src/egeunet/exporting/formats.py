@@ -23,9 +23,8 @@ from egeunet.exporting.quality import fit_run
 from egeunet.exporting.quantize import store_half, store_int6
 from egeunet.files import atomic_write, check_folder
 from egeunet.inference.quality import DiceEstimator
-from egeunet.inference.weights import run_folder
 from egeunet.progress import track
-from egeunet.training.run import Run, load_run
+from egeunet.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -95,37 +94,15 @@ NAMES = tuple(dict.fromkeys(form.name for form in FORMATS))
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written.
+    """An exported file.
 
     Args:
         path: The file.
-        parity: How near it comes to the network in torch.
+        parity: Its measured difference from the model in torch.
     """
 
     path: Path
     parity: Parity
-
-
-def export(
-    run: str | Path,
-    output: str | Path | None = None,
-    *,
-    formats: Sequence[str] = ("onnx",),
-) -> list[Exported]:
-    """Write a run in other formats, each file checked against torch.
-
-    Args:
-        run: The run folder, or the name of weights that come with the package.
-        output: The folder to write to; the run folder by default.
-        formats: Names of `FORMATS`.
-
-    Returns:
-        The files, each with how near it comes to torch; see `export_run` for the errors.
-    """
-    opened = load_run(run)
-    if not output and not run_folder(run):
-        raise UsageError(f"{run} is no folder to write to: name one.")
-    return export_run(opened, Path(output) if output else None, formats)
 
 
 def export_run(
@@ -133,21 +110,20 @@ def export_run(
     folder: Path | None = None,
     formats: Sequence[str] = ("onnx",),
 ) -> list[Exported]:
-    """Write a trained system in some formats; each file is kept only if it computes the same.
+    """Export a trained model; a file is kept only if it computes the same as torch.
 
     Args:
-        run: The trained system.
-        folder: Where to write; the run folder by default.
+        run: The trained model.
+        folder: Output folder; the run folder by default.
         formats: Names of `FORMATS`.
 
     Raises:
-        UsageError: There is no format of a name, or `folder` is a file.
-        ParityError: A file differs from torch by more than its format allows; it is not kept.
-        EgeunetError: A file is calibrated on photos that are not there.
+        UsageError: If a format is unknown, or `folder` is a file.
+        ParityError: If a file differs from torch by more than its format allows; it is not kept.
     """
     for name in formats:
         if name not in NAMES:
-            raise UsageError(f"There is no format {name!r}: expected one of {', '.join(NAMES)}.")
+            raise UsageError(f"Unknown format {name!r}: expected one of {', '.join(NAMES)}.")
     check_folder(folder or run.folder)
     reference = make_reference(run)
     wanted = [form for form in FORMATS if form.name in formats]
