@@ -1,0 +1,174 @@
+/* Resizing and scaling of images, equal to Pillow's bilinear filter and to
+ * `egeunet.inference.preprocess`, whose tests hold the two together.
+ *
+ * The filter is a triangle as wide as an output pixel where the image shrinks, so that all pixels
+ * that fall together are averaged, and two pixels wide where it grows.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "egeunet.h"
+
+#define PRECISION 22 /* bits after the point of the weights for bytes, as in Pillow */
+
+/* The input pixels of each output pixel of one axis: `first`, `count` and their weights. */
+typedef struct {
+    int from, to, most; /* sizes, and the largest count */
+    int32_t *first, *count;
+    double *weight; /* [to][most], normalized */
+    int32_t *fixed; /* the same in fixed point */
+} Axis;
+
+static size_t align(size_t bytes) {
+    return (bytes + EGEUNET_ALIGNMENT - 1) / EGEUNET_ALIGNMENT * EGEUNET_ALIGNMENT;
+}
+
+static int most_of(int from, int to) {
+    double support = from > to ? (double)from / to : 1;
+    return (int)ceil(support) * 2 + 1;
+}
+
+static size_t axis_bytes(int from, int to) {
+    size_t weights = (size_t)to * most_of(from, to);
+    return 2 * align(to * sizeof(int32_t)) + align(weights * sizeof(double)) +
+           align(weights * sizeof(int32_t));
+}
+
+/* Plan an axis in `memory`; returns the memory behind it. */
+static char *plan_axis(Axis *axis, int from, int to, char *memory) {
+    axis->from = from, axis->to = to, axis->most = most_of(from, to);
+    size_t weights = (size_t)to * axis->most;
+    axis->first = (int32_t *)memory, memory += align(to * sizeof(int32_t));
+    axis->count = (int32_t *)memory, memory += align(to * sizeof(int32_t));
+    axis->weight = (double *)memory, memory += align(weights * sizeof(double));
+    axis->fixed = (int32_t *)memory, memory += align(weights * sizeof(int32_t));
+    const double scale = (double)from / to, support = scale > 1 ? scale : 1;
+    for (int i = 0; i < to; i++) {
+        volatile double center = (i + 0.5) * scale; /* rounded, never fused with what follows */
+        int low = (int)(center - support + 0.5), high = (int)(center + support + 0.5);
+        if (low < 0) low = 0;
+        if (high > from) high = from;
+        double *weight = axis->weight + (size_t)i * axis->most, total = 0;
+        for (int k = 0; k < high - low; k++) {
+            double distance = fabs((k + low - center + 0.5) * (1 / support));
+            weight[k] = distance < 1 ? 1 - distance : 0;
+            total += weight[k];
+        }
+        for (int k = 0; k < high - low; k++) {
+            if (total != 0) weight[k] /= total;
+            axis->fixed[(size_t)i * axis->most + k] = (int32_t)(weight[k] * (1 << PRECISION) + 0.5);
+        }
+        axis->first[i] = low;
+        axis->count[i] = high - low;
+    }
+    return memory;
+}
+
+static uint8_t to_byte(int32_t sum) {
+    sum >>= PRECISION;
+    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
+static int valid(int side) { return side > 0 && side <= EGEUNET_MAX_IMAGE_SIDE; }
+
+size_t egeunet_prepare_size(int height, int width, int out_height, int out_width) {
+    if (!valid(height) || !valid(width) || !valid(out_height) || !valid(out_width)) return 0;
+    return axis_bytes(width, out_width) + axis_bytes(height, out_height) +
+           align((size_t)height * out_width * 3) + align((size_t)out_height * out_width * 3);
+}
+
+egeunet_status egeunet_prepare(const uint8_t *rgb, int height, int width, float *image,
+                               int out_height, int out_width, void *workspace,
+                               size_t workspace_bytes) {
+    if (!rgb || !image || !workspace || (uintptr_t)workspace % EGEUNET_ALIGNMENT)
+        return EGEUNET_BAD_ARGUMENT;
+    size_t needed = egeunet_prepare_size(height, width, out_height, out_width);
+    if (!needed) return EGEUNET_BAD_ARGUMENT;
+    if (workspace_bytes < needed) return EGEUNET_NO_MEMORY;
+    Axis across, down;
+    char *memory = plan_axis(&across, width, out_width, workspace);
+    memory = plan_axis(&down, height, out_height, memory);
+    const size_t row = (size_t)out_width * 3;
+    const uint8_t *from = rgb;
+
+    if (width != out_width) { /* rows first, rounded to bytes, as in Pillow */
+        uint8_t *narrow = (uint8_t *)memory;
+        for (int y = 0; y < height; y++)
+            for (int x = 0; x < out_width; x++) {
+                const uint8_t *in = rgb + ((size_t)y * width + across.first[x]) * 3;
+                const int32_t *weight = across.fixed + (size_t)x * across.most;
+                int32_t r = 1 << (PRECISION - 1), g = r, b = r;
+                for (int k = 0; k < across.count[x]; k++, in += 3) {
+                    r += in[0] * weight[k];
+                    g += in[1] * weight[k];
+                    b += in[2] * weight[k];
+                }
+                uint8_t *out = narrow + (size_t)y * row + 3 * x;
+                out[0] = to_byte(r), out[1] = to_byte(g), out[2] = to_byte(b);
+            }
+        from = narrow;
+    }
+    if (height != out_height) {
+        uint8_t *small = (uint8_t *)memory + align((size_t)height * row);
+        for (int y = 0; y < out_height; y++) {
+            const uint8_t *in = from + (size_t)down.first[y] * row;
+            const int32_t *weight = down.fixed + (size_t)y * down.most;
+            uint8_t *out = small + (size_t)y * row;
+            for (size_t x = 0; x < row; x++) {
+                int32_t sum = 1 << (PRECISION - 1);
+                for (int k = 0; k < down.count[y]; k++) sum += in[(size_t)k * row + x] * weight[k];
+                out[x] = to_byte(sum);
+            }
+        }
+        from = small;
+    }
+
+    const size_t pixels = (size_t)out_height * out_width;
+    int low = 255, high = 0;
+    for (size_t i = 0; i < 3 * pixels; i++) {
+        if (from[i] < low) low = from[i];
+        if (from[i] > high) high = from[i];
+    }
+    float scaled[256];
+    for (int v = low; v <= high; v++)
+        scaled[v] = (float)(v - low) / (float)(high > low ? high - low : 1) * 255.0f;
+    for (size_t i = 0; i < pixels; i++)
+        for (int c = 0; c < 3; c++) image[c * pixels + i] = scaled[from[3 * i + c]];
+    return EGEUNET_OK;
+}
+
+size_t egeunet_resize_size(int height, int width, int out_height, int out_width) {
+    if (!valid(height) || !valid(width) || !valid(out_height) || !valid(out_width)) return 0;
+    return axis_bytes(width, out_width) + axis_bytes(height, out_height) +
+           align((size_t)height * out_width * sizeof(float));
+}
+
+egeunet_status egeunet_resize(const float *map, int height, int width, float *out, int out_height,
+                              int out_width, void *workspace, size_t workspace_bytes) {
+    if (!map || !out || !workspace || (uintptr_t)workspace % EGEUNET_ALIGNMENT)
+        return EGEUNET_BAD_ARGUMENT;
+    size_t needed = egeunet_resize_size(height, width, out_height, out_width);
+    if (!needed) return EGEUNET_BAD_ARGUMENT;
+    if (workspace_bytes < needed) return EGEUNET_NO_MEMORY;
+    Axis across, down;
+    char *memory = plan_axis(&across, width, out_width, workspace);
+    float *wide = (float *)plan_axis(&down, height, out_height, memory);
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < out_width; x++) {
+            const float *in = map + (size_t)y * width + across.first[x];
+            const double *weight = across.weight + (size_t)x * across.most;
+            double sum = 0;
+            for (int k = 0; k < across.count[x]; k++) sum += in[k] * weight[k];
+            wide[(size_t)y * out_width + x] = (float)sum;
+        }
+    for (int y = 0; y < out_height; y++) {
+        const float *in = wide + (size_t)down.first[y] * out_width;
+        const double *weight = down.weight + (size_t)y * down.most;
+        for (int x = 0; x < out_width; x++) {
+            double sum = 0;
+            for (int k = 0; k < down.count[y]; k++) sum += in[(size_t)k * out_width + x] * weight[k];
+            out[(size_t)y * out_width + x] = (float)sum;
+        }
+    }
+    return EGEUNET_OK;
+}
