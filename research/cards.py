@@ -72,7 +72,7 @@ CARD = """\
 | | |
 | --- | --- |
 | file | `{file}`, {kilobytes} KB, float32, ONNX |
-| in torch | `egeunet.load_model("{name}")`, from `{name}.safetensors` |
+| in torch | `egeunet.create_model("egeunet", weights="{name}")`, from `{name}.safetensors` |
 | SHA-256 | `{sha256}` |
 | data | {data} |
 | terms of the data | {licence}, and those of start and teacher; the code: Apache-2.0 |
