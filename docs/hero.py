@@ -10,11 +10,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from egeunet import Segmenter
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.files import atomic_write
 
 PICTURE = Path(__file__).parent / "images" / "hero.webp"
-SEEDS = (4, 13, 29, 28)  # light and dark skin, hair, a ruler, a sticker
+SEEDS = (32, 14, 24, 36)  # light and dark skin, several colors, hair, rulers
 SIDE, GAP, RADIUS = 400, 24, 28
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     picture = Image.new("RGBA", (width, SIDE))
     for index, seed in enumerate(SEEDS):
         result = segmenter(draw(seed, (SIDE, SIDE))[0])
-        picture.paste(tile(result.photo, result.overlay(0.22)), (index * (SIDE + GAP), 0))
+        picture.paste(tile(result.image, result.overlay(0.22)), (index * (SIDE + GAP), 0))
     with atomic_write(PICTURE) as path:
         picture.save(path, "WEBP", quality=88)
 

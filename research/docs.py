@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from egeunet.data.cache import Arrays
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.environment import describe_environment
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
 from egeunet.evaluation.results_store import read_results

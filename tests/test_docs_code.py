@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from egeunet.cli.main import app
-from egeunet.data.synthetic.dermoscopy import draw, write_dataset
+from egeunet.data.synthetic import draw, write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import egeunet
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 
 
 @pytest.fixture(scope="session")

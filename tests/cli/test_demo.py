@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from egeunet.cli.demo import MARKER
 from egeunet.cli.main import app
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 from egeunet.errors import UsageError
 
 

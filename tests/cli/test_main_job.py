@@ -13,7 +13,7 @@ from PIL import Image
 
 from egeunet.cli.main import main
 from egeunet.data.splits import shipped_list
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 from egeunet.training.run import read_parts
 
 

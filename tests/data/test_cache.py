@@ -14,7 +14,7 @@ from PIL import Image
 from egeunet.data import cache
 from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import open_folder
-from egeunet.data.synthetic.dermoscopy import draw, write_dataset
+from egeunet.data.synthetic import draw, write_dataset
 from egeunet.errors import EgeunetError
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import resize

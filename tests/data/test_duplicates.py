@@ -7,7 +7,7 @@ from PIL import Image
 from egeunet.data.datasets import open_dataset, open_folder
 from egeunet.data.duplicates import leaking_ids
 from egeunet.data.splits import split_dataset
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def test_drawn_images_leak_nowhere(split):
 
 def test_exact_and_near_copies_of_earlier_splits_are_named(split):
     copy(split.train[3], split.test[1])
-    copy(split.val[0], split.test[4], quality=60)
+    copy(split.val[0], split.test[4], quality=90)
     copy(split.train[5], split.train[6])  # within a split nothing leaks
     copy(split.test[7], split.test[8])
     assert leaking_ids(split) == tuple(sorted((split.test[1].id, split.test[4].id)))
     assert leaking_ids(split, "val") == ()
-    copy(split.train[9], split.val[2], quality=60)
+    copy(split.train[9], split.val[2], quality=90)
     assert leaking_ids(split, "val") == (split.val[2].id,)
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays_of
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import Loader, scale_batch
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.inference.preprocess import min_max_normalize
 
 

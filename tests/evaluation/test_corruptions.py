@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from egeunet.data.cache import Arrays
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt, rotate
 
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from egeunet.data.synthetic.dermoscopy import _srgb
 from egeunet.evaluation.skin_tone import skin_tone, to_lab, typology_angle
 
 
@@ -18,11 +17,19 @@ def test_colours_are_converted_as_tables_print_them(colour, expected):
     assert to_lab(np.array(colour, float)) == pytest.approx(expected, abs=0.05)
 
 
+def to_srgb(lightness, a, b):
+    """CIE L*a*b* (D65) of a color that is not dark to sRGB in 0…1."""
+    f = (lightness + 16) / 116 + np.array([a / 500, 0, -b / 200])
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.9505, 1.0, 1.089)
+    matrix = [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.057]]
+    return 1.055 * np.clip(matrix @ xyz, 0.0031308, 1) ** (1 / 2.4) - 0.055
+
+
 def test_the_angle_is_that_of_the_skin_around_the_lesion():
     """Skin is drawn with a known angle, the inverse formula, and the lesion does not count."""
     for angle in (60, 45, 30, 0, -40):
         b = 14.0
-        colour = _srgb(50 + b * np.tan(np.radians(angle)), 8.0, b)
+        colour = to_srgb(50 + b * np.tan(np.radians(angle)), 8.0, b)
         image = np.empty((32, 32, 3), np.uint8)
         image[:] = np.round(colour * 255)
         mask = np.zeros((32, 32), np.uint8)

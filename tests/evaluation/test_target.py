@@ -4,7 +4,7 @@ import pytest
 from egeunet.data.cache import Arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.splits import split_dataset
-from egeunet.data.synthetic.dermoscopy import draw, write_dataset
+from egeunet.data.synthetic import draw, write_dataset
 from egeunet.errors import UsageError
 from egeunet.evaluation.target import (
     EvaluationTarget,

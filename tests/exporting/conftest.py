@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import egeunet
-from egeunet.data.synthetic.dermoscopy import draw, write_dataset
+from egeunet.data.synthetic import draw, write_dataset
 from egeunet.models.registry import create_model
 from egeunet.training.recipe import load_recipe
 from egeunet.training.run import Run

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.errors import EgeunetError
 from egeunet.exporting.formats import export_run
 from egeunet.exporting.onnx import (

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import egeunet
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import sha256_file
 from egeunet.inference.preprocess import to_input

@@ -43,7 +43,7 @@ TARGETS = {
     "data/loader": ["data/test_loader.py"],
     "data/augmentation/geometry": ["data/augmentation/test_geometry.py"],
     "data/augmentation/color": ["data/augmentation/test_color.py"],
-    "data/augmentation/camera": ["data/augmentation/test_camera.py"],
+    "data/augmentation/artifacts": ["data/augmentation/test_artifacts.py"],
     "metrics/counts": ["metrics/test_counts.py"],
     "metrics/surface": ["metrics/test_surface.py"],
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.results_store import append_result, read_counts, read_results

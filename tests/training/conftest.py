@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from egeunet.data.loader import Loader
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 from egeunet.training.checkpoints import load_checkpoint
 from egeunet.training.recipe import load_recipe
 

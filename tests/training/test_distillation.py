@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import scale_batch
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 from egeunet.errors import UsageError
 from egeunet.files import sha256_file
 from egeunet.training.checkpoints import WEIGHTS, load_checkpoint, load_weights

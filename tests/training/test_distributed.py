@@ -18,7 +18,7 @@ import torch
 import egeunet
 from egeunet.data.cache import load_arrays
 from egeunet.data.loader import scale_batch
-from egeunet.data.synthetic.dermoscopy import write_dataset
+from egeunet.data.synthetic import write_dataset
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoints import load_checkpoint

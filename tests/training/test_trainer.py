@@ -124,7 +124,7 @@ def test_the_loss_falls_and_the_time_left_is_logged_from_the_first_epoch(samples
 
 
 def test_multi_class_trains_and_is_scored(tmp_path, words):
-    from egeunet.data.synthetic.dermoscopy import write_dataset
+    from egeunet.data.synthetic import write_dataset
 
     write_dataset(tmp_path / "three", 20, size=(32, 32), seed=2, num_classes=3)
     recipe = load_recipe(

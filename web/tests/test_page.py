@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from egeunet import Segmenter
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.inference.visualize import bounding_box
 
 WEB = Path(__file__).parents[1]

@@ -179,15 +179,14 @@ def synthesize(
 ) -> None:
     """Draw a synthetic dermoscopy dataset with exact masks: images/ and masks/.
 
-    It has all skin tones, irregular lesions of several colors, hair, rulers, gel bubbles, glare,
-    color patches and dark corners. Use it to try things out: scores on it say nothing about real
-    images.
+    It has all skin tones, irregular lesions, hair, rulers and uneven light. Use it to try things
+    out: scores on it say nothing about real images.
 
     For example:
 
         egeunet data synthesize -o synthetic --count 400
     """
-    from egeunet.data.synthetic.dermoscopy import write_dataset
+    from egeunet.data.synthetic import write_dataset
 
     size = (height, width)
     folder = write_dataset(output, count, size, seed, num_classes)

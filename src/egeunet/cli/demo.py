@@ -41,7 +41,7 @@ def demo(
     import egeunet
     from egeunet.data.datasets import open_folder
     from egeunet.data.splits import split_dataset
-    from egeunet.data.synthetic.dermoscopy import write_dataset
+    from egeunet.data.synthetic import write_dataset
     from egeunet.evaluation.figures import save_panel
     from egeunet.evaluation.summary import COLUMNS
     from egeunet.training.recipe import load_recipe

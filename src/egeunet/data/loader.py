@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egeunet.data.augmentation.camera import degrade, to_bytes, to_floats
+from egeunet.data.augmentation.artifacts import degrade, synthetic_hair, to_bytes, to_floats
 from egeunet.data.augmentation.color import recolor
 from egeunet.data.augmentation.geometry import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
-from egeunet.data.synthetic.artifacts import synthetic_hair
 
 SOFT_STEPS = 127  # of a teacher's probability: seven bits, beside the mask's one
 

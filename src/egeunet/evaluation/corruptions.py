@@ -16,17 +16,18 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from egeunet.data.augmentation.camera import (
+from egeunet.data.augmentation.artifacts import (
     Pixels,
     gaussian_blur,
     gaussian_noise,
     jpeg_compression,
+    ruler,
+    synthetic_hair,
     to_bytes,
     to_floats,
     uneven_illumination,
 )
 from egeunet.data.cache import Arrays
-from egeunet.data.synthetic.artifacts import ruler, synthetic_hair
 
 Corruption: TypeAlias = Callable[[np.random.Generator, Pixels, int], Pixels]
 

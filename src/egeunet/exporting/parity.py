@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 from egeunet.errors import EgeunetError
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input, upsample

@@ -40,7 +40,7 @@ class Augmentation:
         gamma: Values in 0…1 are raised to a power of 1 ± this.
         saturation: Distances from gray are multiplied by a factor of 1 ± this.
         light: Largest fraction of light that one side lacks (uneven illumination).
-        camera: Probability of blur, noise or compression; see `egeunet.data.augmentation.camera`.
+        camera: Probability of blur, noise or compression; see `artifacts.degrade`.
     """
 
     horizontal_flip: float = 0.5

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from egeunet.data.augmentation import camera
-from egeunet.data.augmentation.camera import (
+from egeunet.data.augmentation import artifacts
+from egeunet.data.augmentation.artifacts import (
     degrade,
     gaussian_blur,
     gaussian_noise,
@@ -15,7 +15,7 @@ from egeunet.data.augmentation.camera import (
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import Arrays
 from egeunet.data.loader import Loader
-from egeunet.data.synthetic.dermoscopy import draw
+from egeunet.data.synthetic import draw
 
 STILL = {"horizontal_flip": 0, "vertical_flip": 0, "rotation": 0}
 
@@ -72,7 +72,7 @@ def test_the_strongest_faults_are_those_documented(photo, monkeypatch):
     asked = {}
     for name in ("gaussian_blur", "gaussian_noise", "jpeg_compression"):
         given = asked[name] = []
-        monkeypatch.setattr(camera, name, lambda *args, given=given: given.append(args[-1]))
+        monkeypatch.setattr(artifacts, name, lambda *args, given=given: given.append(args[-1]))
     for seed in range(600):
         degrade(np.random.default_rng(seed), photo, 0, 1)
     assert 2.9 < max(asked["gaussian_blur"]) < 3

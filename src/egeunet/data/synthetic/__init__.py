@@ -1,1 +1,0 @@
-"""Synthetic dermoscopy images with exact masks."""
