@@ -121,15 +121,6 @@ def cards() -> None:
         typer.echo(path)
 
 
-@app.command()
-def convert(files: Annotated[list[Path], typer.Argument(help=".jsonl files.")]) -> None:
-    """Rename the keys of rows that an earlier version recorded, in place."""
-    from research.convert import convert_file
-
-    for path in files:
-        typer.echo(f"{path}: {convert_file(path)} rows converted")
-
-
 def _row(job: Job) -> tuple[str, ...]:
     time = "unknown" if job.seconds is None else _time(job.seconds)
     name, epochs = job.recipe.out.name, str(job.recipe.trainer.epochs)

@@ -159,7 +159,7 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
         "weights": name,
         "weights_sha256": digest,
         "bytes": len(data),
-        "model": recipe.system,
+        "model": recipe.model,
         "params": count_cost(run.model, size=recipe.data.shape).params,
         "recipe_hash": recipe.hash(),
         "recipe": recipe.model_dump(mode="json", exclude=PLACES),
@@ -262,7 +262,7 @@ def name_weights(sha256: str, rows: Sequence[Mapping[str, Any]]) -> str:
     info = REGISTRY.get(found[-1]["dataset"])
     data = f"{info.title} ({info.license})" if info else found[-1]["dataset"]
     pretrained = ", from ImageNet weights" if recipe.options.get("pretrained") else ""
-    label = label_of(recipe.system, changes_of(recipe))
+    label = label_of(recipe.model, changes_of(recipe))
     return f"{label}: {recipe.trainer.epochs} epochs on {data}{pretrained}; weights {sha256[:12]}"
 
 

@@ -44,7 +44,7 @@ def figures4(folder: Path, images: Sequence[str] = ()) -> Iterator[tuple[str, Fi
     )
     for run in worst_first:
         key = (run.dataset, run.recipe.data.protocol, run.recipe.data.shape)
-        label = label_of(run.recipe.system, changes_of(run.recipe))
+        label = label_of(run.recipe.model, changes_of(run.recipe))
         groups.setdefault(key, {})[label] = run  # a better one replaces it
     for (dataset, protocol, (height, width)), runs in groups.items():
         yield f"figure4-{dataset}-{protocol}-{height}x{width}", _draw(runs, images)
@@ -75,7 +75,7 @@ def compare_masks(
 
 def _order(run: Run) -> tuple[int, int]:
     """As in the paper; of one model the paper's recipe first."""
-    model, order = run.recipe.system, list(TITLES)
+    model, order = run.recipe.model, list(TITLES)
     return order.index(model) if model in TITLES else -1, len(changes_of(run.recipe))
 
 

@@ -18,7 +18,7 @@ from research.paper import TITLES
 PAPER_EPOCHS = Recipe().trainer.epochs
 _FEW = 2  # changes that are written out in a label
 _FREE = {
-    *("system", "seed", "data.name", "data.root", "data.protocol", "trainer.epochs"),
+    *("model", "seed", "data.name", "data.root", "data.protocol", "trainer.epochs"),
     *("trainer.preview_every", "distill.teacher", "start.run", *WHERE),
 }
 """Settings that have a key of their own, or do not decide the result."""
@@ -98,7 +98,7 @@ def recipe_of(row: Mapping[str, Any]) -> Recipe | None:
     if not {"recipe", "model", "seed", "epochs", "pooled"} <= row.keys():
         return None
     try:
-        recipe = Recipe.model_validate({**row["recipe"], "system": row["model"]})
+        recipe = Recipe.model_validate({**row["recipe"], "model": row["model"]})
     except ValidationError:  # settings that this version does not have
         return None
     trainer = recipe.trainer.model_copy(update={"epochs": row["epochs"]})
@@ -148,7 +148,7 @@ def _shipped_names() -> dict[str, str]:
         recipe = load_recipe(file)
         content = flatten(recipe)
         earlier = {to: True for key, to in _EARLIER.items() if content[key] is not None}
-        names[_shape(recipe.system, {**changes_of(recipe), **earlier})] = file.stem
+        names[_shape(recipe.model, {**changes_of(recipe), **earlier})] = file.stem
     return names
 
 
@@ -175,7 +175,7 @@ def group_runs(rows: Iterable[Mapping[str, Any]]) -> list[RunGroup]:
         if (home, recipe.data.protocol) != (row["dataset"], row["protocol"]):
             continue
         group = RunGroup(
-            model=recipe.system,
+            model=recipe.model,
             changes=changes_of(recipe),
             epochs=recipe.trainer.epochs,
             dataset=row["dataset"],

@@ -38,7 +38,7 @@ EPOCHS_SCORED = {"paper": ("selected", "last"), "holdout": ("selected",)}
 
 _SET_BY_FILES = {
     "seed": "give seeds=0-4 or seeds=3",
-    "system": "list models in the experiment file",
+    "model": "list models in the experiment file",
     "out": "every run has a folder of its own, below --out",
 }
 
@@ -125,7 +125,7 @@ def plan(
             if (wanted, dataset, protocol, split, weights) not in done
         )
         epochs = len(read_history(recipe.out))
-        pace = paces.get((recipe.system, dataset))
+        pace = paces.get((recipe.model, dataset))
         seconds = None if pace is None else pace * (recipe.trainer.epochs - epochs)
         job = Job(recipe, split, missing, lacks, epochs, seconds)
         jobs.setdefault(f"{recipe.hash()} {dataset} {split}", job)
@@ -231,7 +231,7 @@ def _recipes(
                 for seed in seeds or parse_seeds(str(entry.seeds)):
                     words = [*entry.settings, *fixed, *settings, f"seed={seed}"]
                     recipe = load_recipe(
-                        entry.recipe, [*words, *([f"system={model}"] if model else [])]
+                        entry.recipe, [*words, *([f"model={model}"] if model else [])]
                     )
                     if entry.split == "val" and recipe.data.protocol == "paper":
                         raise UsageError(
@@ -275,7 +275,7 @@ def _name(recipe: Recipe) -> str:
     data = recipe.data.name or (recipe.data.root.name if recipe.data.root else "data")
     return "-".join(
         (
-            *(data, recipe.data.protocol, recipe.system, str(recipe.trainer.epochs)),
+            *(data, recipe.data.protocol, recipe.model, str(recipe.trainer.epochs)),
             *(f"seed{recipe.seed}", recipe.hash()[:6]),
         )
     )

@@ -74,9 +74,9 @@ def create_model(
         return build(name, in_channels=in_channels, num_classes=num_classes, **options)
     model_info(name)
     run = load_run(weights)
-    if run.recipe.system != name:
+    if run.recipe.model != name:
         raise UsageError(
-            f"The weights {weights} belong to the model {run.recipe.system!r}, not to {name!r}."
+            f"The weights {weights} belong to the model {run.recipe.model!r}, not to {name!r}."
         )
     if options or (in_channels, num_classes) != (3, 1):
         raise UsageError("Options of a model are stored with its weights: leave them out.")

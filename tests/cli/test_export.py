@@ -15,7 +15,7 @@ def test_the_files_and_how_near_they_come_to_torch(run_folder: Path, tmp_path: P
     for row in rows:
         assert row["bytes"] == Path(row["path"]).stat().st_size
         assert row["iou"] > 0.995
-        assert row["photos"] == 4, "the test part of 16"
+        assert row["images"] == 4, "the test part of 16"
 
 
 def test_the_run_folder_is_the_default_and_a_table_names_each_file(run_folder: Path) -> None:

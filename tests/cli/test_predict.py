@@ -38,7 +38,7 @@ def weights(tmp_path: Path) -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     metadata = {
-        "system": "egeunet",
+        "model": "egeunet",
         "dataset": "synthetic",
         "num_classes": "1",
         "classes": '["lesion"]',

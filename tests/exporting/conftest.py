@@ -58,13 +58,13 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
-    def make(system="egeunet", size=64, num_classes=1, model=None, **options) -> Run:
-        settings = [f"system={system}", f"data.size={size}", f"data.num_classes={num_classes}"]
+    def make(name="egeunet", size=64, num_classes=1, model=None, **options) -> Run:
+        settings = [f"model={name}", f"data.size={size}", f"data.num_classes={num_classes}"]
         recipe = load_recipe("egeunet-synthetic", [*settings, "data.root=."])
         if model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                model = shake(create_model(system, num_classes=num_classes, **options))
+                model = shake(create_model(name, num_classes=num_classes, **options))
         folder = tmp_path_factory.mktemp("run")
         return Run(folder, recipe, "synthetic", model, epoch=1, seconds=0.0)
 

@@ -25,9 +25,9 @@ def open_graph(graph) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph.SerializeToString())
 
 
-@pytest.mark.parametrize("system", ["egeunet", "malunet"])
-def test_core_gives_the_logits_of_torch(make_run, system) -> None:
-    run = make_run(system)
+@pytest.mark.parametrize("model", ["egeunet", "malunet"])
+def test_core_gives_the_logits_of_torch(make_run, model) -> None:
+    run = make_run(model)
     image = np.stack([to_input(draw(seed, (64, 64))[0], (64, 64)) for seed in range(3)])
     (given,) = open_graph(core_graph(run)).run(["logits"], {"image": image})
     with torch.no_grad():

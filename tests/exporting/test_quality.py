@@ -35,7 +35,7 @@ def test_the_exported_file_expects_the_mean_dice_of_the_validation_part(
     _, split = open_split(run.recipe.data)
     for tta in (False, True):
         segmenter = egeunet.Segmenter(exported.path, tta=tta)
-        assert segmenter.metadata.quality.photos == len(split.val)
+        assert segmenter.metadata.quality.images == len(split.val)
         out = tmp_path / f"tta-{tta}"
         found = egeunet.evaluate(exported.path, data=root, split="val", tta=tta, out=out)
         told = found.quality.to_dict()

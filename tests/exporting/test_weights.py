@@ -44,7 +44,7 @@ assert egeunet.__file__.startswith(sys.path[1]), egeunet.__file__
 segmenter = egeunet.Segmenter()
 assert "torch" not in sys.modules
 peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(segmenter.metadata.system, int(peak[0]) / 1000)
+print(segmenter.metadata.model, int(peak[0]) / 1000)
 """
 
 
@@ -52,8 +52,8 @@ print(segmenter.metadata.system, int(peak[0]) / 1000)
 def test_a_segmenter_without_words_never_imports_torch_and_takes_little_memory(package) -> None:
     done = run_python(package, OPEN)
     assert done.returncode == 0, done.stderr
-    system, peak = done.stdout.split()
-    assert system == "egeunet"
+    model, peak = done.stdout.split()
+    assert model == "egeunet"
     assert float(peak) < 150, "MB"
 
 
@@ -137,7 +137,7 @@ def test_what_is_shipped() -> None:
 
 def test_shipped_weights_for_torch_are_verified(package: Path, monkeypatch) -> None:
     monkeypatch.setattr("egeunet.inference.weights.SHIPPED", package / "weights")
-    assert load_run("isic2018").recipe.system == "egeunet"
+    assert load_run("isic2018").recipe.model == "egeunet"
     file = package / "weights" / "isic2018.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(EgeunetError, match="is not what was shipped"):

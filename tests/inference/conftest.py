@@ -50,7 +50,7 @@ def write_graph(tmp_path: Path) -> WriteGraph:
         names = ["lesion"] if count == 1 else [f"class {k}" for k in range(count)]
         entries = {
             "egeunet_version": "0.1.0",
-            "system": "egeunet",
+            "model": "egeunet",
             "dataset": "synthetic",
             "num_classes": str(count),
             "classes": json.dumps(names),

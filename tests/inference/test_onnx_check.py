@@ -15,7 +15,7 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import SHIPPED
 
 METADATA = {
-    "system": "egeunet",
+    "model": "egeunet",
     "dataset": "x",
     "num_classes": "1",
     "classes": '["lesion"]',

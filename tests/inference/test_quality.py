@@ -8,7 +8,7 @@ from egeunet.errors import EgeunetError
 from egeunet.inference.quality import FAILURE, REVIEW, DiceEstimator, features
 from egeunet.inference.segmenter import Segmenter
 
-MODEL = DiceEstimator(plain=(0.5, -1.5, 0.3), tta=(0.0, -1.0, 0.2), photos=100)
+MODEL = DiceEstimator(plain=(0.5, -1.5, 0.3), tta=(0.0, -1.0, 0.2), images=100)
 
 
 def blob(inside, outside=0.0, side=20):
@@ -51,9 +51,9 @@ def test_it_goes_through_the_metadata():
         "",
         "3",
         "{}",
-        '{"plain": [1, 2], "tta": [1, 2, 3], "photos": 9}',
-        '{"plain": [1, 2, NaN], "tta": [1, 2, 3], "photos": 9}',
-        '{"plain": "abc", "tta": [1, 2, 3], "photos": 9}',
+        '{"plain": [1, 2], "tta": [1, 2, 3], "images": 9}',
+        '{"plain": [1, 2, NaN], "tta": [1, 2, 3], "images": 9}',
+        '{"plain": "abc", "tta": [1, 2, 3], "images": 9}',
     ],
 )
 def test_numbers_that_make_no_sense_are_one_sentence(write_graph, text):

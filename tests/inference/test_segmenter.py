@@ -383,8 +383,8 @@ def test_a_graph_cut_short(
 
 
 def test_graphs_of_another_form(write_graph) -> None:
-    with pytest.raises(EgeunetError, match="does not say its system"):
-        Segmenter(write_graph(system=None))
+    with pytest.raises(EgeunetError, match="does not say its model"):
+        Segmenter(write_graph(model=None))
     with pytest.raises(EgeunetError, match="does not take `image`"):
         Segmenter(write_graph(input_size="128,128"))
     with pytest.raises(EgeunetError, match="does not take `image`"):

@@ -23,7 +23,7 @@ from egeunet.inference.image_io import read_image
 from egeunet.inference.weights import find_weights, parse_metadata, run_folder, weights_name
 
 GOOD = {
-    "system": "egeunet",
+    "model": "egeunet",
     "dataset": "isic2018",
     "num_classes": "1",
     "classes": '["lesion"]',
@@ -262,7 +262,7 @@ def test_metadata() -> None:
     assert found.size == (256, 192)
     assert found.threshold == 0.4
     assert found.classes == ("lesion",)
-    assert (found.system, found.dataset) == ("egeunet", "isic2018")
+    assert (found.model, found.dataset) == ("egeunet", "isic2018")
     assert (found.data_licence, found.scores) == ("", {})
     told = {"data_licence": "CC0", "intended_use": "Research.", "scores_on": "validation"}
     found = parse_metadata({**GOOD, **told, "scores": '{"val_dice": 0.5}'}, "x")

@@ -96,7 +96,7 @@ def test_a_broken_line_is_named(tmp_path):
 
 
 def test_labels_cover_neither_each_other_nor_leave_the_figure():
-    ours = [Point(f"a system, {n} epochs", 0.06, 0.08, 80.9 - n / 40, 0.1, True) for n in range(4)]
+    ours = [Point(f"a model, {n} epochs", 0.06, 0.08, 80.9 - n / 40, 0.1, True) for n in range(4)]
     figure = figure1([*paper_points(), *ours], 300)
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 15

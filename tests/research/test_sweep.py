@@ -121,7 +121,7 @@ def test_a_run_whose_data_are_not_here_stops_no_other(place, caplog):
         sweep(away, record=record)
 
 
-@pytest.mark.parametrize("word", ["seed=3", "system=malunet", "out=elsewhere"])
+@pytest.mark.parametrize("word", ["seed=3", "model=malunet", "out=elsewhere"])
 def test_settings_that_the_files_decide_are_refused(place, word):
     with pytest.raises(UsageError, match=f"{word} cannot be set for every run"):
         planned(place, word)
@@ -168,7 +168,7 @@ def test_rows_of_another_machine_tell_no_time(place):
     }
     append_result(place / "results" / "a.jsonl", row)
     append_result(place / "results" / "a.jsonl", {**row, "cpu": "another", "train_seconds": 1e6})
-    times = {job.recipe.system: job.seconds for job in planned(place, "trainer.epochs=40")}
+    times = {job.recipe.model: job.seconds for job in planned(place, "trainer.epochs=40")}
     assert times == {"egeunet": 200, "egeunet_no_mask": None}
 
 
@@ -211,7 +211,7 @@ def test_the_shipped_experiments_are_right():
 
     def trained(pattern):
         jobs = plan(sorted(folder.glob(pattern)), record="nowhere/runs.jsonl")
-        return {job.recipe.system for job in jobs}
+        return {job.recipe.model for job in jobs}
 
     assert trained("table*.yaml") == {*TABLE_1["isic2018"], *TABLE_2}
     assert trained("budget-s.yaml") == set(list_models()) - {"efficientnet_lite0"}  # a teacher

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 
 import numpy as np
@@ -16,7 +15,6 @@ from egeunet.metrics.counts import count_pixels
 from egeunet.training.recipe import load_recipe
 from research import tables
 from research.__main__ import app
-from research.convert import convert_file
 from research.goals import goals, verdict
 from research.paper import TABLE_2
 from research.protocol_ablation import protocol_ablation
@@ -349,7 +347,7 @@ def masks(error, n=30):
 
 def test_systems_are_compared_on_the_same_images(counted, tmp_path):
     rows = [counted(error, model=name) for name, error in (("egeunet", 0.02), ("malunet", 0.1))]
-    rows.append(counted(0.1, system="unet", epochs=5))  # another budget: not compared
+    rows.append(counted(0.1, model="unet", epochs=5))  # another budget: not compared
     (table,) = significance(group_runs(rows), tmp_path)
     assert table.columns == ("", "1", "2")
     (first, same, pooled), (second, per_image, _) = table.rows
@@ -379,7 +377,7 @@ def test_equal_systems_are_no_different(tmp_path):
     truths, predictions = masks(0.05)
     counts = count_pixels(torch.from_numpy(predictions), torch.from_numpy(truths))
     write_counts(tmp_path / "a.csv", tuple(map(str, range(30))), counts)
-    groups = group_runs([row(system, per_image="a.csv") for system in ("egeunet", "unet")])
+    groups = group_runs([row(model, per_image="a.csv") for model in ("egeunet", "unet")])
     (table,) = significance(groups, tmp_path)
     assert table.rows[0][2].startswith("+0.00 (+0.00")
     write_counts(tmp_path / "b.csv", tuple(map(str, range(1, 31))), counts)
@@ -453,31 +451,3 @@ def test_the_command_writes_pages_tables_and_figures(tmp_path):
     for name in ("figure1.png", "curves-isic2018-paper-2.png"):
         with Image.open(out / name) as picture:
             assert picture.width > 800
-
-
-def test_rows_of_an_earlier_version_are_converted(tmp_path):
-    old = {
-        "system": "egeunet",
-        "part": "test",
-        "pooled": {"iou": 0.8},
-        "quality_photos": [[0.9, 0.8, 0.7]],
-        "quality": {
-            "rest_ratio": 0.5,
-            "rest_failure_rate": 0.1,
-            "intervals": {"rest_ratio": [0, 1]},
-        },
-    }
-    benchmark = {"system": "egeunet", "step_seconds": 1.0}
-    path = tmp_path / "runs.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in (old, benchmark)))
-    assert convert_file(path) == 1
-    assert convert_file(path) == 0
-    new, same = (json.loads(line) for line in path.read_text().splitlines())
-    assert same == benchmark
-    assert (new["model"], new["split"], new["quality_images"]) == (
-        "egeunet",
-        "test",
-        [[0.9, 0.8, 0.7]],
-    )
-    assert new["quality"]["risk_at_90"] == 0.1
-    assert new["quality"]["intervals"] == {"relative_risk_at_90": [0, 1]}

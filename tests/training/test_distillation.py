@@ -196,7 +196,7 @@ def test_a_training_starts_from_the_weights_of_another(words, tmp_path, teacher)
 @pytest.mark.parametrize(
     ("setting", "answer"),
     [
-        ("system=malunet", "holds egeunet with 1 classes and options .*, not malunet with 1"),
+        ("model=malunet", "holds egeunet with 1 classes and options .*, not malunet with 1"),
         ("start.run=nowhere", "start.run: nowhere is not a run folder with weights"),
         ("start.sha256=ab", "start.sha256 is ab"),
     ],

@@ -75,7 +75,7 @@ def close(one, other):
     recipe = load_recipe(one / "recipe.yaml")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        start = create_model(recipe.system, num_classes=1, **recipe.options)
+        start = create_model(recipe.model, num_classes=1, **recipe.options)
     names = [name for name, _ in start.named_parameters()]
     for part in ("model", "average"):
         if a[part]:

@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parents[2] / "research" / "results" / "weights.jsonl"
 
 @pytest.mark.parametrize("path", sorted(recipe_folder().glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_states_its_command(path):
-    assert load_recipe(path).system in list_models()
+    assert load_recipe(path).model in list_models()
     assert "egeunet train" in path.read_text(encoding="utf-8").split("\nsystem")[0]
 
 

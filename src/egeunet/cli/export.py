@@ -56,7 +56,7 @@ def export(
         print_json(rows)
         return
     print_table(
-        f"Compared with torch on {files[0].parity.photos} photos ({files[0].parity.of})",
+        f"Compared with torch on {files[0].parity.images} photos ({files[0].parity.of})",
         ["file", "KB", "largest difference", "mask IoU"],
         [
             [

@@ -56,7 +56,7 @@ def _row(name: str, file: Path) -> dict[str, Any]:
     metadata = Segmenter(file).metadata
     return {
         "name": name,
-        "system": metadata.system,
+        "model": metadata.model,
         "dataset": metadata.dataset,
         "protocol": metadata.protocol,
         "data_licence": metadata.data_licence,

@@ -99,7 +99,7 @@ def segmenter_target(segmenter: Segmenter, path: Path) -> EvaluationTarget:
         onnx_predictor(segmenter),
         metadata.size,
         len(metadata.classes),
-        {"model": metadata.system, "weights_sha256": sha256_file(path), "tta": segmenter.tta},
+        {"model": metadata.model, "weights_sha256": sha256_file(path), "tta": segmenter.tta},
         metadata.dataset,
         seen_of(metadata.dataset, shipped_list(metadata.dataset, metadata.protocol)),
         metadata.protocol or "holdout",
@@ -134,7 +134,7 @@ def _open_run(folder: Path, last: bool, device: str) -> EvaluationTarget:
     else:
         digest = sha256_file(folder / WEIGHTS)
     row = {
-        "model": recipe.system,
+        "model": recipe.model,
         "recipe_hash": recipe.hash(),
         "recipe": recipe.model_dump(mode="json", exclude=PLACES),
         "seed": recipe.seed,

@@ -119,7 +119,7 @@ def describe(run: Run, **entries: str) -> dict[str, str]:
     scores, scores_on = _selected_scores(run)
     return {
         "egeunet_version": __version__,
-        "system": run.recipe.system,
+        "model": run.recipe.model,
         "dataset": run.dataset,
         "data_licence": info.license if info else "unknown",
         "protocol": data.protocol,

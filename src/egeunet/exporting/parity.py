@@ -28,14 +28,14 @@ class Parity:
     """How near an exported graph comes to the network in torch.
 
     Args:
-        photos: How many were compared.
+        images: Number of images compared.
         of: The dataset they are from, or "synthetic".
         difference: The largest difference of logits, over the largest logit; of probabilities for
             a graph that gives these.
         iou: The mean IoU of the masks.
     """
 
-    photos: int
+    images: int
     of: str
     difference: float
     iou: float

@@ -27,12 +27,12 @@ class DiceEstimator:
     Args:
         plain: Intercept and the weights of `features`.
         tta: Likewise, for test-time augmentation.
-        photos: Number of images it was fitted on.
+        images: Number of images it was fitted on.
     """
 
     plain: tuple[float, ...]
     tta: tuple[float, ...]
-    photos: int
+    images: int
 
     @classmethod
     def from_json(cls, text: str) -> DiceEstimator:
@@ -44,12 +44,12 @@ class DiceEstimator:
         try:
             values = json.loads(text)
             plain, tta = (tuple(map(float, values[name])) for name in ("plain", "tta"))
-            photos = int(values["photos"])
+            images = int(values["images"])
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(text[:100]) from error
         if len(plain) != 3 or len(tta) != 3 or not all(map(math.isfinite, plain + tta)):
             raise ValueError(text[:100])
-        return cls(plain, tta, photos)
+        return cls(plain, tta, images)
 
     def to_json(self) -> str:
         """Return the coefficients as JSON, for the metadata of an exported graph."""

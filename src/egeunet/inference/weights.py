@@ -130,7 +130,7 @@ class Metadata:
     """What an exported graph says of itself.
 
     Args:
-        system: The published network it is.
+        model: Name of the network, as in `egeunet models`.
         dataset: What it was trained on.
         size: Height and width of its input.
         threshold: Probability from which a pixel is lesion.
@@ -143,7 +143,7 @@ class Metadata:
         intended_use: What the weights are for.
     """
 
-    system: str
+    model: str
     dataset: str
     size: tuple[int, int]
     threshold: float
@@ -176,7 +176,7 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
         names = json.loads(entries["classes"])
         scores = dict(json.loads(entries.get("scores", "{}"))).items()
         metadata = Metadata(
-            system=entries["system"],
+            model=entries["model"],
             dataset=entries["dataset"],
             size=(height, width),
             threshold=float(entries["threshold"]),

@@ -153,7 +153,7 @@ def create_app(
         metadata = segmenter.metadata
         model = {
             "name": name,
-            "system": metadata.system,
+            "model": metadata.model,
             "dataset": metadata.dataset,
             "size": metadata.size,
             "classes": metadata.classes,

@@ -17,10 +17,6 @@ from egeunet.training.losses import STAGE_WEIGHTS
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[str, ...] = get_args(Device)
 
-# Marks settings added after the first recorded results: they enter the hash of a recipe only where
-# they differ from their default, so that recorded hashes stay valid.
-LATER = "later"
-
 WHERE = ("out", "device", "devices", "workers")
 """Settings of where a run is stored and computed, which do not change its result."""
 
@@ -69,34 +65,28 @@ class AugmentationSettings(Settings):
         "per_sample",
         description="Draw the angle per sample, or once per run as the published code does",
     )
-    scale: Annotated[tuple[Factor, Factor], LATER] = Field(
-        (1.0, 1.0), description="Smallest and largest zoom factor"
-    )
-    shear: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=45, description="Largest shear angle, in degrees"
-    )
-    translation: Annotated[float, LATER] = Field(
+    scale: tuple[Factor, Factor] = Field((1.0, 1.0), description="Smallest and largest zoom factor")
+    shear: float = Field(0.0, ge=0, le=45, description="Largest shear angle, in degrees")
+    translation: float = Field(
         0.0, ge=0, le=1, description="Largest shift, as a fraction of the image side"
     )
-    hair: Annotated[float, LATER] = Field(
-        0.0, ge=0, le=1, description="Probability of synthetic hair"
-    )
-    gain: Annotated[float, LATER] = Field(
+    hair: float = Field(0.0, ge=0, le=1, description="Probability of synthetic hair")
+    gain: float = Field(
         0.0, ge=0, lt=1, description="Each channel is multiplied by a factor from 1 ± this"
     )
-    gamma: Annotated[float, LATER] = Field(
+    gamma: float = Field(
         0.0, ge=0, lt=1, description="Brightness is raised to a power from 1 ± this"
     )
-    saturation: Annotated[float, LATER] = Field(
+    saturation: float = Field(
         0.0, ge=0, le=1, description="Saturation is multiplied by a factor from 1 ± this"
     )
-    light: Annotated[float, LATER] = Field(
+    light: float = Field(
         0.0,
         ge=0,
         le=1,
         description="Uneven illumination: largest light loss at one side",
     )
-    camera: Annotated[float, LATER] = Field(
+    camera: float = Field(
         0.0, ge=0, le=1, description="Probability of blur, noise or JPEG compression"
     )
 
@@ -141,7 +131,7 @@ class SchedulerSettings(Settings):
         (), description="Epochs after which the learning rate is multiplied by gamma"
     )
     gamma: float = Field(0.5, gt=0, le=1, description="Factor at each milestone")
-    warmup: Annotated[float, LATER] = Field(
+    warmup: float = Field(
         0.0, ge=0, description="Epochs in which the learning rate rises linearly to the schedule's"
     )
 
@@ -201,14 +191,14 @@ class TrainerSettings(Settings):
 
     epochs: int = Field(300, ge=1, lt=1 << 31, description="Passes over the training split")
     batch_size: int = Field(8, ge=1, lt=1 << 31, description="Samples per step")
-    ema: Annotated[float | None, LATER] = Field(
+    ema: float | None = Field(
         None,
         gt=0,
         lt=1,
         description="Decay of a moving average of the weights, such as 0.999, which is validated "
         "and saved instead of them; null: off",
     )
-    select_by: Annotated[Literal["val_loss", "val_total_loss", "val_iou"] | None, LATER] = Field(
+    select_by: Literal["val_loss", "val_total_loss", "val_iou"] | None = Field(
         None,
         description="Score that selects the epoch: validation loss of the output, with all stages "
         "as in the published code, or mIoU; null: val_loss for `paper`, val_iou for `holdout`",
@@ -219,7 +209,7 @@ class TrainerSettings(Settings):
 class Recipe(Settings):
     """All settings of a training; the defaults are the paper's."""
 
-    system: str = Field("egeunet", description="Model, a name of `egeunet models`")
+    model: str = Field("egeunet", description="Model, a name of `egeunet models`")
     options: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of the model's constructor, such as widths"
     )
@@ -228,8 +218,8 @@ class Recipe(Settings):
     optimizer: OptimizerSettings = OptimizerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     loss: LossSettings = LossSettings()
-    distill: Annotated[DistillSettings, LATER] = DistillSettings()
-    start: Annotated[StartSettings, LATER] = StartSettings()
+    distill: DistillSettings = DistillSettings()
+    start: StartSettings = StartSettings()
     trainer: TrainerSettings = TrainerSettings()
     seed: int = Field(42, ge=0, lt=1 << 63, description="Seed of all random numbers")
     out: Path = Field(Path("runs/egeunet"), description="Run folder")
@@ -249,13 +239,14 @@ class Recipe(Settings):
         return self.trainer.select_by or defaults[self.data.protocol]
 
     def hash(self) -> str:
-        """Return 12 hexadecimal digits of the settings that decide the result."""
-        content = self.model_dump(mode="json", exclude=_unset(self))
-        for name in WHERE:
-            del content[name]
-        del content["data"]["root"]
-        content.get("distill", {}).pop("teacher", None)  # identified by the SHA-256
-        content.get("start", {}).pop("run", None)
+        """Return 12 hexadecimal digits of the settings that decide the result.
+
+        Settings at their default do not enter, so a new setting leaves the hashes of recorded runs.
+        """
+        # The runs that a training starts from or learns from are identified by their SHA-256.
+        left_out: dict[str, Any] = dict.fromkeys(WHERE, True)
+        left_out |= {"data": {"root"}, "distill": {"teacher"}, "start": {"run"}}
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -264,15 +255,3 @@ class Recipe(Settings):
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _unset(settings: Settings) -> dict[str, Any]:
-    """The settings marked LATER that are at their default, as pydantic's `exclude` wants them."""
-    found: dict[str, Any] = {}
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if LATER in field.metadata and value == field.default:
-            found[name] = True
-        elif isinstance(value, Settings):
-            found[name] = _unset(value)
-    return found

@@ -72,7 +72,7 @@ def load_initial_weights(model: nn.Module, recipe: Recipe, dataset: str, split: 
         return
     run = load_run(recipe.start.run)
     theirs, ours = (
-        (one.system, one.data.num_classes, model_options(one)) for one in (run.recipe, recipe)
+        (one.model, one.data.num_classes, model_options(one)) for one in (run.recipe, recipe)
     )
     if theirs != ours:
         raise UsageError(

@@ -131,7 +131,7 @@ def load_run(folder: str | Path, *, last: bool = False) -> Run:
     try:
         with torch.random.fork_rng(devices=[]):
             model = create_model(
-                recipe.system, num_classes=recipe.data.num_classes, **model_options(recipe)
+                recipe.model, num_classes=recipe.data.num_classes, **model_options(recipe)
             )
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, MemoryError) as error:

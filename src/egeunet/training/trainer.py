@@ -115,12 +115,12 @@ class _Trainer:
         )
         device = self.fabric.device.type
         torch.manual_seed(recipe.seed)
-        model = create_model(recipe.system, num_classes=recipe.data.num_classes, **recipe.options)
+        model = create_model(recipe.model, num_classes=recipe.data.num_classes, **recipe.options)
         self.dataset, split = open_split(recipe.data)
         check_split(self.folder, split)
         load_initial_weights(model, recipe, self.dataset.name, split)
         if group.size > 1:
-            model = sync_batch_norm(model, recipe.system, device)
+            model = sync_batch_norm(model, recipe.model, device)
         # As the images of the loader are, and as convolutions are fastest.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         model = self.fabric.to_device(model)
@@ -146,7 +146,7 @@ class _Trainer:
     def run(self) -> None:
         images, val_images = (len(one.arrays.ids) for one in (self.loader, self.val_loader))
         _LOG.info(
-            f"{self.recipe.system} on {self.dataset.name}, protocol {self.recipe.data.protocol}: "
+            f"{self.recipe.model} on {self.dataset.name}, protocol {self.recipe.data.protocol}: "
             f"{images} training images, {val_images} validation images; run folder {self.folder}",
         )
         if self.epoch or self.step:
@@ -256,7 +256,7 @@ class _Trainer:
 
     def _metadata(self, epoch: float) -> dict[str, str]:
         return {
-            "system": self.recipe.system,
+            "model": self.recipe.model,
             "dataset": self.dataset.name,
             "protocol": self.recipe.data.protocol,
             "recipe_hash": self.recipe.hash(),
