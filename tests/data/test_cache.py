@@ -1,5 +1,4 @@
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -49,17 +48,15 @@ def finish(process: subprocess.Popen) -> str:
     return out.strip()
 
 
-def flip_last_byte(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        last = file.read(1)[0]
-        file.seek(-1, os.SEEK_END)
-        file.write(bytes([last ^ 1]))
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
-def folders(path: Path) -> list[Path]:
-    """The caches, without their locks."""
-    return [each for each in path.iterdir() if each.is_dir()]
+def caches(path: Path) -> list[Path]:
+    """The caches and what is left of any, without their locks."""
+    return [each for each in path.iterdir() if each.suffix != ".lock"]
 
 
 def fingerprint(arrays) -> str:
@@ -84,10 +81,10 @@ def test_arrays_are_the_preprocessed_photos_and_masks(synthetic, tmp_path):
 def test_the_second_time_nothing_is_decoded(synthetic, tmp_path):
     samples = open_folder(synthetic).samples
     first = load_arrays(samples, cache_dir=tmp_path)
-    (built,) = folders(tmp_path)
-    written = (built / "images.npy").stat().st_mtime_ns
+    (built,) = caches(tmp_path)
+    written = built.stat().st_mtime_ns
     second = load_arrays(samples, cache_dir=tmp_path)
-    assert (built / "images.npy").stat().st_mtime_ns == written
+    assert built.stat().st_mtime_ns == written
     assert fingerprint(first) == fingerprint(second)
     assert not first.images.flags.writeable
 
@@ -96,7 +93,7 @@ def test_the_content_decides_not_the_name(folder, tmp_path):
     before = load_arrays(open_folder(folder).samples, (32, 32), cache_dir=tmp_path)
     moved = folder.rename(folder.with_name("elsewhere"))
     load_arrays(open_folder(moved).samples, (32, 32), cache_dir=tmp_path)
-    assert len(list(tmp_path.glob("*/meta.json"))) == 1
+    assert len(list(tmp_path.glob("*.cache"))) == 1
     Image.new("RGB", (32, 24), "red").save(moved / "images/a03.png")
     after = load_arrays(open_folder(moved).samples, (32, 32), cache_dir=tmp_path)
     assert (after.images[3] == (255, 0, 0)).all()
@@ -104,41 +101,23 @@ def test_the_content_decides_not_the_name(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [
-        *("truncated", "empty", "other shape", "no meta", "bad meta", "deep meta"),
-        *("flipped pixel", "flipped mask", "other aspect"),
-    ],
+    "damage", ["truncated", "empty", "longer", "image", "mask", "aspect", "checksum"]
 )
 def test_a_damaged_cache_is_built_again(damage, folder, tmp_path, caplog):
     samples = open_folder(folder).samples
     good = fingerprint(load_arrays(samples, (32, 32), cache_dir=tmp_path / "cache"))
-    (built,) = folders(tmp_path / "cache")
-    if damage == "truncated":
-        os.truncate(built / "images.npy", 2000)
-    elif damage == "empty":
-        (built / "masks.npy").write_bytes(b"")
-    elif damage == "other shape":
-        np.save(built / "masks.npy", np.zeros((2, 32, 32), np.uint8))
-    elif damage == "no meta":
-        (built / "meta.json").unlink()
-    elif damage == "deep meta":
-        (built / "meta.json").write_text("[" * 100_000)
-    elif damage == "flipped pixel":
-        flip_last_byte(built / "images.npy")
-    elif damage == "flipped mask":
-        flip_last_byte(built / "masks.npy")
-    elif damage == "other aspect":
-        meta = json.loads((built / "meta.json").read_text())
-        meta["aspects"][3] *= 1.5
-        (built / "meta.json").write_text(json.dumps(meta))
+    (built,) = caches(tmp_path / "cache")
+    places = {"image": 5, "mask": -9, "aspect": -5, "checksum": -1}
+    if damage in places:
+        flip(built, places[damage])
     else:
-        (built / "meta.json").write_text("{")
+        size = built.stat().st_size
+        os.truncate(built, {"truncated": 2000, "empty": 0, "longer": size + 9}[damage])
     again = load_arrays(samples, (32, 32), cache_dir=tmp_path / "cache")
     assert fingerprint(again) == good
     np.testing.assert_allclose(again.aspects, 32 / 24)
     assert f"The cache {built} is damaged" in caplog.text
-    assert folders(tmp_path / "cache") == [built]
+    assert caches(tmp_path / "cache") == [built]
 
 
 def test_a_kill_while_it_is_written_leaves_nothing_that_is_read(synthetic, tmp_path):
@@ -148,22 +127,22 @@ def test_a_kill_while_it_is_written_leaves_nothing_that_is_read(synthetic, tmp_p
     for delay in (0.0, 0.02, 0.05):
         process = start(synthetic, cache)
         deadline = time.monotonic() + 30
-        while not list(cache.glob("*.building/images.npy")) and process.poll() is None:
+        while not list(cache.glob("*.part")) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        killed += process.returncode == -signal.SIGKILL and not list(cache.glob("*/meta.json"))
+        killed += process.returncode == -signal.SIGKILL and not list(cache.glob("*.cache"))
     assert killed, "no process was killed before it had finished"
     assert finish(start(synthetic, cache)) == good
-    assert not list(cache.glob("*.building"))
+    assert len(caches(cache)) == 1
 
 
 def test_processes_that_build_the_same_cache_at_once_agree(synthetic, tmp_path):
     processes = [start(synthetic, tmp_path / "cache") for _ in range(3)]
     assert len({finish(process) for process in processes}) == 1
-    assert len(folders(tmp_path / "cache")) == 1
+    assert len(caches(tmp_path / "cache")) == 1
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(synthetic, tmp_path):
@@ -178,7 +157,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(synthetic, tmp_path):
     )
     assert "EgeunetError: Cannot write the cache" in run.stderr
     assert "EGEUNET_CACHE" in run.stderr
-    assert not folders(tmp_path / "cache")
+    assert not caches(tmp_path / "cache")
 
 
 def test_what_cannot_be_loaded_is_named(folder, tmp_path, write_pair):
