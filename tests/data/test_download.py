@@ -1,6 +1,7 @@
 import hashlib
 import io
 import logging
+import shutil
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -143,7 +144,7 @@ def test_parts_of_different_versions_are_never_joined(change, server, tmp_path):
 @pytest.mark.parametrize("content", [CONTENT, CONTENT + b"more"])
 def test_a_partial_file_with_nothing_left_to_fetch_is_fetched_again(content, server, tmp_path):
     (tmp_path / "a.zip.part").write_bytes(content)
-    (tmp_path / "a.zip.part.version").write_text(f'{server.url}/a.zip\n"v1"')
+    (tmp_path / "a.zip.version").write_text(f'{server.url}/a.zip\n"v1"')
     assert fetch(Archive(f"{server.url}/a.zip"), tmp_path).read_bytes() == CONTENT
     assert [wanted for _, wanted in server.requests] == [f"bytes={len(content)}-", None]
 
@@ -201,7 +202,7 @@ def test_what_is_not_there_or_nobody_answers_is_one_sentence(server, tmp_path):
 
 def test_too_small_a_disk_is_told_before_anything_is_fetched(server, tmp_path, monkeypatch):
     free = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     with pytest.raises(EgeunetError, match="GB more, but"):
         fetch(Archive(f"{server.url}/a.zip"), tmp_path)
     assert list(tmp_path.iterdir()) == []

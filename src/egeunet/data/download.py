@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,23 +11,18 @@ from urllib.parse import urlsplit
 
 from egeunet.data.datasets import Dataset, data_root, get_info, open_dataset
 from egeunet.data.registry import Archive, DatasetInfo
-from egeunet.data.unpack import DISK_MARGIN, unpack
+from egeunet.data.unpack import check_room, unpack
 from egeunet.errors import EgeunetError, UsageError, needs_extra
 from egeunet.files import atomic_write, sha256_file
 from egeunet.progress import bar
 
 with needs_extra("train"):
     import requests
+    from requests.exceptions import ChunkedEncodingError
 
 TIMEOUT = 30.0  # seconds without a byte
 MAX_ATTEMPTS = 5  # in a row that bring nothing new
-_BLOCK = 1 << 16
 _MB = 10**6
-_INTERRUPTIONS = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
 _log = logging.getLogger(__name__)
 
 
@@ -118,99 +112,77 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
 def _transfer(url: str, path: Path) -> None:
     """Download until the file is whole; give up after `MAX_ATTEMPTS` in a row without a byte."""
-    partial = path.with_name(f"{path.name}.part")
-    failures = 0
-    while True:
-        before = _size(partial)
+    partial, version = (path.with_name(f"{path.name}.{end}") for end in ("part", "version"))
+    failures, reason = 0, ""
+    while failures < MAX_ATTEMPTS:
+        received = _size(partial)
         try:
-            if _attempt(url, partial):
-                break
+            if _attempt(url, partial, version):
+                partial.replace(path)
+                version.unlink(missing_ok=True)
+                return
             reason = "the connection was closed early"
         except requests.HTTPError as error:
             response = cast("requests.Response", error.response)
             status = response.status_code
             reason = f"the server answers {status} {response.reason}"
-            if status < 500 and status not in (408, 416, 429):
-                raise EgeunetError(f"Cannot download {url}: {reason}.") from error
             if status == 416:  # the partial file belongs to another version
                 partial.unlink(missing_ok=True)
-        except _INTERRUPTIONS:
+            elif status < 500 and status not in (408, 429):
+                raise EgeunetError(f"Cannot download {url}: {reason}.") from error
+        except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError):
             reason = "the connection failed"
         except requests.RequestException as error:
             raise EgeunetError(f"Cannot download {url}: {error}.") from error
-        failures = 0 if _size(partial) > before else failures + 1
-        if failures >= MAX_ATTEMPTS:
-            raise EgeunetError(
-                f"Cannot download {url}: {reason}. Run the same command again to resume after the "
-                f"{_size(partial):,} bytes that were received."
-            )
-        _log.warning("%s: %s; trying again", path.name, reason)
+        failures = 0 if _size(partial) > received else failures + 1
+        _log.warning("%s: %s", path.name, reason)
         time.sleep(min(0.2 * 2**failures, 5))
-    partial.replace(path)
-    _version_file(partial).unlink(missing_ok=True)
+    raise EgeunetError(
+        f"Cannot download {url}: {reason}. Run the same command again to resume after the "
+        f"{_size(partial):,} bytes that were received."
+    )
 
 
-def _attempt(url: str, partial: Path) -> bool:
-    """Download what is missing of a file; return whether it is whole then."""
-    received, version = _size(partial), _read_version(partial, url)
+def _attempt(url: str, partial: Path, version: Path) -> bool:
+    """Download what is missing of a file; return whether it is whole then.
+
+    `version` records the URL and the version that the partial file is of: a strong ETag or the
+    date, because a weak ETag does not promise the same bytes.
+    """
     headers = {"User-Agent": "egeunet", "Accept-Encoding": "identity"}
-    if received and version:
-        headers |= {"Range": f"bytes={received}-", "If-Range": version}
+    received = _size(partial)
+    recorded = version.read_text(errors="replace").split("\n") if version.is_file() else []
+    if received and recorded[:1] == [url] and recorded[-1]:
+        headers |= {"Range": f"bytes={received}-", "If-Range": recorded[-1]}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         response.raise_for_status()
+        answer = response.headers
         if response.status_code != 206:
             received = 0
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {received}-"):
+        elif not answer.get("Content-Range", "").startswith(f"bytes {received}-"):
             partial.unlink(missing_ok=True)
             return False
-        length = response.headers.get("Content-Length", "")
+        length = answer.get("Content-Length", "")
         total = received + int(length) if length.isdigit() else None
-        _check_room(partial, (total or 0) - received)
+        check_room(partial.parent, (total or 0) - received, partial.stem)
         if not received:
-            _write_version(partial, url, response)
+            etag = answer.get("ETag", "")
+            etag = etag if etag.startswith('"') else answer.get("Last-Modified", "")
+            version.write_text(f"{url}\n{etag}")
         with (
             partial.open("ab" if received else "wb") as file,
             bar(f"{partial.stem} (MB)", total and total // _MB) as advance,
         ):
             advance(received // _MB)
-            for block in response.iter_content(_BLOCK):
+            for block in response.iter_content(1 << 16):
                 file.write(block)
                 advance((received + len(block)) // _MB - received // _MB)
                 received += len(block)
     return total is None or received == total
 
 
-def _check_room(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed + DISK_MARGIN > free:
-        raise EgeunetError(
-            f"{path.stem} needs {needed / 1e9:.2f} GB more, but {path.parent} has "
-            f"{free / 1e9:.2f} GB free. Make room, or choose another folder."
-        )
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _version_file(partial: Path) -> Path:
-    return partial.with_name(f"{partial.name}.version")
-
-
-def _read_version(partial: Path, url: str) -> str | None:
-    """Return the validator of the version that the partial file is of."""
-    with suppress(OSError, ValueError):
-        recorded_url, version = _version_file(partial).read_text().split("\n")
-        return version if recorded_url == url else None
-    return None
-
-
-def _write_version(partial: Path, url: str, response: requests.Response) -> None:
-    """Record a strong ETag or the date: a weak ETag does not promise the same bytes."""
-    etag = response.headers.get("ETag", "")
-    version = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
-    with atomic_write(_version_file(partial)) as temporary:
-        temporary.write_text(f"{url}\n{version}")
 
 
 def _file_name(url: str) -> str:

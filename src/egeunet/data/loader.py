@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from egeunet.data.augmentation.artifacts import degrade, synthetic_hair, to_byte
 from egeunet.data.augmentation.color import recolor
 from egeunet.data.augmentation.geometry import Augmentation, extremes, transform
 from egeunet.data.cache import Arrays
+from egeunet.inference.prefetch import prefetch_map
 
 SOFT_STEPS = 127  # of a teacher's probability: seven bits, beside the mask's one
 
@@ -48,6 +47,7 @@ def scale_batch(images: Tensor) -> Tensor:
     return ((images.float() - low) * factor).permute(0, 3, 1, 2)
 
 
+@dataclass(eq=False)
 class Loader:
     """Load batches: the same seed, epoch and step give the same batch in any run.
 
@@ -67,67 +67,56 @@ class Loader:
         ranks: Number of processes.
     """
 
-    def __init__(
-        self,
-        arrays: Arrays,
-        *,
-        num_classes: int = 1,
-        batch_size: int = 8,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        workers: int = 0,
-        soft: NDArray[np.uint8] | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.arrays = arrays
-        self.num_classes = num_classes
-        self.batch_size = batch_size
-        self.augmentation = augmentation
-        self.seed = seed
-        self.device = torch.device(device)
-        self.workers = workers
-        self.rank, self.ranks = rank, ranks
+    arrays: Arrays
+    _: KW_ONLY
+    num_classes: int = 1
+    batch_size: int = 8
+    augmentation: Augmentation | None = None
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    workers: int = 0
+    soft: NDArray[np.uint8] | None = None
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
         # On the CPU these are the mapped files; another device holds all bytes, so that nothing is
         # copied to it during an epoch.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self._images = torch.from_numpy(arrays.images).to(self.device)
-            self._masks = torch.from_numpy(arrays.masks).to(self.device)
-        # One byte holds both, so that they get the same geometry.
-        self._soft = soft is not None
-        if soft is not None:
-            self._masks = self._masks | torch.from_numpy(soft).to(self.device) << 1
+            self._images = torch.from_numpy(self.arrays.images).to(self.device)
+            self._masks = torch.from_numpy(self.arrays.masks).to(self.device)
+        if self.soft is not None:  # one byte holds both, so that they get the same geometry
+            self._masks = self._masks | torch.from_numpy(self.soft).to(self.device) << 1
 
     def __len__(self) -> int:
         return len(self._steps(0))
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting at step `start`."""
-        order = self._order(number)
 
         def prepare(step: int) -> Batch:
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            return self._batch(chosen, np.random.default_rng((self.seed, number, step)))
+            return self._batch(order[step], np.random.default_rng((self.seed, number, step)))
 
-        steps = self._steps(start)
-        return _prefetch(prepare, steps, self.workers) if self.workers else map(prepare, steps)
+        order, steps = self._order(number), self._steps(start)
+        if not self.workers:
+            return map(prepare, steps)
+        return prefetch_map(prepare, steps, threads=self.workers, limit=self.workers + 1)
 
     def ids(self, number: int, step: int) -> tuple[str, ...]:
         """Return the ids of the samples of a step, over all ranks."""
-        chosen = self._order(number)[step * self.batch_size : (step + 1) * self.batch_size]
-        return tuple(self.arrays.ids[index] for index in chosen)
+        return tuple(self.arrays.ids[index] for index in self._order(number)[step])
 
     def _steps(self, start: int) -> range:
         end = -(-len(self.arrays.ids) // self.batch_size)
         return range(start, end) if self.augmentation else range(start + self.rank, end, self.ranks)
 
-    def _order(self, number: int) -> NDArray[np.int64]:
+    def _order(self, number: int) -> list[NDArray[np.int64]]:
+        """Return the indices of the samples of each step of an epoch."""
         order: NDArray[np.int64] = np.arange(len(self.arrays.ids))
         if self.augmentation:
             order = np.random.default_rng((self.seed, number)).permutation(order)
-        return order
+        return np.split(order, range(self.batch_size, len(order), self.batch_size))
 
     def _batch(self, chosen: NDArray[np.int64], generator: np.random.Generator) -> Batch:
         index = torch.from_numpy(chosen).to(self.device)
@@ -155,7 +144,7 @@ class Loader:
                 images = torch.from_numpy(np.stack(degraded)).to(self.device)
         images, masks = transform(images, masks, maps)
         soft = None
-        if self._soft:
+        if self.soft is not None:
             soft, masks = (masks >> 1).unsqueeze(1) / SOFT_STEPS, masks & 1
         return Batch(
             ids=tuple(self.arrays.ids[index] for index in chosen),
@@ -170,18 +159,3 @@ class Loader:
             return slice(count)
         size = count // self.ranks
         return slice(self.rank * size, (self.rank + 1) * size)
-
-
-def _prefetch(prepare: Callable[[int], Batch], steps: range, workers: int) -> Iterator[Batch]:
-    """Yield `prepare(step)` in order while threads prepare the next ones."""
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[Batch]] = deque()
-    try:
-        for step in steps:
-            waiting.append(pool.submit(prepare, step))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -32,9 +32,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     try:
         with zipfile.ZipFile(archive) as file:
-            members = [m for m in file.infolist() if _is_needed(m, folder, archive)]
-            _check_size(members, archive, folder)
-            for member in track(members, f"unpacking {archive.name}"):
+            for member in track(_needed(file, archive, folder), f"unpacking {archive.name}"):
                 _extract(file, member, folder)
     except EgeunetError:
         raise
@@ -51,47 +49,52 @@ def unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _is_needed(member: zipfile.ZipInfo, folder: Path, archive: Path) -> bool:
-    path = PurePosixPath(member.filename)
-    outside = path.is_absolute() or ".." in path.parts or {"\\", ":"} & set(member.filename)
-    if outside or not path.parts or stat.S_ISLNK(member.external_attr >> 16):
-        raise EgeunetError(
-            f"Cannot unpack {archive.name}: {member.filename!r} would be written outside its "
-            "folder or is a link."
-        )
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise EgeunetError(
-            f"Cannot unpack {archive.name}: it is compressed by method {member.compress_type}, not "
-            f"by deflate. Unpack it by hand into {folder}."
-        )
-    if member.flag_bits & 1:
-        raise EgeunetError(
-            f"Cannot unpack {archive.name}: it is encrypted. Unpack it by hand into {folder}."
-        )
-    target = folder / path
-    exists = target.is_file() and target.stat().st_size == member.file_size
-    return not (member.is_dir() or exists or path.parts[0] == "__MACOSX")
+def check_room(folder: Path, needed: int, name: str) -> None:
+    """Check that the disk of a folder has room for `needed` bytes of `name`.
 
-
-def _check_size(members: list[zipfile.ZipInfo], archive: Path, folder: Path) -> None:
-    if len(members) > MAX_MEMBERS:
-        raise EgeunetError(
-            f"Cannot unpack {archive.name}: it holds {len(members):,} files, the limit is "
-            f"{MAX_MEMBERS:,}."
-        )
-    total = sum(member.file_size for member in members)
-    if total > MAX_RATIO * archive.stat().st_size:
-        raise EgeunetError(
-            f"Cannot unpack {archive.name}: it would grow to {total / 1e9:.1f} GB, more than "
-            f"{MAX_RATIO} times its size."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    Raises:
+        EgeunetError: If it has not.
+    """
     free = shutil.disk_usage(folder).free
-    if total + DISK_MARGIN > free:
+    if needed + DISK_MARGIN > free:
         raise EgeunetError(
-            f"Cannot unpack {archive.name}: it needs {total / 1e9:.2f} GB, but {folder} has "
-            f"{free / 1e9:.2f} GB free. Make room, or choose another folder."
+            f"{name} needs {needed / 1e9:.2f} GB more, but {folder} has {free / 1e9:.2f} GB free. "
+            "Make room, or choose another folder."
         )
+
+
+def _needed(file: zipfile.ZipFile, archive: Path, folder: Path) -> list[zipfile.ZipInfo]:
+    """Return the members that are to be written, after all checks of their headers."""
+    members = []
+    for member in file.infolist():
+        path = PurePosixPath(member.filename)
+        outside = path.is_absolute() or ".." in path.parts or {"\\", ":"} & set(member.filename)
+        problem = ""
+        if outside or not path.parts or stat.S_ISLNK(member.external_attr >> 16):
+            problem = f"{member.filename!r} would be written outside its folder or is a link"
+        elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            problem = (
+                f"it is compressed by method {member.compress_type}, not by deflate. Unpack it by "
+                f"hand into {folder}"
+            )
+        elif member.flag_bits & 1:
+            problem = f"it is encrypted. Unpack it by hand into {folder}"
+        if problem:
+            raise EgeunetError(f"Cannot unpack {archive.name}: {problem}.")
+        target = folder / path
+        exists = target.is_file() and target.stat().st_size == member.file_size
+        if not (member.is_dir() or exists or path.parts[0] == "__MACOSX"):
+            members.append(member)
+    total = sum(member.file_size for member in members)
+    if len(members) > MAX_MEMBERS:
+        problem = f"it holds {len(members):,} files, the limit is {MAX_MEMBERS:,}"
+    elif total > MAX_RATIO * archive.stat().st_size:
+        problem = f"it would grow to {total / 1e9:.1f} GB, more than {MAX_RATIO} times its size"
+    if problem:
+        raise EgeunetError(f"Cannot unpack {archive.name}: {problem}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(folder, total, archive.name)
+    return members
 
 
 def _extract(file: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
