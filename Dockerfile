@@ -1,7 +1,8 @@
 # The service: docker build -t egeunet . && docker run --rm -p 127.0.0.1:8000:8000 egeunet
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /source
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
 COPY recipes recipes
 COPY src src
 RUN python -m venv /venv \

@@ -42,7 +42,7 @@ def environment() -> dict[str, Any]:
         "cores": count_cores(),
         "ram_gb": _ram_gb(),
         "gpu": str(torch.cuda.get_device_name()) if torch and gpu else None,
-        "kernels": kernels and ("compiled" if kernels.library() else "formulas"),
+        "kernels": kernels and ("compiled" if kernels.load_kernels() else "formulas"),
         "cpu_capability": torch and torch.backends.cpu.get_cpu_capability(),
         "versions": {name: _version(name) for name in LIBRARIES},
         "git_commit": _git_commit(),

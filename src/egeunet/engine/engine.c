@@ -1,6 +1,4 @@
-/* The C API: reading a blob, planning the workspace, choosing the instruction set.
- *
- * The Python package does not use the engine yet. */
+/* The C API: reading a blob, planning the workspace, choosing the instruction set. */
 #include <string.h>
 
 #include "model.h"

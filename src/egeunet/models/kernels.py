@@ -1,8 +1,8 @@
 """Compiled CPU kernels for EGE-UNet's layers and loss, and the checks that decide when they run.
 
 Torch's kernels are made for wide channels; this network has 8 to 64, and its four channel groups at
-128×128 have 5. `kernels.c` computes the same in planes that stay in the cache; `egeunet.native`
-compiles it. Callers ask `usable`, `usable_channel_norm`, `usable_norm` or `usable_bridge` first and
+128×128 have 5. `egeunet/engine/kernels.c` computes the same in planes that stay in the cache.
+Callers ask `usable`, `usable_channel_norm`, `usable_norm` or `usable_bridge` first and
 compute the plain formulas of `layers.py` and `egeunet.py` where the answer is no.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,18 +18,12 @@ from torch.autograd import Function, forward_ad
 from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as nn_module
 
-from egeunet.native import Long, call, load
+from egeunet.engine.library import Long, call, load_kernels
 
-_SOURCE = Path(__file__).with_suffix(".c")
 _GROUPS = 4
 _BRIDGE_EPS = 1e-6  # EPS_BRIDGE in `kernels.c`
 _MAX_DILATION = 8  # PAD in `kernels.c`, the border of zeros around a plane
 _MAX_ROW = 1 << 16  # floats of one row of a map, which `kernels.c` keeps on the stack
-
-
-def library() -> Any:
-    """Return the compiled `kernels.c`, or None where it cannot be had."""
-    return load(_SOURCE)
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -46,7 +39,7 @@ def usable(*tensors: Tensor) -> bool:
         and tensors[0].numel() > 0
         and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
         and not any(t.layout != torch.strided or t.is_neg() for t in tensors)
-        and library() is not None
+        and load_kernels() is not None
     )
 
 
@@ -394,7 +387,7 @@ class _MaskSums(Function):
 
 
 def _call(name: str, *arguments: Any) -> None:
-    call(library(), name, *arguments)
+    call(load_kernels(), name, *arguments)
 
 
 def _packed(x: Tensor) -> Tensor:

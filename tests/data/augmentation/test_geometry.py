@@ -1,6 +1,5 @@
 """Augmentation moves image and mask alike, by the geometry it claims."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import kstest
 
-from egeunet import native
 from egeunet.compat import import_torchvision
 from egeunet.data.augmentation import geometry
 from egeunet.data.augmentation.geometry import Augmentation, transform
@@ -46,18 +44,12 @@ def test_compiled_code_and_formulas_give_the_same_bits(height, width, seed, on):
     maps = draw(Augmentation(rotation=float(on), **more), aspects, seed)
     given_ = transform(images, masks, maps)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(geometry, "load", lambda _: None)
+        patch.setattr(geometry, "load_kernels", lambda: None)
         expected = transform(images, masks, maps)
     for one, other in zip(given_, expected, strict=True):
         assert torch.equal(one, other)
     for one, _ in (given_, expected):
         assert one.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_the_compiled_code_runs_here():
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler here: the formulas run alone")
-    assert native.load(geometry._SOURCE) is not None
 
 
 @given(height=st.integers(1, 33), width=st.integers(1, 33))

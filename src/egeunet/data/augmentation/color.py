@@ -7,16 +7,14 @@ such as brightness and contrast. These changes reach it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from egeunet.native import call, load
+from egeunet.engine.library import call, load_kernels
 
-_SOURCE = Path(__file__).with_name("color.c")
 _RED, _GREEN, _BLUE = 19595, 38470, 7471  # ITU-R BT.601 in 1/65536, as in Pillow
 _ONE = 1 << 8
 
@@ -60,7 +58,7 @@ class ColorChange:
 
 def recolor(images: Tensor, change: ColorChange) -> Tensor:
     """Change the colors of images, uint8 (B, H, W, 3); gives the same bits on any device."""
-    library = load(_SOURCE) if images.device.type == "cpu" else None
+    library = load_kernels() if images.device.type == "cpu" else None
     if library is None:
         return _recolor(images, change)
     out, images = torch.empty_like(images), images.contiguous()
@@ -70,7 +68,7 @@ def recolor(images: Tensor, change: ColorChange) -> Tensor:
 
 
 def _recolor(images: Tensor, change: ColorChange) -> Tensor:
-    """The formulas of `color.c`."""
+    """The formulas of `augmentation.c`."""
     curves, saturation = (
         tensor.to(images.device, torch.int32) for tensor in (change.curves, change.saturation)
     )

@@ -8,7 +8,6 @@ lookup, as the published code rotates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from egeunet.data.augmentation.color import ColorChange
-from egeunet.native import call, load
+from egeunet.engine.library import call, load_kernels
 
-_SOURCE = Path(__file__).with_suffix(".c")
 _HALF = 1 << 15
 
 
@@ -125,7 +123,7 @@ def transform(
         maps = np.broadcast_to(np.eye(2, 3, dtype=np.float32), (count, 2, 3))
     per_pixel = np.array([[1, width / height, width], [height / width, 1, height]])
     fixed = torch.from_numpy(np.rint(maps * per_pixel * _HALF).astype(np.int32, order="C"))
-    library = load(_SOURCE) if masks.device.type == "cpu" else None
+    library = load_kernels() if masks.device.type == "cpu" else None
     if library is None:
         return _transform(images, masks, fixed.to(masks.device))
     images, masks = images.contiguous(), masks.contiguous()
@@ -136,7 +134,7 @@ def transform(
 
 
 def _transform(images: Tensor, masks: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-    """The formulas of `geometry.c`."""
+    """The formulas of `augmentation.c`."""
     count, height, width = masks.shape
     y = torch.arange(height, device=masks.device, dtype=torch.int32)[:, None] * 2 + 1 - height
     x = torch.arange(width, device=masks.device, dtype=torch.int32) * 2 + 1 - width

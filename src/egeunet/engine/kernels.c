@@ -2,8 +2,7 @@
  *
  * Every tensor is float32 in channels-last order (B, H, W, C). Images are independent and shared out
  * among threads; sums over images are added in a fixed order, so results do not depend on their
- * number. `egeunet/models/kernels.py` compiles this file, declares its functions and says what each
- * one computes.
+ * number. `egeunet/models/kernels.py` calls these functions and says what each one computes.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -27,6 +26,16 @@
         case 64: { enum { C = 64 }; call; } break; \
         default: { int C = width; call; }       \
     }
+
+/* Whether this processor has the instructions that the library was compiled for. */
+int kernels_supported(void) {
+#if defined(__AVX2__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 1;
+#endif
+}
 
 static float *scratch(size_t floats) {
     static __thread float *memory;
