@@ -55,7 +55,8 @@ EGEUNET_API void egeunet_native_size(const egeunet_model *model, int *height, in
 /* The metadata of a blob, UTF-8 JSON without a terminating zero; NULL if the blob is bad. */
 EGEUNET_API const char *egeunet_metadata(const void *blob, size_t blob_bytes, size_t *length);
 
-/* Bytes of workspace that `egeunet_run` needs for inputs of this size; 0 if it is not valid. */
+/* Bytes of workspace that `egeunet_run` needs for inputs of this size; 0 if it is not valid, or
+ * too large for a 32-bit machine. The same holds for the other functions that return a size. */
 EGEUNET_API size_t egeunet_workspace_size(const egeunet_model *model, int height, int width);
 
 /* Compute the logits of one image.

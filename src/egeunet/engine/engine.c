@@ -238,7 +238,7 @@ size_t egeunet_workspace_size(const egeunet_model *model, int height, int width)
     const char *name;
     Arena arena = {0};
     choose(&name)(model, NULL, height, width, NULL, &arena);
-    return arena.peak * sizeof(float);
+    return arena.peak > SIZE_MAX / sizeof(float) ? 0 : (size_t)arena.peak * sizeof(float);
 }
 
 egeunet_status egeunet_run(const egeunet_model *model, const float *image, int height, int width,

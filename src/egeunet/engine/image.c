@@ -34,6 +34,12 @@ static size_t axis_bytes(int from, int to) {
            align(weights * sizeof(int32_t));
 }
 
+/* Both axes of an image in a workspace, and the memory behind them. */
+typedef struct {
+    Axis across, down;
+    char *pixels;
+} Plan;
+
 /* Plan an axis in `memory`; returns the memory behind it. */
 static char *plan_axis(Axis *axis, int from, int to, char *memory) {
     axis->from = from, axis->to = to, axis->most = most_of(from, to);
@@ -71,28 +77,46 @@ static uint8_t to_byte(int32_t sum) {
 
 static int valid(int side) { return side > 0 && side <= EGEUNET_MAX_IMAGE_SIDE; }
 
-size_t egeunet_prepare_size(int height, int width, int out_height, int out_width) {
+/* Bytes of a plan and of two images behind it; 0 if a size is not valid or the sum has no room in
+ * size_t. */
+static size_t plan_bytes(int height, int width, int out_height, int out_width, uint64_t first,
+                         uint64_t second) {
     if (!valid(height) || !valid(width) || !valid(out_height) || !valid(out_width)) return 0;
-    return axis_bytes(width, out_width) + axis_bytes(height, out_height) +
-           align((size_t)height * out_width * 3) + align((size_t)out_height * out_width * 3);
+    const size_t axes = axis_bytes(width, out_width) + axis_bytes(height, out_height);
+    if (axes + first + second > SIZE_MAX - 2 * EGEUNET_ALIGNMENT) return 0;
+    return axes + align((size_t)first) + align((size_t)second);
+}
+
+static egeunet_status make_plan(Plan *plan, int height, int width, int out_height, int out_width,
+                                void *workspace, size_t workspace_bytes, size_t needed) {
+    if (!workspace || (uintptr_t)workspace % EGEUNET_ALIGNMENT || !needed)
+        return EGEUNET_BAD_ARGUMENT;
+    if (workspace_bytes < needed) return EGEUNET_NO_MEMORY;
+    char *memory = plan_axis(&plan->across, width, out_width, workspace);
+    plan->pixels = plan_axis(&plan->down, height, out_height, memory);
+    return EGEUNET_OK;
+}
+
+size_t egeunet_prepare_size(int height, int width, int out_height, int out_width) {
+    return plan_bytes(height, width, out_height, out_width, (uint64_t)height * out_width * 3,
+                      (uint64_t)out_height * out_width * 3);
 }
 
 egeunet_status egeunet_prepare(const uint8_t *rgb, int height, int width, float *image,
                                int out_height, int out_width, void *workspace,
                                size_t workspace_bytes) {
-    if (!rgb || !image || !workspace || (uintptr_t)workspace % EGEUNET_ALIGNMENT)
-        return EGEUNET_BAD_ARGUMENT;
-    size_t needed = egeunet_prepare_size(height, width, out_height, out_width);
-    if (!needed) return EGEUNET_BAD_ARGUMENT;
-    if (workspace_bytes < needed) return EGEUNET_NO_MEMORY;
-    Axis across, down;
-    char *memory = plan_axis(&across, width, out_width, workspace);
-    memory = plan_axis(&down, height, out_height, memory);
+    if (!rgb || !image) return EGEUNET_BAD_ARGUMENT;
+    Plan plan;
+    const size_t needed = egeunet_prepare_size(height, width, out_height, out_width);
+    const egeunet_status status = make_plan(&plan, height, width, out_height, out_width, workspace,
+                                            workspace_bytes, needed);
+    if (status) return status;
+    const Axis across = plan.across, down = plan.down;
     const size_t row = (size_t)out_width * 3;
     const uint8_t *from = rgb;
 
     if (width != out_width) { /* rows first, rounded to bytes, as in Pillow */
-        uint8_t *narrow = (uint8_t *)memory;
+        uint8_t *narrow = (uint8_t *)plan.pixels;
         for (int y = 0; y < height; y++)
             for (int x = 0; x < out_width; x++) {
                 const uint8_t *in = rgb + ((size_t)y * width + across.first[x]) * 3;
@@ -109,7 +133,7 @@ egeunet_status egeunet_prepare(const uint8_t *rgb, int height, int width, float 
         from = narrow;
     }
     if (height != out_height) {
-        uint8_t *small = (uint8_t *)memory + align((size_t)height * row);
+        uint8_t *small = (uint8_t *)plan.pixels + align((size_t)height * row);
         for (int y = 0; y < out_height; y++) {
             const uint8_t *in = from + (size_t)down.first[y] * row;
             const int32_t *weight = down.fixed + (size_t)y * down.most;
@@ -138,21 +162,20 @@ egeunet_status egeunet_prepare(const uint8_t *rgb, int height, int width, float 
 }
 
 size_t egeunet_resize_size(int height, int width, int out_height, int out_width) {
-    if (!valid(height) || !valid(width) || !valid(out_height) || !valid(out_width)) return 0;
-    return axis_bytes(width, out_width) + axis_bytes(height, out_height) +
-           align((size_t)height * out_width * sizeof(float));
+    return plan_bytes(height, width, out_height, out_width,
+                      (uint64_t)height * out_width * sizeof(float), 0);
 }
 
 egeunet_status egeunet_resize(const float *map, int height, int width, float *out, int out_height,
                               int out_width, void *workspace, size_t workspace_bytes) {
-    if (!map || !out || !workspace || (uintptr_t)workspace % EGEUNET_ALIGNMENT)
-        return EGEUNET_BAD_ARGUMENT;
-    size_t needed = egeunet_resize_size(height, width, out_height, out_width);
-    if (!needed) return EGEUNET_BAD_ARGUMENT;
-    if (workspace_bytes < needed) return EGEUNET_NO_MEMORY;
-    Axis across, down;
-    char *memory = plan_axis(&across, width, out_width, workspace);
-    float *wide = (float *)plan_axis(&down, height, out_height, memory);
+    if (!map || !out) return EGEUNET_BAD_ARGUMENT;
+    Plan plan;
+    const size_t needed = egeunet_resize_size(height, width, out_height, out_width);
+    const egeunet_status status = make_plan(&plan, height, width, out_height, out_width, workspace,
+                                            workspace_bytes, needed);
+    if (status) return status;
+    const Axis across = plan.across, down = plan.down;
+    float *wide = (float *)plan.pixels;
     for (int y = 0; y < height; y++)
         for (int x = 0; x < out_width; x++) {
             const float *in = map + (size_t)y * width + across.first[x];

@@ -75,7 +75,7 @@ struct egeunet_model {
  * counts, so that one pass through the network plans the workspace. */
 typedef struct {
     float *base;
-    size_t used, peak; /* floats */
+    uint64_t used, peak; /* floats; more than fit in the memory of a 32-bit machine are counted */
 } Arena;
 
 void egeunet_network_avx512(const egeunet_model *, const float *, int, int, float *, Arena *);
