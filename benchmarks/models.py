@@ -28,7 +28,7 @@ from egeunet.data.datasets import open_folder
 from egeunet.data.loader import Loader, scale_batch
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
-from egeunet.evaluation.evaluator import torch_predictor
+from egeunet.evaluation.predictors import torch_predictor
 from egeunet.evaluation.results_store import append_result
 from egeunet.metrics.counts import count_pixels, predict_classes
 from egeunet.models import create_model, list_models

@@ -25,7 +25,8 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.datasets import open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.environment import environment
-from egeunet.evaluation.evaluator import Predictor, evaluate_arrays
+from egeunet.evaluation.evaluator import evaluate_arrays
+from egeunet.evaluation.predictors import Predictor
 from egeunet.evaluation.results_store import append_result
 from egeunet.evaluation.statistics import compare_pooled
 from egeunet.files import sha256_file

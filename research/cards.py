@@ -21,8 +21,8 @@ from egeunet.data.cache import load_arrays
 from egeunet.data.registry import REGISTRY
 from egeunet.environment import environment
 from egeunet.errors import EgeunetError, UsageError
+from egeunet.evaluation.evaluator import COLUMNS, score_table
 from egeunet.evaluation.results_store import append_result, read_results
-from egeunet.evaluation.summary import COLUMNS, score_table
 from egeunet.evaluation.target import PLACES, evaluate_target, segmenter_target
 from egeunet.exporting.formats import export_run
 from egeunet.files import atomic_write, sha256_file

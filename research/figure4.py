@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from egeunet.data.cache import load_arrays
 from egeunet.errors import UsageError
-from egeunet.evaluation.evaluator import torch_predictor
-from egeunet.evaluation.figures import PANEL, Image, compare, draw_row, explain_colours, shades
+from egeunet.evaluation.figures import PREDICTION, TRUTH, Image
+from egeunet.evaluation.predictors import torch_predictor
 from egeunet.metrics.counts import predict_classes
 from egeunet.training.run import Run, load_run, open_split
 from research.paper import TITLES
 from research.run_groups import changes_of, label_of
 
 IMAGES = 5  # drawn by default
+PANEL = 1.9  # inches, the width of one image
 
 
 def figures4(folder: Path, images: Sequence[str] = ()) -> Iterator[tuple[str, Figure]]:
@@ -68,9 +71,30 @@ def compare_masks(
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     for row, image, truth, *masks in zip(axes, images, truths, *predictions.values(), strict=True):
-        draw_row(row, [image, shades(truth), *(compare(truth, mask) for mask in masks)])
-    explain_colours(figure)
+        pictures = [image, _shades(truth), *(_compare(truth, mask) for mask in masks)]
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    patches = [
+        Patch(facecolor=colour, edgecolor="black", label=label)
+        for label, colour in (("correct", "white"), ("missed", TRUTH), ("wrong", PREDICTION))
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
+
+
+def _shades(mask: Image) -> Image:
+    """Return grey levels up to white, one per class, as RGB (H, W, 3)."""
+    step = 255 / max(1, int(mask.max()))
+    return np.repeat((mask * step).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _compare(truth: Image, prediction: Image) -> Image:
+    """Return the correct pixels as `_shades`, missed and wrong ones in their colours."""
+    picture = _shades(np.where(prediction == truth, truth, 0).astype(np.uint8))
+    picture[(truth > 0) & (prediction != truth)] = 255 * np.array(to_rgb(TRUTH))
+    picture[(prediction > 0) & (prediction != truth)] = 255 * np.array(to_rgb(PREDICTION))
+    return picture
 
 
 def _order(run: Run) -> tuple[int, int]:

@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 
 from egeunet.environment import describe_environment
-from egeunet.evaluation.failure_detection import QualityScores, quality_table
+from egeunet.evaluation import robustness
+from egeunet.evaluation.failure_detection import estimates_figure, quality_table
 from egeunet.evaluation.results_store import read_counts
-from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS, Robustness
 from egeunet.evaluation.statistics import bootstrap_interval, image_means, pooled_scores, resample
 from egeunet.metrics.counts import Counts, mean_foreground, scores
 from research.paper import DATASETS
@@ -32,8 +32,9 @@ def release_tables(rows: Sequence[Row], dataset: str) -> list[Table]:
     views = [quality_row(rows, dataset, tta) for tta in (False, True)]
     tried = _last(rows, dataset, lambda row: "features" in row)
     row = _of_shipped(rows, dataset, lambda row: "robustness" in row)
-    robustness = Robustness.from_dict(row["robustness"]) if row else None
-    measured = f"Seed {robustness.seed}; {_subject(row)}" if robustness else ""
+    measured = f"Seed {row['robustness']['seed']}; {_subject(row)}" if row else ""
+    nothing = {"clean": {}, "corrupted": {}, "by_size": (), "by_skin_tone": ()}
+    corruptions, groups = robustness.tables(row["robustness"] if row else nothing)
     quality_columns = ("on the test split", "one view", "95 % interval")
     return [
         _table(
@@ -56,15 +57,13 @@ def release_tables(rows: Sequence[Row], dataset: str) -> list[Table]:
         _table(
             "robustness-corruptions",
             "The shipped weights under corruptions of five severities",
-            CORRUPTION_COLUMNS,
-            robustness.corruption_rows() if robustness else (),
+            *corruptions[1:],
             measured,
         ),
         _table(
             "robustness-groups",
             "The shipped weights by lesion size and skin tone",
-            GROUP_COLUMNS,
-            robustness.group_rows() if robustness else (),
+            *groups[1:],
             measured,
         ),
     ]
@@ -74,9 +73,9 @@ def release_figures(rows: Sequence[Row], dataset: str) -> Iterator[tuple[str, Fi
     """Yield the figures of failure detection (one view) and robustness with their names."""
     quality = quality_row(rows, dataset, tta=False)
     if quality and "quality_images" in quality:
-        yield "quality", QualityScores(*np.array(quality["quality_images"]).T).figure()
+        yield "quality", estimates_figure(*np.array(quality["quality_images"]).T)
     if row := _of_shipped(rows, dataset, lambda row: "robustness" in row):
-        yield "robustness", Robustness.from_dict(row["robustness"]).figure()
+        yield "robustness", robustness.robustness_figure(row["robustness"])
 
 
 def weights_row(rows: Sequence[Row], dataset: str) -> Row | None:

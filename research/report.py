@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from egeunet.evaluation.figures import compare_curves, save_figure
+from egeunet.evaluation.figures import save_figure, training_curves
 from egeunet.evaluation.results_store import read_results
 from egeunet.files import atomic_write
 from egeunet.training.run import selected_on
@@ -164,4 +164,4 @@ def _curves(groups: Sequence[RunGroup], results: Path) -> Iterator[tuple[str, Fi
         histories = {
             one.label: [results / row["history"] for row in one.rows.values()] for one in compared
         }
-        yield terms.name("curves"), compare_curves(histories, selected_on(terms.protocol))
+        yield terms.name("curves"), training_curves(histories, selected_on(terms.protocol))

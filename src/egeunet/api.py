@@ -18,7 +18,7 @@ from egeunet.files import atomic_write, check_folder
 if TYPE_CHECKING:
     from torch import nn
 
-    from egeunet.evaluation.summary import Evaluation
+    from egeunet.evaluation.evaluator import Evaluation
     from egeunet.evaluation.target import EvaluationTarget
     from egeunet.exporting.formats import Exported
     from egeunet.training.config import Recipe
@@ -137,14 +137,15 @@ def _train_one(recipe: Recipe, resume: bool) -> Path:
     from egeunet.exporting.formats import export_run
     from egeunet.training.distributed import is_first, world_size
     from egeunet.training.launcher import train_side_by_side
-    from egeunet.training.run import HISTORY, load_run
+    from egeunet.training.run import HISTORY, load_run, selected_on
     from egeunet.training.trainer import train as train_recipe
 
     if recipe.devices > 1 and world_size() == 1:
         return train_side_by_side([recipe], resume=resume)[0]
     folder = train_recipe(recipe, resume=resume)
     if is_first():
-        save_figure(training_curves(folder / HISTORY), folder / "curves.png")
+        curves = training_curves({"": [folder / HISTORY]}, selected_on(recipe.data.protocol))
+        save_figure(curves, folder / "curves.png")
         try:
             export_run(load_run(folder))
         except ParityError as error:  # as of models that have hardly learned
@@ -240,36 +241,28 @@ def evaluate(
         result.write(Path(out), arrays)
         _logger.info("Wrote metrics.json, per_image.csv and figures to %s.", out)
     if record:
-        row = {
-            **target.row,
-            **_keep_beside(Path(record).parent, target, dataset.name, protocol, split, result),
-            **result.to_dict(),
-            **({"quality_images": result.quality.to_list()} if result.quality else {}),
-            **environment(),
-        }
+        row = {**target.row, **_keep_beside(Path(record).parent, target, result)}
+        row |= {**result.to_dict(), **environment()}
+        if result.quality:
+            columns = result.per_image[["quality", "dice", "jaccard"]]
+            row["quality_images"] = columns.round(4).to_numpy().tolist()
         append_result(Path(record), row)
         _logger.info("Appended a row to %s.", record)
     return result
 
 
-def _keep_beside(
-    folder: Path,
-    target: EvaluationTarget,
-    dataset: str,
-    protocol: str,
-    split: str,
-    result: Evaluation,
-) -> dict[str, str]:
+def _keep_beside(folder: Path, target: EvaluationTarget, result: Evaluation) -> dict[str, str]:
     """Write what does not fit into a row of results; return the files, relative to `folder`."""
     from egeunet.evaluation.results_store import write_counts
     from egeunet.training.run import HISTORY
 
     weights = str(target.row["weights_sha256"])[:16]
+    name = "{dataset}-{protocol}-{split}".format(**result.about)
     views = "-tta" if target.row.get("tta") else ""
-    files = {"per_image": f"per_image/{weights}-{dataset}-{protocol}-{split}{views}.csv"}
+    files = {"per_image": f"per_image/{weights}-{name}{views}.csv"}
     write_counts(folder / files["per_image"], result.ids, result.counts)
     if target.run:
-        files["history"] = f"history/{target.row['recipe_hash']}-{dataset}.csv"
+        files["history"] = f"history/{target.row['recipe_hash']}-{result.about['dataset']}.csv"
         with atomic_write(folder / files["history"]) as path:
             shutil.copyfile(target.run.folder / HISTORY, path)
     return files

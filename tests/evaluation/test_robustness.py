@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ import torch
 
 from egeunet.data.cache import Arrays
 from egeunet.evaluation.corruptions import SEVERITIES
-from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS, Robustness, assess
+from egeunet.evaluation.predictors import segment_batches
+from egeunet.evaluation.robustness import assess, robustness_figure, tables
 
 
 def darkness(images):
@@ -29,34 +31,33 @@ def discs():
 
 @pytest.fixture
 def found(discs):
-    return assess(darkness, discs, expect_dice=lambda p: float(p.max()), kinds=("blur", "light"))
+    segment = partial(segment_batches, darkness, expect_dice=lambda p: float(p.max()))
+    return assess(segment, discs, kinds=("blur", "light"))
 
 
 def test_what_is_perfect_without_corruption_is_worse_with_it(found):
-    assert found.clean.jaccard == 1
-    assert set(found.corrupted) == {"blur", "light"}
-    for scores in found.corrupted.values():
-        assert [score.name for score in scores] == list(map(str, SEVERITIES))
-        assert scores[-1].jaccard < 0.9
-        assert scores[-1].jaccard < scores[0].jaccard
-        assert all(score.interval[0] <= score.jaccard <= score.interval[1] for score in scores)
-    assert 0.99 < found.clean.quality <= 1
+    assert found["clean"]["jaccard"] == 1
+    assert set(found["corrupted"]) == {"blur", "light"}
+    for scores in found["corrupted"].values():
+        assert [score["name"] for score in scores] == list(map(str, SEVERITIES))
+        assert scores[-1]["jaccard"] < min(0.9, scores[0]["jaccard"])
+        for score in scores:
+            assert score["interval"][0] <= score["jaccard"] <= score["interval"][1]
+    assert 0.99 < found["clean"]["quality"] <= 1
 
 
 def test_groups_cover_every_image_once(found):
-    assert [score.n for score in found.by_size] == [3, 3, 3, 3]
-    assert sum(score.n for score in found.by_skin_tone) == 12
-    shares = [score.name for score in found.by_size]
+    assert [score["n"] for score in found["by_size"]] == [3, 3, 3, 3]
+    assert sum(score["n"] for score in found["by_skin_tone"]) == 12
+    shares = [score["name"] for score in found["by_size"]]
     assert shares[0].startswith("lesion 2.")
     assert shares == sorted(shares, key=lambda name: float(name.split()[1].rstrip("%")))
 
 
-def test_it_is_told_as_text_json_and_figure(found):
-    row = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    again = Robustness.from_dict(row)
-    assert again.corruption_rows() == found.corruption_rows()
-    assert again.group_rows() == found.group_rows()
-    assert {len(row) for row in found.corruption_rows()} == {len(CORRUPTION_COLUMNS)}
-    assert {len(row) for row in found.group_rows()} == {len(GROUP_COLUMNS)}
-    titles = [axis.get_title() for axis in again.figure().axes]
+def test_it_is_told_as_tables_and_a_figure_also_after_json(found):
+    again = json.loads(json.dumps(found, allow_nan=False))
+    assert tables(again) == tables(found)
+    for _, columns, rows in tables(found):
+        assert {len(row) for row in rows} == {len(columns)}
+    titles = [axis.get_title() for axis in robustness_figure(again).axes]
     assert titles[:2] == ["blur", "uneven illumination"]

@@ -66,4 +66,6 @@ def test_an_exported_model_is_run_once_and_cut_at_its_own_threshold(threshold):
     results = [segmenter(image) for image in images]
     for prediction, result in zip(found.predictions, results, strict=True):
         np.testing.assert_array_equal(prediction, result.scores >= np.float32(threshold))
-    assert found.quality.expected == pytest.approx([one.quality for one in results], abs=1e-5)
+    assert found.per_image["quality"].to_numpy() == pytest.approx(
+        [one.quality for one in results], abs=1e-5
+    )

@@ -2,9 +2,8 @@ import numpy as np
 import torch
 
 from egeunet.environment import environment
-from egeunet.evaluation.failure_detection import QualityScores
+from egeunet.evaluation.failure_detection import score_estimates
 from egeunet.evaluation.results_store import append_result, write_counts
-from egeunet.evaluation.robustness import Robustness, Score
 from egeunet.metrics.counts import Counts
 from research.release_report import release_figures, release_tables, split_scores
 from research.report import write_report
@@ -14,11 +13,11 @@ def shipped(share_known, tta=False, dataset="isic2018", **more):
     """A row of weights that know so large a share of their failures."""
     dice = np.linspace(0.2, 1, 50)
     told = np.where(np.arange(50) < 50 * share_known, dice, dice[::-1])
-    scores = QualityScores(told, dice, dice / (2 - dice))
+    scores = told, dice, dice / (2 - dice)
     return {
         **{"dataset": dataset, "protocol": "holdout", "split": "test", "tta": tta, "n": 50},
-        **{"weights_sha256": "ab" * 32, "quality": scores.to_dict()},
-        **{"quality_images": scores.to_list(), **environment(), "git_commit": None},
+        **{"weights_sha256": "ab" * 32, "quality": score_estimates(*scores)},
+        **{"quality_images": np.array(scores).T.tolist(), **environment(), "git_commit": None},
         **more,
     }
 
@@ -30,9 +29,10 @@ WEIGHTS = {
 
 
 def robust(jaccard):
-    score = Score("1", 50, jaccard, (0.5, 0.7), 0.75, 0.1)
-    found = Robustness(3, score, {"blur": [score] * 5}, [score], [])
-    return shipped(1, robustness=found.to_dict())
+    score = {"name": "1", "n": 50, "jaccard": jaccard, "interval": (0.5, 0.7), "dice": 0.75}
+    score |= {"failures": 0.1, "quality": None}
+    found = {"seed": 3, "clean": score, "corrupted": {"blur": [score] * 5}}
+    return shipped(1, robustness={**found, "by_size": [score], "by_skin_tone": []})
 
 
 def cells_of(table):

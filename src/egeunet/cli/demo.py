@@ -40,10 +40,11 @@ def demo(
     """
     import egeunet
     from egeunet.data.datasets import open_folder
+    from egeunet.data.masks import read_mask
     from egeunet.data.splits import split_dataset
     from egeunet.data.synthetic import write_dataset
-    from egeunet.evaluation.figures import save_panel
-    from egeunet.evaluation.summary import COLUMNS
+    from egeunet.evaluation.evaluator import COLUMNS
+    from egeunet.evaluation.figures import contour_grid, save_figure
     from egeunet.training.recipe import load_recipe
 
     run, drawn, masks = out / "run", out / "synthetic", out / "masks"
@@ -66,7 +67,14 @@ def demo(
     for sample, found in zip(samples, results, strict=True):
         found.save(masks / f"{sample.id}_mask.png")
         found.overlay().save(masks / f"{sample.id}_overlay.jpg")
-    save_panel(out / "demo.png", samples, results)
+    figure = contour_grid(
+        [one.image for one in results],
+        [read_mask(sample.mask) for sample in samples if sample.mask],
+        [one.mask for one in results],
+        [sample.id for sample in samples],
+        columns=3,
+    )
+    save_figure(figure, out / "demo.png")
 
     print_table(f"{result.n} test images of {dataset.name}", COLUMNS, result.table())
     paths = [

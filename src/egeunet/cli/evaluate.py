@@ -81,8 +81,8 @@ def evaluate(
         egeunet evaluate isic2018 --data isic2018 -o evaluation
     """
     import egeunet
-    from egeunet.evaluation.robustness import CORRUPTION_COLUMNS, GROUP_COLUMNS
-    from egeunet.evaluation.summary import COLUMNS
+    from egeunet.evaluation import robustness
+    from egeunet.evaluation.evaluator import COLUMNS
 
     result = egeunet.evaluate(
         weights,
@@ -103,6 +103,5 @@ def evaluate(
         about = "{dataset}, protocol {protocol}, split {split}".format(**result.about)
         print_table(f"{weights}: {result.n} images of {about}", COLUMNS, result.table())
         if found := result.robustness:
-            rows = found.corruption_rows()
-            print_table("Corrupted images, by severity", CORRUPTION_COLUMNS, rows)
-            print_table("Groups of images", GROUP_COLUMNS, found.group_rows())
+            for title, columns, rows in robustness.tables(found):
+                print_table(title, columns, rows)

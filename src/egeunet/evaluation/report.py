@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.evaluation.figures import compare_curves, save_figure
-from egeunet.evaluation.results_store import parse_row, read_counts, read_rows
+from egeunet.evaluation.figures import save_figure, training_curves
+from egeunet.evaluation.results_store import read_counts, read_rows
 from egeunet.evaluation.statistics import compare_means, holm
-from egeunet.files import atomic_write
+from egeunet.files import atomic_write, read_json
 from egeunet.metrics.counts import mean_foreground, scores
 
 SCORES = {
@@ -24,6 +22,8 @@ SCORES = {
     "Jaccard per image": ("means", "jaccard"),
     "Dice per image": ("means", "dice"),
 }
+_NEEDED = {"pooled", "means", "intervals", "n"}
+_GROUP = ["dataset", "protocol", "split"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Evaluated:
     per_image: Path | None
     history: Path | None
 
-    def jaccard(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Return image ids and the Jaccard index of each.
+    def jaccard(self) -> pd.Series:
+        """Return the Jaccard index of each image, by id.
 
         Raises:
             EgeunetError: If the file cannot be read.
@@ -51,15 +51,14 @@ class Evaluated:
         assert self.per_image
         if self.per_image.name != "per_image.csv":
             ids, counts = read_counts(self.per_image)
-            return ids, mean_foreground(scores(counts)["iou"]).numpy()
+            return pd.Series(mean_foreground(scores(counts)["iou"]).numpy(), ids)
         try:
-            with self.per_image.open(newline="", encoding="utf-8") as file:
-                rows = [(row["id"], float(row["jaccard"])) for row in csv.DictReader(file)]
-        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+            table = pd.read_csv(self.per_image, dtype={"id": str}, keep_default_na=False)
+            return table.set_index("id")["jaccard"].astype(float)
+        except (OSError, KeyError, ValueError) as error:
             raise EgeunetError(
                 f"Cannot read the scores in {self.per_image}: {error!r}. Evaluate the run again."
             ) from error
-        return tuple(name for name, _ in rows), np.array([score for _, score in rows])
 
 
 def find_evaluations(source: str | Path) -> list[Evaluated]:
@@ -97,88 +96,87 @@ def write_report(evaluated: Sequence[Evaluated], out: str | Path) -> list[Path]:
         The files.
     """
     out = Path(out)
-    groups: dict[tuple[str, ...], list[Evaluated]] = {}
-    for one in evaluated:
-        key = tuple(str(one.row.get(name, "?")) for name in ("dataset", "protocol", "split"))
-        groups.setdefault(key, []).append(one)
-    text, written = ["# Evaluated models\n"], list[Path]()
-    lines: list[tuple[str, ...]] = []
-    for (dataset, protocol, split), group in groups.items():
-        group.sort(key=lambda one: -one.row["means"]["jaccard"])
-        rows = [(one.label, str(one.row["n"]), *_scores(one.row)) for one in group]
-        lines.extend((dataset, protocol, split, *row) for row in rows)
+    ranked = sorted(evaluated, key=lambda one: -one.row["means"]["jaccard"])
+    table = pd.DataFrame(
+        [
+            {
+                **{name: str(one.row.get(name, "?")) for name in _GROUP},
+                **{"model": one.label, "images": one.row["n"], **dict(_scores(one.row))},
+            }
+            for one in ranked
+        ]
+    )
+    text, written = ["# Evaluated models\n"], [out / "README.md", out / "scores.csv"]
+    for (dataset, protocol, split), rows in table.groupby(_GROUP, sort=False):
+        group = [ranked[index] for index in rows.index]
         text.append(f"## {dataset}, protocol {protocol}, split {split}\n")
-        text.append(_markdown(("model", "images", *SCORES), rows))
+        text.append(_markdown(rows.drop(columns=_GROUP)))
         if differences := list(_differences(group)):
-            names = (f"minus {group[0].label}", "Jaccard per image", "95 % interval", "p (Holm)")
-            text.append(_markdown(names, differences))
+            text.append(_markdown(pd.DataFrame(differences)))
         if histories := {one.label: [one.history] for one in group if one.history}:
             name = f"curves-{dataset}-{protocol}-{split}.png"
-            save_figure(compare_curves(histories, split), out / name)
+            save_figure(training_curves(histories, split), out / name)
             text.append(f"![Training curves]({name})\n")
             written.append(out / name)
     with atomic_write(out / "README.md") as path:
         path.write_text("\n".join(text), encoding="utf-8")
-    with (
-        atomic_write(out / "scores.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as file,
-    ):
-        columns = ("dataset", "protocol", "split", "model", "images", *SCORES)
-        csv.writer(file, lineterminator="\n").writerows([columns, *lines])
-    return [out / "README.md", out / "scores.csv", *written]
+    with atomic_write(out / "scores.csv") as path:
+        table.to_csv(path, index=False, lineterminator="\n")
+    return written
 
 
 def _recorded(file: Path) -> Iterator[Evaluated]:
     for row in read_rows(file):
-        if not {"pooled", "means", "intervals", "n", "model"} <= row.keys():
+        if not {*_NEEDED, "model"} <= row.keys():
             continue
-        paths = (file.parent / row[key] if key in row else None for key in ("per_image", "history"))
         words = [str(row["model"])]
-        words += [f"{row[key]} {key}" for key in ("epochs",) if key in row]
+        words += [f"{row['epochs']} epochs"] if "epochs" in row else []
         words += [f"seed {row['seed']}"] if "seed" in row else []
         words += ["last epoch"] if row.get("weights_epoch") == "last" else []
         words += ["tta"] if row.get("tta") else []
         label = ", ".join([*words, str(row.get("weights_sha256", ""))[:8]])
+        paths = (file.parent / row[key] if key in row else None for key in ("per_image", "history"))
         yield Evaluated(label, row, *paths)
 
 
 def _evaluated_run(file: Path) -> Evaluated:
     folder = file.parent.parent
-    try:
-        row = parse_row(file.read_bytes())
-    except OSError as error:
-        raise EgeunetError(f"Cannot read {file}: {error.strerror}.") from error
-    if row is None or not {"pooled", "means", "intervals", "n"} <= row.keys():
+    row = read_json(file)
+    if not isinstance(row, dict) or not row.keys() >= _NEEDED:
         raise EgeunetError(f"{file} is not written by `egeunet evaluate`: evaluate the run again.")
-    per_image, history = file.parent / "per_image.csv", folder / "history.csv"
-    return Evaluated(
-        folder.name,
-        row,
-        per_image if per_image.is_file() else None,
-        history if history.is_file() else None,
-    )
+    paths = (file.parent / "per_image.csv", folder / "history.csv")
+    return Evaluated(folder.name, row, *(path if path.is_file() else None for path in paths))
 
 
-def _scores(row: dict[str, Any]) -> Iterator[str]:
-    for kind, name in SCORES.values():
+def _scores(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for label, (kind, name) in SCORES.items():
         low, high = row["intervals"][kind][name]
-        yield f"{100 * row[kind][name]:.2f} ({100 * low:.2f} – {100 * high:.2f})"
+        yield label, f"{100 * row[kind][name]:.2f} ({100 * low:.2f} – {100 * high:.2f})"
 
 
-def _differences(group: Sequence[Evaluated]) -> Iterator[tuple[str, ...]]:
+def _differences(group: Sequence[Evaluated]) -> Iterator[dict[str, str]]:
     """Yield model, difference, interval and p-value against the first model of the group."""
     best, *others = group
     if not best.per_image:
         return
-    ids, reference = best.jaccard()
-    read = [(one.label, *one.jaccard()) for one in others if one.per_image]
-    found = [(label, compare_means(mine, reference)) for label, own, mine in read if own == ids]
+    reference = best.jaccard()
+    read = [(one.label, one.jaccard()) for one in others if one.per_image]
+    found = [
+        (label, compare_means(mine.to_numpy(), reference.to_numpy()))
+        for label, mine in read
+        if mine.index.equals(reference.index)
+    ]
     corrected = holm([one.p_value or 0.0 for _, one in found])
     for (label, one), p_value in zip(found, corrected, strict=True):
-        low, high = (f"{100 * end:+.2f}" for end in one.interval)
-        yield label, f"{100 * one.difference:+.2f}", f"{low} … {high}", f"{p_value:.2g}"
+        yield {
+            f"minus {best.label}": label,
+            "Jaccard per image": f"{100 * one.difference:+.2f}",
+            "95 % interval": " … ".join(f"{100 * end:+.2f}" for end in one.interval),
+            "p (Holm)": f"{p_value:.2g}",
+        }
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(columns) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, rule, *rows))
+def _markdown(table: pd.DataFrame) -> str:
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    lines = (list(table.columns), rule, *table.astype(str).to_numpy().tolist())
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
 from collections.abc import Mapping
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,22 +37,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         EgeunetError: If the file cannot be read or another line is not a JSON object.
     """
     try:
-        *lines, last = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise EgeunetError(f"Cannot read {path}: {error.strerror}.") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if (row := parse_row(line)) is None:
-            raise EgeunetError(
-                f"Line {number} of {path} is not a JSON object: repair or remove it."
-            )
-        rows.append(row)
-    if row := parse_row(last):
-        rows.append(row)
-    return rows
+    rows = [parse_row(line) for line in lines]
+    if None in rows[:-1]:
+        number = rows.index(None) + 1
+        raise EgeunetError(f"Line {number} of {path} is not a JSON object: repair or remove it.")
+    return [row for row in rows if row is not None]
 
 
-def parse_row(line: str | bytes) -> dict[str, Any] | None:
+def parse_row(line: bytes) -> dict[str, Any] | None:
     """Return a JSON object, or None if the text is anything else."""
     try:
         row = json.loads(line)
@@ -83,7 +76,14 @@ def append_result(path: str | Path, row: Mapping[str, Any]) -> None:
         with path.open("ab+", buffering=0) as file:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-            end = _repair_last(file)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            last = file.read(size).rpartition(b"\n")[2]
+            if parse_row(last) is not None:  # only its end is missing
+                line = b"\n" + line
+            elif last:
+                file.truncate(size - len(last))
+            end = file.seek(0, os.SEEK_END)
             written = file.write(line)
             if written != len(line):
                 file.truncate(end)
@@ -102,14 +102,12 @@ def write_counts(path: str | Path, ids: tuple[str, ...], counts: Counts) -> None
         ids: N image ids.
         counts: Pixel counts (N, K).
     """
-    import torch
+    import pandas as pd
 
-    table = torch.stack(list(counts), dim=2).tolist()  # (N, K, 4)
-    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("id", "class", *_COUNTS))
-        for name, classes in zip(ids, table, strict=True):
-            writer.writerows((name, index, *values) for index, values in enumerate(classes))
+    index = pd.MultiIndex.from_product([ids, range(counts.tp.shape[1])], names=["id", "class"])
+    columns = {name: getattr(counts, name).numpy().ravel() for name in _COUNTS}
+    with atomic_write(path) as part:
+        pd.DataFrame(columns, index).to_csv(part, lineterminator="\n")
 
 
 def read_counts(path: str | Path) -> tuple[tuple[str, ...], Counts]:
@@ -121,41 +119,17 @@ def read_counts(path: str | Path) -> tuple[tuple[str, ...], Counts]:
     Raises:
         EgeunetError: If the file is missing or holds something else.
     """
+    import pandas as pd
     import torch
 
     from egeunet.metrics.counts import Counts
 
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        ids = tuple(dict.fromkeys(row["id"] for row in rows))
-        shape = (len(ids), len(rows) // len(ids))
-        columns = ([int(row[name]) for row in rows] for name in _COUNTS)
-        return ids, Counts(*(torch.tensor(column).reshape(shape) for column in columns))
-    except (
-        OSError,
-        ArithmeticError,
-        LookupError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        csv.Error,
-    ) as error:
+        table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+        ids = tuple(table["id"].unique())
+        columns = (torch.tensor(table[name].to_numpy("int64")) for name in _COUNTS)
+        return ids, Counts(*(column.reshape(len(ids), -1) for column in columns))
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
         raise EgeunetError(
             f"Cannot read the pixel counts in {path}: {error!r}. Evaluate the run again."
         ) from error
-
-
-def _repair_last(file: FileIO) -> int:
-    """Remove a last line that was cut off, or add its missing end; return the size."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - 1))
-    if end == 0 or file.read(1) == b"\n":
-        return end
-    file.seek(0)
-    whole, _, last = file.read().rpartition(b"\n")
-    if parse_row(last) is not None:
-        file.write(b"\n")
-    else:
-        file.truncate(len(whole) + 1 if whole else 0)
-    return file.seek(0, os.SEEK_END)

@@ -2,214 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import NDArray
 
 from egeunet.data.cache import Arrays
 from egeunet.evaluation.corruptions import KINDS, LABELS, SEVERITIES, corrupt
 from egeunet.evaluation.figures import BLUE, ORANGE, plain_axes
+from egeunet.evaluation.predictors import Segmented
 from egeunet.evaluation.skin_tone import TONES, skin_tone, typology_angle
-from egeunet.evaluation.statistics import (
-    Interval,
-    Values,
-    bootstrap_interval,
-    image_means,
-    resample,
-)
+from egeunet.evaluation.statistics import bootstrap_interval, image_means, resample
 from egeunet.inference.quality import FAILURE
-from egeunet.inference.segmenter import sigmoid
-from egeunet.metrics.counts import count_pixels, mean_foreground, predict_classes, scores
+from egeunet.metrics.counts import mean_foreground, scores
 from egeunet.progress import track
 
-CORRUPTION_COLUMNS = ("Jaccard per image", "none", *map(str, SEVERITIES))
-GROUP_COLUMNS = ("images", "n", "Jaccard", "95 % interval", "Dice", "Jaccard < .65")
-_BATCH = 16
+_CORRUPTIONS = ("Jaccard per image", "none", *map(str, SEVERITIES))
+_GROUPS = ("images", "n", "Jaccard", "95 % interval", "Dice", "Jaccard < .65")
 _QUARTERS = 4
 
-
-@dataclass(frozen=True)
-class Score:
-    """Mean scores of a group of masks.
-
-    Attributes:
-        name: The group.
-        n: Number of images.
-        jaccard: Mean per image.
-        interval: Its 95 % bootstrap interval over images.
-        dice: Mean per image.
-        failures: Share with a Jaccard index below 0.65.
-        quality: Mean estimated Dice; None without estimates.
-    """
-
-    name: str
-    n: int
-    jaccard: float
-    interval: Interval
-    dice: float
-    failures: float
-    quality: float | None = None
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """Scores under corruptions and in groups.
-
-    Attributes:
-        seed: Seed of the corruptions.
-        clean: Without corruption.
-        corrupted: One score per severity for each kind.
-        by_size: By quarters of the lesion's share of the image, smallest first.
-        by_skin_tone: Lightest first; groups without images are left out.
-    """
-
-    seed: int
-    clean: Score
-    corrupted: dict[str, list[Score]] = field(repr=False)
-    by_size: list[Score] = field(repr=False)
-    by_skin_tone: list[Score] = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it."""
-        return {
-            "seed": self.seed,
-            "clean": vars(self.clean),
-            "corrupted": {kind: list(map(vars, found)) for kind, found in self.corrupted.items()},
-            "by_size": list(map(vars, self.by_size)),
-            "by_skin_tone": list(map(vars, self.by_skin_tone)),
-        }
-
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> Robustness:
-        """Read what `to_dict` wrote."""
-        corrupted = {kind: [Score(**s) for s in found] for kind, found in row["corrupted"].items()}
-        groups = ([Score(**s) for s in row[key]] for key in ("by_size", "by_skin_tone"))
-        return cls(row["seed"], Score(**row["clean"]), corrupted, *groups)
-
-    def corruption_rows(self) -> list[tuple[str, ...]]:
-        """Return mean Jaccard per kind and severity as text, under `CORRUPTION_COLUMNS`."""
-        return [
-            (LABELS.get(kind, kind), *(f"{score.jaccard:.1%}" for score in (self.clean, *found)))
-            for kind, found in self.corrupted.items()
-        ]
-
-    def group_rows(self) -> list[tuple[str, ...]]:
-        """Return the groups as text, under `GROUP_COLUMNS`."""
-        return [
-            (
-                score.name,
-                str(score.n),
-                f"{score.jaccard:.1%}",
-                "{:.1%} – {:.1%}".format(*score.interval),
-                f"{score.dice:.1%}",
-                f"{score.failures:.1%}",
-            )
-            for score in (*self.by_size, *self.by_skin_tone)
-        ]
-
-    def figure(self) -> Figure:
-        """Draw scores against severity, a small plot per kind."""
-        columns = 4
-        rows = -(-len(self.corrupted) // columns)
-        figure = Figure(figsize=(2.7 * columns, 2.3 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axis, (kind, found) in zip(axes.ravel(), self.corrupted.items(), strict=False):
-            steps = [self.clean, *found]
-            axis.plot([s.dice for s in steps], color=BLUE, marker="o", ms=3, label="mean Dice")
-            axis.set(title=LABELS.get(kind, kind), ylim=(0, 1), xticks=range(len(steps)))
-            if self.clean.quality is not None:
-                told = [s.quality for s in steps]
-                style = {"color": ORANGE, "ls": "--", "marker": "o", "ms": 3}
-                axis.plot(told, label="mean estimated Dice", **style)
-            axis.yaxis.set_major_formatter(PercentFormatter(1))
-        plain_axes(axes.ravel())
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        for axis in axes[-1]:
-            axis.set_xlabel("severity")
-        return figure
+Row = tuple[str, ...]
 
 
 def assess(
-    predict: Callable[[NDArray[np.uint8]], torch.Tensor],
+    segment: Callable[[Arrays], Iterable[Segmented]],
     arrays: Arrays,
-    *,
-    num_classes: int = 1,
-    threshold: float = 0.5,
-    expect_dice: Callable[[NDArray[np.float32]], float] | None = None,
     kinds: Sequence[str] = KINDS,
     seed: int = 0,
-) -> Robustness:
+) -> dict[str, Any]:
     """Score a model on images as they are, corrupted, and in groups.
 
     Args:
-        predict: As for `evaluate_arrays`, like the next four.
+        segment: Segments samples, as `segment_batches` does.
         arrays: The samples.
-        num_classes: The number of classes.
-        threshold: Probability from which a pixel is foreground.
-        expect_dice: Estimates the Dice score of a mask.
         kinds: The corruptions.
         seed: Seed of the corruptions.
+
+    Returns:
+        As JSON can hold it: `seed`; `clean`, the scores without corruption; `corrupted`, those of
+        each severity for each kind; `by_size`, by quarters of the lesion's share of the image,
+        smallest first; `by_skin_tone`, lightest first, without empty groups. The scores of a group
+        are its `name`, its number of images `n`, mean `jaccard` per image with the 95 % bootstrap
+        `interval`, mean `dice`, the share of `failures` (Jaccard below 0.65) and `quality`, the
+        mean estimated Dice, None without estimates.
     """
 
-    def run(some: Arrays) -> tuple[Values, Values, Values | None]:
-        """Jaccard, Dice and estimated Dice of each image."""
-        jaccard, dice, told = [], [], []
-        for start in range(0, len(some.ids), _BATCH):
-            chosen = slice(start, start + _BATCH)
-            logits = predict(some.images[chosen])
-            truth = torch.from_numpy(np.array(some.masks[chosen]))
-            found = scores(count_pixels(predict_classes(logits, threshold), truth, num_classes))
-            jaccard.append(mean_foreground(found["iou"]).numpy())
-            dice.append(mean_foreground(found["dice"]).numpy())
-            if expect_dice:
-                told += [expect_dice(sigmoid(one)) for one in logits[:, 0].numpy()]
-        estimates = np.array(told) if expect_dice else None
-        return np.concatenate(jaccard), np.concatenate(dice), estimates
+    def run(some: Arrays) -> pd.DataFrame:
+        found = [
+            pd.DataFrame(
+                {
+                    "jaccard": mean_foreground(scores(batch.counts)["iou"]).numpy(),
+                    "dice": mean_foreground(scores(batch.counts)["dice"]).numpy(),
+                    "quality": batch.estimates or None,
+                }
+            )
+            for batch in segment(some)
+        ]
+        return pd.concat(found, ignore_index=True)
 
     plain = run(arrays)
+    corrupted: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     settings = [(kind, severity) for kind in kinds for severity in SEVERITIES]
-    corrupted: dict[str, list[Score]] = {kind: [] for kind in kinds}
     for kind, severity in track(settings, "corrupting"):
-        found = run(corrupt(arrays, kind, severity, seed))
-        corrupted[kind].append(_score(str(severity), *found))
+        corrupted[kind].append(
+            _summarize(str(severity), run(corrupt(arrays, kind, severity, seed)))
+        )
     sizes = (arrays.masks > 0).mean(axis=(1, 2))
-    order = np.array_split(np.argsort(sizes, kind="stable"), _QUARTERS)
-    by_size = [
-        _score("lesion {:.1%} – {:.1%} of the image".format(*sizes[one[[0, -1]]]), *plain, one)
-        for one in order
-        if len(one)
-    ]
+    quarters = np.array_split(np.argsort(sizes, kind="stable"), _QUARTERS)
     pairs = zip(arrays.images, arrays.masks, strict=True)
     tones = np.array([skin_tone(typology_angle(image, mask)) for image, mask in pairs])
-    by_skin_tone = [
-        _score(f"skin tone: {name}", *plain, np.flatnonzero(tones == name))
-        for name in (*TONES, "dark", "unknown")
-        if (tones == name).any()
+    return {
+        "seed": seed,
+        "clean": _summarize("none", plain),
+        "corrupted": corrupted,
+        "by_size": [
+            _summarize(
+                "lesion {:.1%} – {:.1%} of the image".format(*sizes[one[[0, -1]]]), plain.loc[one]
+            )
+            for one in quarters
+            if len(one)
+        ],
+        "by_skin_tone": [
+            _summarize(f"skin tone: {name}", plain[tones == name])
+            for name in (*TONES, "dark", "unknown")
+            if (tones == name).any()
+        ],
+    }
+
+
+def tables(robustness: Mapping[str, Any]) -> list[tuple[str, Row, list[Row]]]:
+    """Return title, columns and rows of a table of corruptions and one of groups, as text."""
+    clean = robustness["clean"]
+    corruptions = [
+        (LABELS.get(kind, kind), *(f"{one['jaccard']:.1%}" for one in (clean, *found)))
+        for kind, found in robustness["corrupted"].items()
     ]
-    return Robustness(seed, _score("none", *plain), corrupted, by_size, by_skin_tone)
+    form = "{n}|{jaccard:.1%}|{interval[0]:.1%} – {interval[1]:.1%}|{dice:.1%}|{failures:.1%}"
+    groups = [
+        (one["name"], *form.format_map(one).split("|"))
+        for one in (*robustness["by_size"], *robustness["by_skin_tone"])
+    ]
+    return [
+        ("Corrupted images, by severity", _CORRUPTIONS, corruptions),
+        ("Groups of images", _GROUPS, groups),
+    ]
 
 
-def _score(
-    name: str,
-    jaccard: Values,
-    dice: Values,
-    quality: Values | None,
-    chosen: NDArray[np.intp] | None = None,
-) -> Score:
-    group = np.arange(len(jaccard)) if chosen is None else chosen
-    return Score(
-        name,
-        len(group),
-        float(jaccard[group].mean()),
-        bootstrap_interval(image_means(jaccard[group], resample(len(group)))),
-        float(dice[group].mean()),
-        float((jaccard[group] < FAILURE).mean()),
-        None if quality is None else float(quality[group].mean()),
-    )
+def robustness_figure(robustness: Mapping[str, Any]) -> Figure:
+    """Draw scores against severity, a small plot per kind."""
+    clean, corrupted, columns = robustness["clean"], robustness["corrupted"], 4
+    rows = -(-len(corrupted) // columns)
+    figure = Figure(figsize=(2.7 * columns, 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis, (kind, found) in zip(axes.ravel(), corrupted.items(), strict=False):
+        steps = pd.DataFrame([clean, *found])
+        axis.plot(steps["dice"], color=BLUE, marker="o", ms=3, label="mean Dice")
+        if clean["quality"] is not None:
+            style = {"color": ORANGE, "ls": "--", "marker": "o", "ms": 3}
+            axis.plot(steps["quality"], label="mean estimated Dice", **style)
+        axis.set(title=LABELS.get(kind, kind), ylim=(0, 1), xticks=range(len(steps)))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    plain_axes(axes.ravel())
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    for axis in axes[-1]:
+        axis.set_xlabel("severity")
+    return figure
+
+
+def _summarize(name: str, group: pd.DataFrame) -> dict[str, Any]:
+    jaccard = group["jaccard"].to_numpy()
+    return {
+        "name": name,
+        "n": len(group),
+        "jaccard": float(jaccard.mean()),
+        "interval": bootstrap_interval(image_means(jaccard, resample(len(group)))),
+        "dice": float(group["dice"].mean()),
+        "failures": float((jaccard < FAILURE).mean()),
+        "quality": None if group["quality"].isna().all() else float(group["quality"].mean()),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,8 @@ from egeunet.data.datasets import Dataset, Sample, open_data
 from egeunet.data.splits import PROTOCOLS as SPLIT_PROTOCOLS
 from egeunet.data.splits import Protocol, shipped_list, split_dataset
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.evaluation.evaluator import (
-    Predictor,
-    evaluate_arrays,
-    onnx_predictor,
-    torch_predictor,
-)
-from egeunet.evaluation.robustness import assess
-from egeunet.evaluation.summary import Evaluation
+from egeunet.evaluation.evaluator import Evaluation, evaluate_arrays
+from egeunet.evaluation.predictors import Predictor, onnx_predictor, torch_predictor
 from egeunet.files import sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, run_folder
@@ -72,24 +66,19 @@ def evaluate_target(
     Args:
         target: The model.
         arrays: The samples at its input size.
-        corruptions: Also score corrupted images and groups; see
-            `egeunet.evaluation.robustness.assess`.
+        corruptions: As for `evaluate_arrays`.
 
     Raises:
         EgeunetError: As `evaluate_arrays`.
     """
-    settings: Any = {"num_classes": target.num_classes}
-    names = None
-    if target.segmenter:
-        metadata = target.segmenter.metadata
-        names = metadata.classes[-max(1, target.num_classes - 1) :]  # without the background
-        settings["threshold"] = target.segmenter.threshold
-        if estimator := metadata.quality:
-            settings["expect_dice"] = partial(estimator.estimate, tta=target.segmenter.tta)
-    result = evaluate_arrays(target.predict, arrays, class_names=names, **settings)
-    if corruptions:
-        result = replace(result, robustness=assess(target.predict, arrays, **settings))
-    return result
+    settings: Any = {"num_classes": target.num_classes, "corruptions": corruptions}
+    if segmenter := target.segmenter:
+        names = segmenter.metadata.classes
+        settings["class_names"] = names[-max(1, target.num_classes - 1) :]  # without the background
+        settings["threshold"] = segmenter.threshold
+        if estimator := segmenter.metadata.quality:
+            settings["expect_dice"] = partial(estimator.estimate, tta=segmenter.tta)
+    return evaluate_arrays(target.predict, arrays, **settings)
 
 
 def segmenter_target(segmenter: Segmenter, path: Path) -> EvaluationTarget:

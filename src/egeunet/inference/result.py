@@ -249,7 +249,7 @@ def to_dataframe(results: Iterable[Result]) -> DataFrame:
     Raises:
         MissingExtraError: pandas is not installed.
     """
-    with needs_extra("research"):
+    with needs_extra("train"):
         import pandas as pd
     return pd.DataFrame([result.to_dict(contours=False) for result in results])
 
