@@ -69,7 +69,7 @@ def program() -> Program:
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory) -> Path:
-    """A folder of 240 images, of which one is none."""
+    """A folder of 120 images, of which one is damaged."""
     folder = tmp_path_factory.mktemp("many")
-    draw_images(folder, 240)[5].write_bytes(b"no image")
+    draw_images(folder, 120)[5].write_bytes(b"no image")
     return folder

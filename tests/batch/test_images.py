@@ -135,7 +135,7 @@ def test_a_folder_where_a_tar_was_is_trouble_with_the_store(tmp_path):
 
 def test_a_scheme_without_its_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(EgeunetError, match="gs:// needs a library that is missing: pip install gc"):
+    with pytest.raises(EgeunetError, match=r"gs:// needs a library that is missing: .*gcsfs"):
         list(plan_shards(["gs://bucket/images"], 4, "out"))
 
 
@@ -149,7 +149,7 @@ def test_files_that_no_memory_holds_are_rows_with_errors(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "reason"), [(10**12, "larger than 256 MB"), (10**18, "claims 1e.18 bytes")]
+    ("size", "reason"), [(10**11, "larger than 256 MB"), (10**18, "claims 1e.18 bytes")]
 )
 def test_a_tar_with_an_absurd_member_gives_the_images_before(images, tmp_path, size, reason):
     path = tmp_path / "x.tar"

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from egeunet.batch.parts import SCHEMA, Count, Work, count_parts, write_part
+from egeunet.batch.parts import SCHEMA, count_parts, write_part
 from egeunet.batch.storage import Folder, StoreError
 from egeunet.errors import EgeunetError
 from egeunet.inference import rle
@@ -19,8 +19,7 @@ def shard(images, tmp_path):
 
 
 def write(segmenter, output, shard, **settings):
-    work = Work(Folder(str(output)), "isic2018@0", **settings)
-    assert write_part(segmenter, work, 7, shard) == Count(3, 1)
+    assert write_part(segmenter, Folder(str(output)), 7, shard, **settings) == (3, 1)
     return output / "parts" / "part-00007.parquet"
 
 
@@ -38,7 +37,7 @@ def test_rows_say_what_the_segmenter_says(segmenter, images, tmp_path, shard):
         assert (row["area"], row["quality"], row["review"]) == (
             *(result.area, result.quality, result.review),
         )
-        assert (row["weights"], row["mask"], row["error"]) == ("isic2018@0", None, None)
+        assert (row["weights"], row["mask"], row["error"]) == (segmenter.weights, None, None)
     assert {k for k, v in bad.items() if v is not None} == {"id", "weights", "error"}
     assert "damaged" in bad["error"]
 
@@ -59,8 +58,8 @@ def test_the_same_shard_gives_the_same_bytes_and_the_same_masks(segmenter, tmp_p
 
 def test_parts_are_counted_without_reading_them(segmenter, tmp_path, shard):
     path = write(segmenter, tmp_path, shard)
-    assert count_parts(Folder(str(tmp_path)), {path.name}) == Count(3, 1)
-    assert count_parts(Folder(str(tmp_path)), set()) == Count()
+    assert count_parts(Folder(str(tmp_path)), {path.name}) == (3, 1)
+    assert count_parts(Folder(str(tmp_path)), set()) == (0, 0)
 
 
 def test_a_part_that_is_damaged_is_named_and_one_that_cannot_be_read_is_not_blamed(tmp_path):
@@ -76,22 +75,22 @@ def test_a_part_that_is_damaged_is_named_and_one_that_cannot_be_read_is_not_blam
 
 def test_names_that_are_not_text_still_have_a_row(segmenter, tmp_path):
     shard = {"images": [f"{tmp_path}/\udcff.jpg"]}
-    work = Work(Folder(str(tmp_path)), "w@0")
-    assert write_part(segmenter, work, 0, shard) == Count(1, 1)
+    assert write_part(segmenter, Folder(str(tmp_path)), 0, shard) == (1, 1)
     (row,) = pq.read_table(tmp_path / "parts" / "part-00000.parquet").to_pylist()
     assert row["id"] == f"{tmp_path}/\\udcff.jpg"
 
 
 def test_an_image_that_takes_too_much_memory_is_a_row_with_an_error(segmenter, images, tmp_path):
     class Full:
+        weights = segmenter.weights
+
         def __call__(self, image):
             if image == images[0].read_bytes():
                 raise MemoryError
             return segmenter(image)
 
-    work = Work(Folder(str(tmp_path)), "w@0")
     shard = {"images": [str(images[0]), str(images[1])]}
-    assert write_part(Full(), work, 0, shard) == Count(2, 1)
+    assert write_part(Full(), Folder(str(tmp_path)), 0, shard) == (2, 1)
     first, second = pq.read_table(tmp_path / "parts" / "part-00000.parquet").to_pylist()
     assert "memory" in first["error"]
     assert second["error"] is None

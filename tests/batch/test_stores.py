@@ -15,7 +15,7 @@ pytest.importorskip("moto", reason="no moto: pip install 'egeunet[dev]'")
 s3fs = pytest.importorskip("s3fs", reason="no s3fs: pip install s3fs")
 
 from egeunet.batch.images import read_images  # noqa: E402
-from egeunet.batch.parts import Count, Work, write_part  # noqa: E402
+from egeunet.batch.parts import write_part  # noqa: E402
 from egeunet.batch.plan import plan_shards  # noqa: E402
 from egeunet.batch.storage import Folder, StoreError  # noqa: E402
 from egeunet.errors import EgeunetError  # noqa: E402
@@ -88,8 +88,7 @@ def test_a_missing_photo_is_an_error_and_an_unreachable_store_ends_the_shard(buc
 def test_a_part_in_a_store_has_the_bytes_of_one_on_disk(bucket, segmenter, tmp_path):
     (shard,) = plan_shards(["s3://archive/images"], 100, "out")
     for output in ("s3://archive/parts", str(tmp_path)):
-        work = Work(Folder(output), "w@0", masks=True)
-        assert write_part(segmenter, work, 0, shard) == Count(9, 0)
+        assert write_part(segmenter, Folder(output), 0, shard, masks=True) == (9, 0)
     names = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()]
     assert len(names) == 10
     for name in names:
@@ -100,8 +99,8 @@ def test_a_part_in_a_store_has_the_bytes_of_one_on_disk(bucket, segmenter, tmp_p
 def test_a_job_from_bucket_to_bucket(bucket, server, program):
     pytest.importorskip("ray", reason="no ray: pip install 'egeunet[batch]'")
     words = ("s3://archive/images", "-o", "s3://archive/out/", "--shard-size", 4)
-    assert program.run(*words, **server)[0].startswith("9 done (")
+    assert program.run(*words, **server)[0].startswith("s3://archive/out/: 9 segmented (")
     names = {Path(name).name for name in bucket.find("archive/out", refresh=True)}
     assert names == {"plan.jsonl", "summary.json", *(f"part-0000{n}.parquet" for n in range(3))}
     out, _ = program.run(*words, **server)
-    assert out == "9 done, 0 failed, 9 already there: s3://archive/out/\n"
+    assert out == "s3://archive/out/: 9 segmented, 0 failed, 9 done before\n"

@@ -38,7 +38,7 @@ def test_the_exported_file_expects_the_mean_dice_of_the_validation_part(
         assert segmenter.metadata.quality.images == len(split.val)
         out = tmp_path / f"tta-{tta}"
         found = egeunet.evaluate(exported.path, data=root, split="val", tta=tta, out=out)
-        told = found.quality.to_dict()
+        told = found.quality
         assert told["mean_expected"] == pytest.approx(found.means["dice"], abs=0.01)
         written = json.loads((out / "metrics.json").read_text())
         assert written["quality"] == json.loads(json.dumps(told))

@@ -8,11 +8,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from lzma import LZMAError
-from pathlib import Path
 from typing import TypeAlias
 
 from egeunet.batch.plan import Shard
-from egeunet.batch.storage import Stored, StoreError, find_filesystem
+from egeunet.batch.storage import Stored, StoreError, find_filesystem, store_errors
 from egeunet.batch.tables import read_table
 from egeunet.errors import EgeunetError
 from egeunet.inference.fetch import fetch_bytes, is_url
@@ -61,7 +60,7 @@ def read_images(shard: Shard) -> Iterator[Item]:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose damaged header is an error; `tarfile` takes it for the end of the tar."""
+    """A tar member whose damaged header is an error; `tarfile` takes it for the tar's end."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> _Member:
@@ -91,10 +90,8 @@ def _read_tar(uri: str) -> Iterator[Item]:
                     file = tar.extractfile(member) if member.size <= MAX_BYTES else None
                     yield name, file.read() if file else _too_large(name)
                 elif member.islnk() or member.issym():
-                    yield (
-                        name,
-                        EgeunetError(f"{name} is a link to {member.linkname}, not an image."),
-                    )
+                    reason = f"{name} is a link to {member.linkname}, not an image."
+                    yield name, EgeunetError(reason)
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, LZMAError) as error:
         raise EgeunetError(f"Cannot read {uri}: it is damaged or cut short ({error}).") from error
 
@@ -124,27 +121,25 @@ def _read_item(item: tuple[str, bytes | str]) -> Item:
 
 def _read(uri: str) -> bytes:
     """Read at most `MAX_BYTES` + 1 bytes; a store or server is asked several times."""
-    for attempt in range(_TRIES):
-        last = attempt == _TRIES - 1
+    remote = "://" in uri and not uri.startswith("file://")
+    for attempt in range(_TRIES if remote else 1):
+        time.sleep(4 ** (attempt - 2) if attempt else 0)
         try:
             if is_url(uri):
                 return fetch_bytes(uri)
             filesystem, path = find_filesystem(uri)
-            if "://" not in uri:
-                with Path(path).open("rb") as file:
-                    return file.read(MAX_BYTES + 1)
-            size = min(filesystem.size(path), MAX_BYTES + 1)
-            return filesystem.cat_file(path, end=size) if size else b""
+            with store_errors(uri):
+                if not remote:
+                    with filesystem.open(path, "rb") as file:
+                        return file.read(MAX_BYTES + 1)
+                size = min(filesystem.size(path), MAX_BYTES + 1)
+                return filesystem.cat_file(path, end=size) if size else b""
         except FileNotFoundError as error:
             raise EgeunetError(f"There is no file {uri}.") from error
-        except EgeunetError:
-            if last or not is_url(uri):
+        except EgeunetError as error:
+            if not isinstance(error, StoreError) and not is_url(uri):
                 raise
-        except Exception as error:  # as in `StoreError`
-            if "://" not in uri or uri.startswith("file://"):
-                reason = getattr(error, "strerror", None) or error
-                raise EgeunetError(f"Cannot read {uri}: {reason}.") from error
-            if last:
-                raise StoreError(f"Cannot read {uri}: {error}") from error
-        time.sleep(4**attempt / 4)
-    raise AssertionError
+            failure = error
+    if isinstance(failure, StoreError) and not remote:  # an image on disk that cannot be read
+        raise EgeunetError(str(failure)) from failure
+    raise failure

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from egeunet import __version__
 from egeunet.batch import SHARD_SIZE
-from egeunet.batch.parts import Count, Work, count_parts, part_name, write_part
+from egeunet.batch.parts import count_parts, part_name, write_part
 from egeunet.batch.plan import (
     PARTS,
     check_places,
@@ -47,14 +48,13 @@ if find_spec("ray") is None:  # it is imported later, once it is known how it sh
     raise ModuleNotFoundError("No module named 'ray'", name="ray")
 
 SUMMARY = "summary.json"
-_TEMPORARY = (".plan-*", ".summary-*", f"{PARTS}/.part-*", "masks/*/.*.png")
-_BLOCKS = 10_000  # that Ray keeps account of
+_BLOCKS = 10_000  # maximum number that Ray tracks
 _RETRIES = 100  # of a shard; losing a machine costs several
 _STORE_BYTES = 100 * 2**20  # Ray's object store holds numbers of shards, no images
 _LOCAL_RAY = {
-    # The switch that Ray has for macOS and Windows: every port is on loopback alone.
+    # Ray's switch for macOS and Windows: all ports listen on loopback only.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Processes without their head end after this, in place of a minute.
+    # Processes that lost their head end after 10 s instead of a minute.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 
@@ -116,51 +116,51 @@ def segment_archive(
     check_places(inputs, output)
     path = find_weights(weights)
     segmenter = Segmenter(path, threads=1)  # fails before any work if the weights are bad
-    work = Work(Folder(output), segmenter.weights, masks)
+    folder = Folder(output)
     header = {
         "version": __version__,
-        "inputs": {one: absolute(one) for one in inputs},  # ids begin with what was typed
-        "weights": work.weights,
+        "inputs": {one: absolute(one) for one in inputs},  # ids begin with the inputs as given
+        "weights": segmenter.weights,
         "shard_size": shard_size,
         "masks": masks,
     }
     lines = plan_lines(header, plan_shards(inputs, shard_size, output))
-    offsets = compare_plan(work.output, lines)
-    now, busy = Count(), 0.0
-    with ExitStack() as ray_running:
+    offsets = compare_plan(folder, lines)
+    images, errors, busy = 0, 0, 0.0
+    with ExitStack() as stack:
+        start_ray = partial(stack.enter_context, _ray(address, workers))
         resumed = offsets is not None
         if offsets is None:
-            # Not before Ray answers: a plan fixes the images and settings of its folder.
-            ray_running.enter_context(_ray(address, workers))
-            offsets = write_plan(work.output, lines)
+            start_ray()  # before the plan is written, which fixes images and settings of the folder
+            offsets = write_plan(folder, lines)
         names = [part_name(number) for number in range(len(offsets) - 1)]
-        done = work.output.names(PARTS) & set(names)
+        done = folder.names(PARTS) & set(names)
         left = np.array([n for n, part in enumerate(names) if part not in done], np.int64)
-        before = count_parts(work.output, done)
+        images_before, errors_before = count_parts(folder, done)
         if len(left):
             if resumed:
-                ray_running.enter_context(_ray(address, workers))
-            advance = ray_running.enter_context(bar("segmenting", len(names)))
+                start_ray()
+            advance = stack.enter_context(bar("segmenting", len(names)))
             advance(len(done))
             begin = time.monotonic()
-            with closing(_run(work, path.read_bytes(), offsets, left, address, workers)) as counts:
+            worker = (folder, segmenter.weights, path.read_bytes(), masks, os.getcwd())  # noqa: PTH109
+            with closing(_run(worker, offsets, left, address, workers)) as counts:
                 for count in counts:
-                    now += count
+                    images, errors = images + count[0], errors + count[1]
                     busy = time.monotonic() - begin
-                    advance(1, images_per_second=now.images / busy, errors=now.errors)
-    work.output.sweep(*_TEMPORARY)
-    total = before + now
+                    advance(1, images_per_second=images / busy, errors=errors)
+    folder.remove_temporary()
     summary = Summary(
-        images=total.images,
-        errors=total.errors,
+        images=images_before + images,
+        errors=errors_before + errors,
         parts=len(names),
-        skipped=before.images,
-        segmented=now.images - now.errors,
+        skipped=images_before,
+        segmented=images - errors,
         seconds=round(time.monotonic() - start, 3),
-        images_per_second=round(now.images / busy, 3) if busy else 0.0,
-        weights=work.weights,
+        images_per_second=round(images / busy, 3) if busy else 0.0,
+        weights=segmenter.weights,
     )
-    with work.output.writing(SUMMARY) as file:
+    with folder.writing(SUMMARY) as file:
         text = json.dumps({"notice": NOTICE, **asdict(summary)}, indent=2)
         file.write_text(text + "\n", encoding="utf-8")
     return summary
@@ -169,33 +169,33 @@ def segment_archive(
 class _Worker:
     """Segments shards with one Segmenter; Ray creates one worker per core."""
 
-    def __init__(self, work: Work, weights: bytes, home: str) -> None:
-        self.work = work
+    def __init__(self, output: Folder, weights: str, data: bytes, masks: bool, home: str) -> None:
+        self.output, self.masks = output, masks
         with suppress(OSError):  # other machines need not have it
-            os.chdir(home)  # relative paths stay as they were given
+            os.chdir(home)  # relative paths stay valid
         with tempfile.TemporaryDirectory() as folder:  # other machines lack the path of the weights
             path = Path(folder, "model.onnx")
-            path.write_bytes(weights)
+            path.write_bytes(data)
             self.segmenter = Segmenter(path, threads=1)
+        self.segmenter.weights = weights
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            shard = read_shard_line(self.work.output, row["start"], row["stop"])
-            count = write_part(self.segmenter, self.work, row["number"], shard)
+            shard = read_shard_line(self.output, row["start"], row["stop"])
+            count = write_part(self.segmenter, self.output, row["number"], shard, self.masks)
         except EgeunetError as error:
             return {"images": 0, "errors": 0, "failure": str(error)}
-        return {"images": count.images, "errors": count.errors, "failure": ""}
+        return {"images": count[0], "errors": count[1], "failure": ""}
 
 
 def _run(
-    work: Work,
-    weights: bytes,
+    worker: tuple[Any, ...],
     offsets: array[int],
     left: np.ndarray,
     address: str | None,
     workers: int | None,
-) -> Generator[Count, None, None]:
-    """Segment the remaining shards, and yield the count of each when it is written."""
+) -> Generator[tuple[int, int], None, None]:
+    """Segment the remaining shards; yield the numbers of images and errors of each when written."""
     import ray.data
     from ray.exceptions import RayError, RayTaskError
 
@@ -206,9 +206,9 @@ def _run(
     most = min(workers or (len(left) if address else cores), len(left))
     shards = ray.data.from_arrow([table.take(block) for block in blocks]).map(
         _Worker,
-        fn_constructor_args=(work, weights, os.getcwd()),  # noqa: PTH109
+        fn_constructor_args=worker,
         compute=ray.data.ActorPoolStrategy(
-            # Here all cores are free; a cluster's come and go, and others want some.
+            # All cores of this machine are free; those of a cluster come and go.
             min_size=1 if address else most,
             initial_size=min(cores, most),
             max_size=most,
@@ -216,30 +216,27 @@ def _run(
         num_cpus=1,
         max_task_retries=_RETRIES,
     )
+    resume = "Written parts are kept; run the same command to resume."
     try:
         for row in shards.iter_rows():
             if row["failure"]:
-                raise EgeunetError(
-                    f"{row['failure']} Written parts are kept; run the same command to resume."
-                )
-            yield Count(int(row["images"]), int(row["errors"]))
+                raise EgeunetError(f"{row['failure']} {resume}")
+            yield int(row["images"]), int(row["errors"])
     except RayTaskError:
         raise  # an error in this program, with its traceback
     except RayError as error:
-        raise EgeunetError(
-            f"Ray stopped ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
-            "Written parts are kept; run the same command to resume."
-        ) from error
+        reason = str(error).strip().splitlines()[0]
+        raise EgeunetError(f"Ray stopped ({type(error).__name__}: {reason}). {resume}") from error
 
 
 @contextmanager
 def _ray(address: str | None, workers: int | None) -> Iterator[None]:
-    """Connect to Ray, or start it for this process alone, without its messages."""
+    """Connect to Ray, or start it for this process only, without its messages."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported, as all of these
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not address and "ray" not in sys.modules:
         os.environ.update(_LOCAL_RAY)
-        # In place of a file that others can read; a token of the user's own stays.
+        # Instead of a file that other users can read; the user's own token is kept.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray.data
 
@@ -248,16 +245,25 @@ def _ray(address: str | None, workers: int | None) -> Iterator[None]:
         stack.enter_context(redirect_stdout(sys.stderr))
         warnings.simplefilter("ignore")
         if not ray.is_initialized():
+            settings: dict[str, Any] = {"address": address or "local"}
+            if not address:
+                # Only this user can reach the sockets and logs: mkdtemp has mode 0700, and Ray
+                # opens what is below it to all. The name is short: sockets allow 103 characters.
+                short = "/tmp" if sys.platform != "win32" else None
+                folder = tempfile.mkdtemp(prefix="egeunet-ray-", dir=short)
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                settings |= {
+                    "num_cpus": workers or count_cores(),
+                    "include_dashboard": False,
+                    "object_store_memory": _STORE_BYTES,
+                    "_temp_dir": f"{folder}/ray",
+                }
             try:
-                settings = stack.enter_context(_local_settings(workers)) if not address else {}
-                _knock(address)
+                host, _, port = (address or "").rpartition("/")[2].rpartition(":")
+                if host and port.isdecimal():  # Ray would retry for minutes
+                    socket.create_connection((host, int(port)), timeout=10).close()
                 with _mute():
-                    ray.init(
-                        address=address or "local",
-                        log_to_driver=False,
-                        logging_level=logging.ERROR,
-                        **settings,
-                    )
+                    ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
             except (OSError, RuntimeError, ValueError) as error:
                 where = f"Cannot connect to Ray at {address}" if address else "Cannot start Ray"
                 raise EgeunetError(f"{where}: {str(error).strip().splitlines()[0]}") from error
@@ -266,36 +272,13 @@ def _ray(address: str | None, workers: int | None) -> Iterator[None]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        context.execution_no_progress_timeout_s = -1  # a large tar takes its time
+        context.execution_no_progress_timeout_s = -1  # reading a large tar takes long
         yield
 
 
 @contextmanager
-def _local_settings(workers: int | None) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of a local Ray whose sockets and logs only this user can reach."""
-    short = "/tmp" if sys.platform != "win32" else None  # sockets: 103 characters
-    folder = tempfile.mkdtemp(prefix="egeunet-ray-", dir=short)  # of mode 0700
-    try:
-        yield {
-            "num_cpus": workers or count_cores(),
-            "include_dashboard": False,
-            "object_store_memory": _STORE_BYTES,
-            "_temp_dir": f"{folder}/ray",  # which Ray opens to all
-        }
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _knock(address: str | None) -> None:
-    """Raise an OSError if nothing listens at `[ray://]host:port`; Ray would retry for minutes."""
-    host, _, port = (address or "").rpartition("/")[2].rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-@contextmanager
 def _mute() -> Iterator[None]:
-    """Discard what Ray's C++ core writes to stderr while it starts."""
+    """Discard what the C++ core of Ray writes to stderr while it starts."""
     sys.stderr.flush()
     before = os.dup(2)
     try:

@@ -1,10 +1,9 @@
-"""The parts of the output: one Parquet file per shard, the same bytes however often it is made."""
+"""The parts of the output: one Parquet file per shard, the same bytes each time it is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -40,88 +39,68 @@ SCHEMA = pa.schema(
 
 `counts` are the run lengths of `egeunet.inference.rle`, whose `size` is [height, width]; `mask` is
 the PNG file in the output folder, if there is one; `weights` are their name, "@" and SHA-256. All
-but `id`, `weights` and `error` are null for a image that could not be segmented.
+but `id`, `weights` and `error` are null for an image that could not be segmented.
 """
 
 _ROWS = 1000  # of a row group: what is held in memory
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is done to each shard.
-
-    Args:
-        output: Where to.
-        weights: Name and SHA-256 of the weights, "name@digits".
-        masks: Also write each mask as PNG.
-    """
-
-    output: Folder
-    weights: str
-    masks: bool = False
-
-
-@dataclass(frozen=True)
-class Count:
-    """How many images there were, and how many of them could not be segmented."""
-
-    images: int = 0
-    errors: int = 0
-
-    def __add__(self, other: Count) -> Count:
-        return Count(self.images + other.images, self.errors + other.errors)
-
-
 def part_name(number: int) -> str:
-    """Return the file of a shard's rows."""
+    """Return the file name of a shard's rows."""
     return f"part-{number:05}.parquet"
 
 
-def write_part(segmenter: Segmenter, work: Work, number: int, shard: Shard) -> Count:
-    """Segment the images of a shard and write their rows, and their masks before.
+def write_part(
+    segmenter: Segmenter, output: Folder, number: int, shard: Shard, masks: bool = False
+) -> tuple[int, int]:
+    """Segment the images of a shard; write their masks, if wanted, and then their rows.
+
+    Returns:
+        Number of images, and of those that could not be segmented.
 
     Raises:
         EgeunetError: The part cannot be written, or a store cannot be reached.
     """
-    rows = _segment(segmenter, work, number, shard)
+    rows = _segment(segmenter, output, number, shard, masks)
     images = errors = 0
     with (
-        work.output.writing(f"{PARTS}/{part_name(number)}") as path,
-        # All that decides over the bytes is said here.
+        output.writing(f"{PARTS}/{part_name(number)}") as path,
+        # Everything that the bytes depend on is stated here.
         pq.ParquetWriter(path, SCHEMA, version="2.6", compression="zstd") as writer,
     ):
         while group := list(islice(rows, _ROWS)):
             writer.write_batch(pa.RecordBatch.from_pylist(group, SCHEMA))
             images += len(group)
             errors += sum("error" in row for row in group)
-    return Count(images, errors)
+    return images, errors
 
 
-def count_parts(output: Folder, names: set[str]) -> Count:
-    """Return how many images and errors there are in parts, as their last lines tell."""
+def count_parts(output: Folder, names: set[str]) -> tuple[int, int]:
+    """Return the number of images and of errors in parts, from their metadata."""
 
-    def count(name: str) -> Count:
+    def count(name: str) -> tuple[int, int]:
         try:
             with Stored(f"{output.uri}/{PARTS}/{name}") as file:
                 found = pq.read_metadata(file)
-        except (OSError, pa.ArrowException) as error:  # a store's own troubles are others
+        except (OSError, pa.ArrowException) as error:  # a `StoreError` is neither
             raise EgeunetError(
                 f"{output.uri}/{PARTS}/{name} is damaged: delete it and start again."
             ) from error
         column = SCHEMA.get_field_index("error")
         groups = (found.row_group(i) for i in range(found.num_row_groups))
         fine = sum(group.column(column).statistics.null_count for group in groups)
-        return Count(found.num_rows, found.num_rows - fine)
+        return found.num_rows, found.num_rows - fine
 
     with ThreadPoolExecutor(16) as pool:
-        return sum(pool.map(count, sorted(names)), Count())
+        images, errors = zip((0, 0), *pool.map(count, names), strict=True)
+    return sum(images), sum(errors)
 
 
 def _segment(
-    segmenter: Segmenter, work: Work, number: int, shard: Shard
+    segmenter: Segmenter, output: Folder, number: int, shard: Shard, masks: bool
 ) -> Iterator[dict[str, Any]]:
     for index, (name, image) in enumerate(read_images(shard)):
-        row = {"id": escape_name(name), "weights": work.weights}
+        row = {"id": escape_name(name), "weights": segmenter.weights}
         try:
             if isinstance(image, EgeunetError):
                 raise image
@@ -132,18 +111,11 @@ def _segment(
         except MemoryError:
             yield {**row, "error": "Segmenting the image needs more memory than there is."}
             continue
-        mask = f"masks/{number:05}/{index:05}.png" if work.masks else None
+        mask = f"masks/{number:05}/{index:05}.png" if masks else None
         if mask:
-            with work.output.writing(mask) as path:
+            with output.writing(mask) as path:
                 result.mask_image().save(path)
-        yield {
-            **row,
-            "height": result.height,
-            "width": result.width,
-            "counts": rle.encode(result.mask.astype(bool, copy=False))["counts"],
-            "area": result.area,
-            "box": result.box,
-            "quality": result.quality,
-            "review": result.review,
-            "mask": mask,
-        }
+        values = result.to_dict(contours=False)
+        columns = ("height", "width", "area", "box", "quality", "review")
+        counts = rle.encode(result.mask.astype(bool, copy=False))["counts"]
+        yield {**row, **{key: values[key] for key in columns}, "counts": counts, "mask": mask}

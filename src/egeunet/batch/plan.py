@@ -1,8 +1,8 @@
-"""The plan of an archive: which images make which shard, written down before the work starts.
+"""The plan of a job: which images make which shard, written before the work starts.
 
-A plan is a file of JSON lines. The first says what the work is (weights, options), each further one
-is a shard: `{"images": [path, …]}`, `{"tar": path}`, or `{"parquet": path, "groups": [first, stop],
-"row": of the first}`. Nothing holds the whole of it in memory, but for what glob patterns find.
+A plan is a file of JSON lines. The first has the settings, each further one is a shard:
+`{"images": [path, …]}`, `{"tar": path}`, or `{"parquet": path, "groups": [first, stop], "row": of
+the first}`. It is never held in memory as a whole, except for what glob patterns find.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
-from egeunet.batch.storage import Folder, absolute, find_filesystem, list_folder
+from egeunet.batch.storage import (
+    Folder,
+    Stored,
+    absolute,
+    find_filesystem,
+    list_folder,
+    store_errors,
+)
 from egeunet.batch.tables import cut_table
-from egeunet.errors import EgeunetError, UsageError
+from egeunet.errors import UsageError
 from egeunet.inference.image_io import FORMAT_NAMES
 from egeunet.inference.paths import is_image
 
@@ -37,15 +43,15 @@ def plan_shards(inputs: Sequence[str], size: int, output: str) -> Iterator[Shard
 
     Args:
         inputs: Folders, glob patterns, images, tars and Parquet files; paths or URIs.
-        size: Photos of a shard. A row group of a Parquet file and a tar are never cut.
-        output: Where the work goes to: what a glob pattern finds there is left out.
+        size: Images per shard. A row group of a Parquet file and a tar are never cut.
+        output: Output folder; what a glob pattern finds in it is left out.
 
     Raises:
         UsageError: An input does not exist.
         EgeunetError: An input cannot be read.
     """
     found: set[str] = set()
-    overlap = any(map(glob.has_magic, inputs))  # those of other inputs are told from their names
+    overlap = any(map(glob.has_magic, inputs))  # others overlap only by name
     for one in inputs:
         images: list[str] = []
         paths = _expand(one)
@@ -93,19 +99,15 @@ def compare_plan(output: Folder, lines: Iterator[bytes]) -> array[int] | None:
     Raises:
         UsageError: The plan is of other images or settings.
     """
-    try:
-        file = output.open(PLAN)
-    except FileNotFoundError:
+    if PLAN not in output.names():
         if output.names(PARTS):
-            raise UsageError(
-                f"{output.uri} has parts but no {PLAN}: choose another output."
-            ) from None
+            raise UsageError(f"{output.uri} has parts but no {PLAN}: choose another output.")
         return None
-    with file:
+    with Stored(f"{output.uri}/{PLAN}") as file:
         first = file.readline()
         _compare_headers(output, json.loads(next(lines)), first)
         offsets = array("q", [len(first)])
-        for kept, fresh in zip_longest(file, lines):
+        for kept, fresh in zip_longest(iter(file.readline, b""), lines):
             if kept != fresh:
                 raise UsageError(
                     f"{output.uri} belongs to a job with other images (shard {len(offsets) - 1} "
@@ -126,15 +128,15 @@ def write_plan(output: Folder, lines: Iterable[bytes]) -> array[int]:
 
 
 def read_shard_line(output: Folder, start: int, stop: int) -> Shard:
-    """Return the shard that a line of the plan stands for."""
+    """Return the shard in some bytes of the plan."""
     return json.loads(output.read(PLAN, start, stop))
 
 
 def check_places(inputs: Sequence[str], output: str) -> None:
-    """Refuse inputs that hold the output or one another.
+    """Check that no input contains the output or another input.
 
     Raises:
-        UsageError: They do; some image would be segmented twice.
+        UsageError: One does, so that images would be segmented twice.
     """
     names = {absolute(one): one for one in inputs}
     if len(names) < len(inputs):
@@ -164,7 +166,7 @@ def _compare_headers(output: Folder, wanted: Shard, line: bytes) -> None:
 
 
 def _new(paths: Iterable[str], found: set[str], output: str) -> Iterator[str]:
-    """Leave out what an earlier input gave, and what lies in the output."""
+    """Yield the paths that are new and not in the output."""
     for path in paths:
         place = absolute(path)
         if place not in found and not place.startswith(f"{output}/"):
@@ -173,29 +175,21 @@ def _new(paths: Iterable[str], found: set[str], output: str) -> Iterator[str]:
 
 
 def _expand(one: str) -> Iterator[str]:
-    """Yield the images, tars and tables behind one input, in a fixed order."""
+    """Yield the images, tars and tables of one input, in a fixed order."""
     filesystem, path = find_filesystem(one)
-    try:
-        yield from _find(filesystem, path, one)
-    except EgeunetError:
-        raise
-    except Exception as error:  # as in `StoreError`
-        raise EgeunetError(f"{one} cannot be read: {error}") from error
-
-
-def _find(filesystem: AbstractFileSystem, path: str, name: str) -> Iterator[str]:
-    if filesystem.isfile(path):
-        yield name
-    elif filesystem.isdir(path):
-        yield from _walk(filesystem, path, name.rstrip("/"))
-    elif not glob.has_magic(name):
-        raise UsageError(f"There is no file or folder {name}.")
-    elif isinstance(filesystem, LocalFileSystem) and "://" not in name:
-        found = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207
-        yield from (one for one in found if _counts(Path(one).name) and Path(one).is_file())
-    else:
-        found = sorted(filesystem.glob(path))
-        yield from (filesystem.unstrip_protocol(one) for one in found if _counts(Path(one).name))
+    with store_errors(one):
+        if filesystem.isfile(path):
+            yield one
+        elif filesystem.isdir(path):
+            yield from _walk(filesystem, path, one.rstrip("/"))
+        elif not glob.has_magic(one):
+            raise UsageError(f"There is no file or folder {one}.")
+        elif "://" in one:
+            found = map(filesystem.unstrip_protocol, filesystem.glob(path))
+            yield from sorted(one for one in found if _counts(Path(one).name))
+        else:
+            matches = glob.iglob(one, recursive=True)  # noqa: PTH207
+            yield from sorted(m for m in matches if _counts(Path(m).name) and Path(m).is_file())
 
 
 def _walk(filesystem: AbstractFileSystem, folder: str, name: str) -> Iterator[str]:
@@ -207,4 +201,5 @@ def _walk(filesystem: AbstractFileSystem, folder: str, name: str) -> Iterator[st
 
 
 def _counts(name: str) -> bool:
+    """Return whether a file of this name counts as an image, a tar or a table."""
     return is_image(name) or (not name.startswith(".") and name.lower().endswith(TARS + TABLES))

@@ -1,4 +1,4 @@
-"""Where archives and what comes of them lie: disks, and what fsspec reaches by URI (`s3://`, …)."""
+"""Files on disk, and in stores that fsspec reaches by URI (`s3://`, …)."""
 
 from __future__ import annotations
 
@@ -7,74 +7,72 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write
+from egeunet.files import atomic_write, remove_temporary
 
-_LIBRARIES = {
-    **dict.fromkeys(("s3", "s3a"), "s3fs"),
-    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
-}
+
+class StoreError(EgeunetError):
+    """A store cannot be reached or refuses: nothing is known about the images in it."""
+
+
+@contextmanager
+def store_errors(uri: str, verb: str = "read") -> Iterator[None]:
+    """Turn what a store raises into a `StoreError`, except that a file is missing.
+
+    Stores raise errors of a dozen kinds, each its own, so that every one is caught.
+    """
+    try:
+        yield
+    except (EgeunetError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise StoreError(f"{uri} cannot be {verb}: {error}.") from error
 
 
 def find_filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
-    """Return the file system of a path or URI, and the path as that takes it.
+    """Return the file system of a path or URI, and the path in it.
 
     Raises:
-        EgeunetError: The scheme is not known, or wants a library that is not installed.
+        EgeunetError: The scheme is unknown, or needs a library that is not installed.
     """
     if "://" not in uri:
         return LocalFileSystem(), str(Path(uri).absolute())
-    scheme = uri.partition("://")[0]
     try:
-        # Listings are read once; kept, they would take a kilobyte a image.
-        filesystem, path = url_to_fs(uri, use_listings_cache=False)
+        # Listings are read once; keeping them would take a kilobyte per image.
+        return url_to_fs(uri, use_listings_cache=False)
     except ImportError as error:
-        library = _LIBRARIES.get(scheme)
-        remedy = f"pip install {library}" if library else str(error)
-        raise EgeunetError(f"{scheme}:// needs a library that is missing: {remedy}.") from error
+        scheme = uri.partition("://")[0]
+        raise EgeunetError(f"{scheme}:// needs a library that is missing: {error}.") from error
     except Exception as error:
         raise UsageError(f"{uri} cannot be opened: {error}") from error
-    return filesystem, path
 
 
 def absolute(uri: str) -> str:
-    """Return what stands for a path or URI from any folder, without a slash at its end."""
+    """Return a path or URI as it is named from any folder, without a slash at its end."""
     return uri.rstrip("/") if "://" in uri else os.path.abspath(uri)  # noqa: PTH100
 
 
 def list_folder(filesystem: AbstractFileSystem, folder: str) -> list[tuple[str, bool]]:
     """Return the names in a folder, sorted, each with whether it is a folder itself.
 
-    Hidden names are left out, and links to folders are no folders.
+    Hidden names are left out, and links to folders do not count as folders.
     """
-    if isinstance(filesystem, LocalFileSystem):
-        with os.scandir(folder) as entries:  # fsspec would ask for the size of every file
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    else:
-        found = [
-            (entry["name"].rstrip("/").rpartition("/")[2], entry["type"] == "directory")
-            for entry in filesystem.ls(folder, detail=True)
-            if entry["name"].strip("/") != folder.strip("/")  # a store's mark for the folder
-        ]
+    found = [
+        (entry["name"].rstrip("/").rpartition("/")[2], entry["type"] == "directory")
+        for entry in filesystem.ls(folder, detail=True)
+        if entry["name"].strip("/") != folder.strip("/")  # a store's mark for the folder
+    ]
     return sorted(entry for entry in found if not entry[0].startswith("."))
 
 
-class StoreError(EgeunetError):
-    """A store cannot be reached or refuses: nothing is known about the images in it.
-
-    Stores raise errors of a dozen kinds, each its own, so that below every one is caught.
-    """
-
-
 class Stored:
-    """A file that is read, whose own troubles are a `StoreError` and not taken for damage.
+    """A file open for reading; errors of its store are a `StoreError` and not taken for damage.
 
     Args:
         uri: A path, or a URI that fsspec can read.
@@ -88,18 +86,15 @@ class Stored:
         self._uri = uri
         filesystem, path = find_filesystem(uri)
         try:
-            self._file = filesystem.open(path, "rb")
+            with store_errors(uri, "opened"):
+                self._file = filesystem.open(path, "rb")
         except FileNotFoundError as error:
             raise EgeunetError(f"There is no file {uri}.") from error
-        except Exception as error:
-            raise StoreError(f"{uri} cannot be opened: {error}") from error
 
     def read(self, size: int = -1) -> bytes:
-        """Read as files do."""
-        try:
+        """Read up to `size` bytes, or the rest of the file."""
+        with store_errors(self._uri):
             return self._file.read(size)
-        except Exception as error:
-            raise StoreError(f"{self._uri} cannot be read: {error}") from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -112,7 +107,7 @@ class Stored:
 
 
 class Folder:
-    """A folder that is written to; each file in it is there whole or not at all.
+    """An output folder, in which each file is whole or missing.
 
     Args:
         uri: A path, or a URI that fsspec can write to. It need not exist.
@@ -128,45 +123,28 @@ class Folder:
         if self._local and Path(self._path).is_file():
             raise UsageError(f"{uri} is a file: name a folder to write to.")
 
-    def names(self, below: str) -> set[str]:
-        """Return the names of the files in a subfolder; none if there is no such folder."""
+    def names(self, below: str = "") -> set[str]:
+        """Return the names in a subfolder; none if there is no such folder."""
         try:
-            return {name for name, _ in list_folder(self._filesystem, f"{self._path}/{below}")}
+            with store_errors(self.uri):
+                return {name for name, _ in list_folder(self._filesystem, f"{self._path}/{below}")}
         except FileNotFoundError:
             return set()
-        except Exception as error:
-            raise EgeunetError(f"{self.uri} cannot be read: {error}.") from error
 
-    def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
+    def read(self, name: str, start: int, stop: int) -> bytes:
         """Return the bytes of a file from `start` up to `stop`.
 
         Raises:
-            EgeunetError: It cannot be read.
+            StoreError: It cannot be read.
         """
-        try:
+        with store_errors(f"{self.uri}/{name}"):
             return self._filesystem.cat_file(f"{self._path}/{name}", start=start, end=stop)
-        except Exception as error:
-            raise EgeunetError(f"{self.uri}/{name} cannot be read: {error}.") from error
-
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file to read bytes.
-
-        Raises:
-            FileNotFoundError: There is none.
-            StoreError: It cannot be opened.
-        """
-        try:
-            return self._filesystem.open(f"{self._path}/{name}", "rb")
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise StoreError(f"{self.uri}/{name} cannot be opened: {error}") from error
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yield the path of a local file, which is at `name` once the block has ended.
+        """Yield the path of a local file that becomes `name` when the block ends.
 
-        On a disk it is renamed, to a store it is sent as one object: a file of that name is whole.
+        On a disk it is renamed, to a store it is sent as one object.
 
         Raises:
             EgeunetError: It cannot be written.
@@ -175,24 +153,19 @@ class Folder:
             if self._local:
                 with atomic_write(Path(self._path, name)) as path:
                     yield path
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder, Path(name).name)
-                    yield path
-                    self._put(path, name)
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, Path(name).name)
+                yield path
+                with store_errors(f"{self.uri}/{name}", "written"):
+                    self._filesystem.put_file(str(path), f"{self._path}/{name}")
         except OSError as error:
             reason = error.strerror or error
             raise EgeunetError(f"{self.uri}/{name} cannot be written: {reason}.") from error
 
-    def _put(self, path: Path, name: str) -> None:
-        try:
-            self._filesystem.put_file(str(path), f"{self._path}/{name}")
-        except Exception as error:
-            raise StoreError(f"{self.uri}/{name} cannot be written: {error}") from error
-
-    def sweep(self, *patterns: str) -> None:
-        """Remove what writers that were killed left: stores keep nothing of an object cut short."""
+    def remove_temporary(self) -> None:
+        """Remove what killed writers left; stores keep nothing of an interrupted upload."""
         if self._local:
-            for pattern in patterns:
-                for stray in Path(self._path).glob(pattern):
-                    stray.unlink(missing_ok=True)
+            root = Path(self._path)
+            for folder in (root, *root.glob("*/"), *root.glob("*/*/")):
+                remove_temporary(folder)

@@ -1,4 +1,4 @@
-"""Images in Parquet files: as bytes, or as paths and URIs."""
+"""Images in Parquet files, as bytes or as paths and URIs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from egeunet.batch.storage import Stored
 from egeunet.errors import EgeunetError, UsageError
 
 COLUMNS = ("bytes", "image", "path", "uri", "url")
-"""The columns that are looked for, the first that is there is taken."""
+"""Names of the image column, in order of preference."""
+_TYPES = ("binary", "large_binary", "string", "large_string")
 _ROWS = 32  # read at a time
 
 
@@ -24,8 +25,7 @@ def cut_table(uri: str, size: int) -> Iterator[dict[str, Any]]:
         UsageError: It has none of `COLUMNS`.
         EgeunetError: It cannot be read.
     """
-    with _open(uri) as file:
-        _find_column(file.schema_arrow, uri)
+    with _open(uri) as (file, _):
         groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     first, row, rows = 0, 0, 0
     for index, count in enumerate(groups, 1):
@@ -45,18 +45,16 @@ def read_table(uri: str, first: int, stop: int, row: int) -> Iterator[tuple[str,
         row: The number of the first row.
 
     Yields:
-        What the image is called (the column `id`, else file and row), and its bytes or where it
-        lies, relative to the file if it is relative.
+        Name of the image (the column `id`, else file and row), and its bytes or its path or URI;
+        paths in the file are relative to its folder.
 
     Raises:
         EgeunetError: The file is damaged.
     """
-    with _open(uri) as file:
-        column = _find_column(file.schema_arrow, uri)
+    with _open(uri) as (file, column):
         wanted = [column, "id"] if "id" in file.schema_arrow.names else [column]
-        for batch in file.iter_batches(
-            _ROWS, row_groups=range(first, stop), columns=wanted, use_threads=False
-        ):
+        groups = range(first, stop)
+        for batch in file.iter_batches(_ROWS, row_groups=groups, columns=wanted, use_threads=False):
             for values in batch.to_pylist():
                 name = str(values["id"]) if values.get("id") is not None else f"{uri}#{row}"
                 yield name, _image_of(values[column], uri)
@@ -73,20 +71,12 @@ def _image_of(value: Any, uri: str) -> bytes | str:
 
 
 def _find_column(schema: pa.Schema, uri: str) -> str:
-    def fits(kind: pa.DataType) -> bool:
-        if pa.types.is_struct(kind):
-            return bool({"bytes", "path"} & {field.name for field in kind})
-        return any(
-            test(kind)
-            for test in (
-                *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string),
-                pa.types.is_large_string,
-            )
-        )
-
     for name in COLUMNS:
-        if name in schema.names and fits(schema.field(name).type):
-            return name
+        if name in schema.names:
+            kind = schema.field(name).type
+            members = {field.name for field in kind} if pa.types.is_struct(kind) else set()
+            if str(kind) in _TYPES or members & {"bytes", "path"}:
+                return name
     raise UsageError(
         f"{uri} has no column of images: expected {', '.join(COLUMNS)} of bytes or strings, "
         f"found {', '.join(schema.names)}."
@@ -94,9 +84,10 @@ def _find_column(schema: pa.Schema, uri: str) -> str:
 
 
 @contextmanager
-def _open(uri: str) -> Iterator[pq.ParquetFile]:
+def _open(uri: str) -> Iterator[tuple[pq.ParquetFile, str]]:
+    """Open a Parquet file and find its image column."""
     try:
         with Stored(uri) as source, pq.ParquetFile(source) as file:
-            yield file
+            yield file, _find_column(file.schema_arrow, uri)
     except (OSError, pa.ArrowException) as error:
         raise EgeunetError(f"{uri} is not a Parquet file that can be read: {error}.") from error
