@@ -161,6 +161,6 @@ def test_counts_do_not_lose_pixels_of_large_sets():
     many = Counts(*(torch.tensor([[2**40 + 1]]),) * 4)
     assert float(scores(many)["iou"]) == pytest.approx(1 / 3)
     metric = PixelCounts()
-    metric.tp += 2**24  # beyond this, float32 no longer counts by ones
+    metric.counts.tp.add_(2**24)  # beyond this, float32 no longer counts by ones
     metric.update(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1))
     assert int(metric.counts.tp) == 2**24 + 1
