@@ -1,8 +1,7 @@
-"""The ONNX graphs of a trained system, in float32.
+"""ONNX graphs of a trained model.
 
-`core` takes images as the network sees them, `image` float32 (B, 3, H, W) to `logits` float32
-(B, K, H, W), for runtimes with the preprocessing of `egeunet.inference` before them; `photo` takes
-a photo of any size and has pre- and postprocessing inside.
+The core graph maps preprocessed images, `image` float32 (B, 3, H, W), to `logits` float32
+(B, K, H, W). The photo graph maps an image of any size to its probability.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,45 @@ def around_photo(core: onnx.ModelProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=core.opset_import, ir_version=IR_VERSION)
 
 
-def describe(run: Run, **entries: str) -> dict[str, str]:
-    """Return what a user of the graph must know, for its metadata.
+def serialize(model: onnx.ModelProto, metadata: Mapping[str, str], half: bool = False) -> bytes:
+    """Return a graph as a file.
 
     Args:
-        run: The trained system.
-        **entries: What else to say.
+        model: The graph.
+        metadata: Key-value pairs that are added to its own.
+        half: Store the weights in float16. The graph converts them to float32, which runtimes do
+            once, when they load it.
+    """
+    model = _store_half(model) if half else model
+    entries = {entry.key: entry.value for entry in model.metadata_props} | dict(metadata)
+    onnx.helper.set_model_props(model, entries)
+    return model.SerializeToString()
+
+
+def _store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    casts = []
+    for constant in small.graph.initializer:
+        values = numpy_helper.to_array(constant)
+        # What is small, or one value repeated such as the 1 / C of means, stays exact.
+        if values.dtype == np.float32 and values.size > 4 and np.ptp(values):
+            name = constant.name
+            half = numpy_helper.from_array(values.astype(np.float16), f"{name}h")
+            constant.CopyFrom(half)
+            casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *small.graph.node]
+    del small.graph.node[:]
+    small.graph.node.extend(nodes)
+    return small
+
+
+def describe(run: Run, **entries: str) -> dict[str, str]:
+    """Return the metadata of an exported file.
+
+    Args:
+        run: The trained model.
+        **entries: Further entries.
     """
     data = run.recipe.data
     info = REGISTRY.get(run.dataset)
@@ -198,33 +231,25 @@ def _fix_sizes(graph: onnx.GraphProto) -> None:
     before the graph runs.
     """
     made = {name: node for node in graph.node for name in node.output}
-    shapes = {  # 0: the batch
+    shapes = {
         one.name: [side.dim_value for side in one.type.tensor_type.shape.dim]
         for one in graph.value_info
     }
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-
-    def add(name: str, sides: list[int]) -> str:
-        graph.initializer.append(numpy_helper.from_array(np.array(sides, np.int64), name))
-        return name
-
+    constants = {one.name for one in graph.initializer}
     for node in graph.node:
-        if node.op_type not in ("Resize", "Reshape", "Expand") or node.input[-1] not in made:
-            continue
-        sizes = made[node.input[-1]]
-        fixed = [constants[name] for name in sizes.input[1:] if name in constants]
-        if sizes.op_type == "Concat" and len(fixed) == len(sizes.input) - 1:
-            sides = np.concatenate(fixed).tolist()  # all but the first
-            if node.op_type == "Resize" and len(sides) == 2:
-                node.input[3] = add(f"{node.name}.sizes", sides)
+        if node.op_type == "Resize" and len(node.input) == 4 and node.input[3] in made:
+            sizes = made[node.input[3]]
+            if sizes.op_type == "Concat" and len(sizes.input) == 2 and sizes.input[1] in constants:
+                node.input[3] = sizes.input[1]  # without the batch and channels of the input
                 node.attribute.append(helper.make_attribute("axes", [2, 3]))
-            elif node.op_type == "Expand" and shapes.get(node.input[0], [1])[0] == 0:
-                node.input[1] = add(f"{node.name}.shape", [1, *sides])  # keeps the batch
-        elif sizes.op_type == "Shape" and node.op_type == "Reshape":
-            sides = shapes.get(sizes.input[0], [])
-            whole = all(one.name == "start" and not one.i for one in sizes.attribute)
-            if whole and sides and all(sides[1:]):
-                node.input[1] = add(f"{node.name}.shape", [-1, *sides[1:]])
+        elif node.op_type == "Reshape" and node.input[1] in made:
+            shape = made[node.input[1]]
+            sides = shapes.get(shape.input[0], [])
+            whole = all(one.name == "start" and not one.i for one in shape.attribute)
+            if shape.op_type == "Shape" and whole and sides and all(sides[1:]):
+                target = numpy_helper.from_array(np.array([-1, *sides[1:]]), f"{node.name}.shape")
+                graph.initializer.append(target)
+                node.input[1] = target.name
     names = {one.name for one in graph.output}
     for node in reversed(list(graph.node)):
         if names.isdisjoint(node.output):
