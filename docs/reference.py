@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic_core import to_jsonable_python
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
@@ -17,7 +21,7 @@ from egeunet.cli.main import app
 from egeunet.files import atomic_write
 from egeunet.models import count_cost, create_model
 from egeunet.models.registry import model_info
-from egeunet.training.recipe import describe_settings
+from egeunet.training.config import Recipe, Settings
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "egeunet"
@@ -88,10 +92,37 @@ def settings() -> str:
         "| setting | type | default | meaning |",
         "| --- | --- | --- | --- |",
     ]
-    for key, kind, default, meaning in describe_settings():
+    for key, kind, default, meaning in describe(Recipe):
         kinds = kind.replace(" | ", "` or `")
         lines.append(f"| `{key}` | `{kinds}` | `{default}` | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def describe(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, type, default as JSON, description) of every setting."""
+    for name, field in settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            yield from describe(kind, f"{prefix}{name}.")
+            continue
+        default = to_jsonable_python(field.get_default(call_default_factory=True))
+        yield f"{prefix}{name}", _kind(kind), json.dumps(default), field.description or ""
+
+
+def _kind(annotation: Any) -> str:
+    """Return the type of a setting as docs show it: names of types, or the possible values."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is Literal:
+        return " | ".join(inner)
+    if origin in (Union, UnionType):
+        return " | ".join(map(_kind, inner))
+    if origin is tuple:
+        return f"[{', '.join('…' if part is ... else _kind(part) for part in inner)}]"
+    return {type(None): "null", dict: "mapping", Path: "path"}.get(
+        origin or annotation, annotation.__name__
+    )
 
 
 def import_graph() -> str:

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from egeunet.compat import import_torchvision
 
-import_torchvision()  # before tests import torchmetrics and timm as oracles
+import_torchvision()  # before tests import timm as an oracle
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
 torch.set_num_threads(1)  # seeds side by side have one each, and are compared bit by bit

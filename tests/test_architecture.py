@@ -40,7 +40,7 @@ MAY_IMPORT = {
     },
 }
 HEAVY = {
-    *("torch", "scipy", "monai", "matplotlib", "onnx", "torchmetrics", "lightning_fabric"),
+    *("torch", "scipy", "monai", "matplotlib", "onnx", "lightning_fabric"),
     *("fastapi", "httpx2", "uvicorn", "pydantic"),
     *("ray", "pyarrow", "pandas", "fsspec"),
 }

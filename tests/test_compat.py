@@ -1,4 +1,4 @@
-"""torchvision and what imports it, with its compiled operators and without."""
+"""torchvision and timm, which imports it, with its compiled operators and without."""
 
 import importlib.util
 import subprocess
@@ -26,14 +26,14 @@ USE = """
 from egeunet.compat import import_torchvision
 import_torchvision()
 import_torchvision()
-import torchmetrics, torchvision.ops.misc
+import timm, torchvision.ops.misc
 import torchvision.transforms.functional as F, torch
 assert F.resize(torch.rand(3, 8, 8), [4, 4]).shape == (3, 4, 4)
 """
 
 
 @pytest.mark.parametrize("setup", ["", WITHOUT_OPERATORS], ids=["as installed", "no operators"])
-def test_torchvision_and_torchmetrics_import(setup):
+def test_torchvision_and_timm_import(setup):
     subprocess.run([sys.executable, "-W", "error", "-c", setup + USE], check=True)
 
 

@@ -26,9 +26,9 @@ def keep_freed_memory() -> None:
 def import_torchvision() -> None:
     """Import torchvision, if installed, even if its compiled operators do not load.
 
-    Call it before the first import of timm or torchmetrics, which import torchvision. Its default
-    wheel is built for CUDA; with a CPU build of torch it fails with "operator torchvision::nms does
-    not exist". Neither library calls the two missing operators, so declaring them is enough.
+    Call it before the first import of timm, which imports torchvision. Its default wheel is built
+    for CUDA; with a CPU build of torch it fails with "operator torchvision::nms does not exist".
+    timm does not call the two missing operators, so declaring them is enough.
     """
     if importlib.util.find_spec("torchvision") is None:
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    *("egeunet", "torch", "lightning-fabric", "torchmetrics", "numpy", "scipy", "pillow"),
+    *("egeunet", "torch", "lightning-fabric", "numpy", "scipy", "pillow"),
     *("onnx", "onnxruntime"),
 )
 # An absolute folder at the start of a word, of a value after `=` or of an item of a list.

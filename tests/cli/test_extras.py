@@ -8,7 +8,7 @@ import pytest
 BLOCKED = """
 import sys
 for name in ("torch", "matplotlib", "yaml", "scipy", "lightning_fabric", "fsspec",
-             "torchmetrics", "fastapi", "uvicorn", "pyarrow", "onnx"):
+             "fastapi", "uvicorn", "pyarrow", "onnx"):
     sys.modules[name] = None  # importing it fails as if it were not installed
 from egeunet.cli.main import main
 main()

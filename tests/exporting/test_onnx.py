@@ -16,9 +16,11 @@ from egeunet.exporting.onnx import (
     describe,
     photo_graph,
 )
+from egeunet.inference.onnx_session import check_graph, open_session
 from egeunet.inference.preprocess import to_input, upsample
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, parse_metadata
+from egeunet.models import list_models
 
 
 def open_graph(graph) -> onnxruntime.InferenceSession:
@@ -30,6 +32,20 @@ def test_core_gives_the_logits_of_torch(make_run, model) -> None:
     run = make_run(model)
     image = np.stack([to_input(draw(seed, (64, 64))[0], (64, 64)) for seed in range(3)])
     (given,) = open_graph(core_graph(run)).run(["logits"], {"image": image})
+    with torch.no_grad():
+        expected = run.model(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(given, expected, atol=2e-4 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_the_export_of_every_model_opens_and_gives_its_logits(make_run, name) -> None:
+    run = make_run(name)
+    (exported,) = export_run(run, formats=["onnx"])[:1]
+    session = open_session(exported.path, [])
+    assert check_graph(session, exported.path).model == name
+    image = np.random.default_rng(0).uniform(0, 255, (3, 3, 64, 64)).astype(np.float32)
+    (given,) = session.run(["logits"], {"image": image})
     with torch.no_grad():
         expected = run.model(torch.from_numpy(image)).numpy()
     np.testing.assert_allclose(given, expected, atol=2e-4 * max(1, np.abs(expected).max()))

@@ -8,7 +8,7 @@ import pytest
 from egeunet.errors import UsageError
 from egeunet.models import list_models
 from egeunet.training.config import Recipe
-from egeunet.training.recipe import describe_settings, load_recipe, recipe_folder
+from egeunet.training.recipe import load_recipe, recipe_folder
 
 RESULTS = Path(__file__).parents[2] / "research" / "results" / "weights.jsonl"
 
@@ -90,18 +90,6 @@ def test_a_later_setting_changes_the_hash_where_it_is_set():
     base = load_recipe("egeunet-isic2018")
     assert base.hash() != load_recipe("egeunet-isic2018", ["scheduler.warmup=5"]).hash()
     assert base.hash() == load_recipe("egeunet-isic2018", ["scheduler.warmup=0"]).hash()
-
-
-def test_every_setting_is_described():
-    keys = [key for key, *_ in describe_settings()]
-    assert len(keys) == len(set(keys))
-    table = {key: words for key, *words, _ in describe_settings()}
-    assert table["data.size"] == ["int | [int, int]", "256"]
-    assert table["optimizer.name"] == ["adamw | adam | sgd | soap", '"adamw"']
-    assert table["scheduler.milestones"] == ["[int, …]", "[]"]
-    for key, kind, _, description in describe_settings():
-        assert kind, key
-        assert description, key
 
 
 def test_settings_cannot_run_code(tmp_path):

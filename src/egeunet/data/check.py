@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from egeunet.errors import EgeunetError
 from egeunet.inference.image_io import read_image
 from egeunet.progress import track
 
+T = TypeVar("T")
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
@@ -96,25 +97,18 @@ def check_dataset(dataset: Dataset, protocol: Protocol = "holdout", num_classes:
         Finding("error", "mask without image", (path.stem,), f"{path} matches no image.")
         for path in dataset.orphans
     ]
-    splits: Mapping[str, str | None] = {sample.id: sample.split for sample in dataset.samples}
+    samples = dataset.samples
+    splits: Mapping[str, str | None] = {sample.id: sample.split for sample in samples}
     try:
         splits = split_dataset(dataset, protocol).split_of()
     except EgeunetError as error:
         findings.append(Finding("error", "no split", (), str(error)))
-
-    prints: dict[str, Fingerprint] = {}
-    fractions: list[float] = []
-    samples = dataset.samples
     with ThreadPoolExecutor(count_cores()) as pool:
         results = pool.map(lambda sample: _check_sample(sample, num_classes), samples)
-        for sample, (found, taken, fraction) in zip(
-            samples, track(results, "checking", len(samples)), strict=True
-        ):
-            findings += found
-            if taken is not None:
-                prints[sample.id] = taken
-            if fraction is not None:
-                fractions.append(fraction)
+        checked = list(track(results, "checking", len(samples)))
+    prints = {one.id: taken for one, (_, taken, _) in zip(samples, checked, strict=True) if taken}
+    fractions = [fraction for *_, fraction in checked if fraction is not None]
+    findings += [finding for found, *_ in checked for finding in found]
     findings += _check_copies(prints, splits)
     findings.sort(key=lambda f: (LEVELS.index(f.level), f.kind))
     foreground = float(np.mean(fractions)) if fractions else 0.0
@@ -128,41 +122,36 @@ def _check_sample(
 ) -> tuple[list[Finding], Fingerprint | None, float | None]:
     """Return the problems of a sample, the fingerprint of its image, its foreground fraction."""
     findings: list[Finding] = []
-    image = taken = None
 
     def add(level: Level, kind: str, detail: str) -> None:
         findings.append(Finding(level, kind, (sample.id,), detail))
 
-    try:
-        image = read_image(sample.image)
-        taken = fingerprint(image)
-    except EgeunetError as error:
-        add("error", "unreadable image", str(error))
-    except MemoryError:
-        add("error", "unreadable image", f"{sample.image} needs more memory than there is.")
-    if sample.mask is None:
+    def attempt(kind: str, path: Path, function: Callable[..., T], *arguments: object) -> T | None:
+        try:
+            return function(*arguments)
+        except EgeunetError as error:
+            add("error", kind, str(error))
+        except MemoryError:
+            add("error", kind, f"{path} needs more memory than there is.")
+        return None
+
+    image = attempt("unreadable image", sample.image, read_image, sample.image)
+    taken = None if image is None else fingerprint(image)
+    if (path := sample.mask) is None:
         add("error", "image without mask", f"{sample.image} has no mask.")
         return findings, taken, None
-    kind = "unreadable mask"
-    try:
-        values = read_values(sample.mask, num_classes)
-        if image is not None and values.shape != image.shape[:2]:
-            add(
-                "error",
-                "sizes differ",
-                f"{sample.id}: the image has {image.shape[1]}×{image.shape[0]} pixels, its mask "
-                f"{values.shape[1]}×{values.shape[0]}.",
-            )
-        kind = "unknown class"
-        mask = to_classes(values, num_classes, str(sample.mask))
-        for problem in _check_values(values, mask, num_classes, sample.mask):
-            add(*problem)
-    except EgeunetError as error:
-        add("error", kind, str(error))
+    values = attempt("unreadable mask", path, read_values, path, num_classes)
+    if values is None:
         return findings, taken, None
-    except MemoryError:
-        add("error", "unreadable mask", f"{sample.mask} needs more memory than there is.")
+    if image is not None and values.shape != image.shape[:2]:
+        sizes = (f"{one.shape[1]}×{one.shape[0]}" for one in (image, values))
+        detail = "{}: the image has {} pixels, its mask {}.".format(sample.id, *sizes)
+        add("error", "sizes differ", detail)
+    mask = attempt("unknown class", path, to_classes, values, num_classes, str(path))
+    if mask is None:
         return findings, taken, None
+    for problem in _check_values(values, mask, num_classes, path):
+        add(*problem)
     return findings, taken, None if image is None else float((mask > 0).mean())
 
 
@@ -174,21 +163,14 @@ def _check_values(
     present = np.unique(values)
     gray = num_classes == 1 and bool(set(present.tolist()) - {0, 1, 255, 65535})
     if gray and not mask.any() and not lossy:
-        yield (
-            "error",
-            "not binary",
-            f"{path} holds the values {present[0]} to {present[-1]}, all read as background. If "
-            "they are classes, give their number.",
-        )
+        found = f"{path} holds the values {present[0]} to {present[-1]}, all read as background."
+        yield "error", "not binary", f"{found} If they are classes, give their number."
         return
     if gray and lossy:
         yield "note", "soft JPEG mask", f"{path} has soft edges; it is thresholded at 127."
     elif gray:
-        yield (
-            "warning",
-            "not binary",
-            f"{path} holds {len(present)} different values; it is thresholded at 127.",
-        )
+        found = f"{path} holds {len(present)} different values"
+        yield "warning", "not binary", f"{found}; it is thresholded at 127."
     if not mask.any():
         yield "warning", "empty mask", f"{path} marks nothing."
     elif mask.all():

@@ -10,7 +10,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from egeunet.data.datasets import Dataset, data_root, get_info, open_dataset
-from egeunet.data.registry import Archive, DatasetInfo
+from egeunet.data.registry import DatasetInfo
 from egeunet.data.unpack import check_room, unpack
 from egeunet.errors import EgeunetError, UsageError, needs_extra
 from egeunet.files import atomic_write, sha256_file
@@ -58,9 +58,9 @@ def download(name: str, root: str | Path | None = None, mirror: str | None = Non
         )
     _log.info("%s: %d pairs, %s; license: %s", info.title, info.pairs, info.homepage, info.license)
     try:
-        for archive in info.archives:
-            url = f"{mirror.rstrip('/')}/{_file_name(archive.url)}" if mirror else archive.url
-            unpack(fetch(Archive(url, archive.sha256), folder / "archives"), folder)
+        for url in info.archives:
+            url = f"{mirror.rstrip('/')}/{_file_name(url)}" if mirror else url
+            unpack(fetch(url, folder / "archives"), folder)
     except OSError as error:
         raise EgeunetError(f"Cannot write to {folder}: {error.strerror or error}.") from error
     dataset = open_dataset(name, folder)
@@ -70,11 +70,11 @@ def download(name: str, root: str | Path | None = None, mirror: str | None = Non
     return dataset
 
 
-def fetch(archive: Archive, folder: Path) -> Path:
+def fetch(url: str, folder: Path) -> Path:
     """Download one archive, resuming an earlier attempt, and check it.
 
     Args:
-        archive: The archive.
+        url: Its URL.
         folder: Where to put it. `<file>.sha256` beside it records its checksum; a later call only
             checks the file against it.
 
@@ -83,28 +83,26 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
     Raises:
         EgeunetError: If the server does not answer or does not have the file, the disk is too
-            small, or the checksum is wrong (the file is then removed).
-        UsageError: If the URL is not http or https.
+            small, or the file has changed since its checksum was recorded (it is then removed).
+        UsageError: If the URL is not http or https, or names no file.
     """
-    if urlsplit(archive.url).scheme not in ("http", "https"):
-        raise UsageError(f"Only http and https URLs can be downloaded, not {archive.url}.")
-    path = folder / _file_name(archive.url)
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UsageError(f"Only http and https URLs can be downloaded, not {url}.")
+    path = folder / _file_name(url)
     record = path.with_name(f"{path.name}.sha256")
-    recorded = record.read_text(errors="replace").split()[:1] if record.is_file() else []
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _transfer(archive.url, path)
+        _transfer(url, path)
     found = sha256_file(path)
-    expected = archive.sha256 or (recorded[0] if recorded else found)
-    if found != expected:
+    recorded = record.read_text(errors="replace").split()[:1] if record.is_file() else [found]
+    if recorded != [found]:
         path.unlink()
-        record.unlink(missing_ok=True)
+        record.unlink()
         raise EgeunetError(
-            f"{path.name} has the sha256 {found} instead of {expected} and was removed. "
+            f"{path.name} has the sha256 {found}, not the recorded one, and was removed. "
             "Run the same command again."
         )
-    source = "as published" if archive.sha256 else "not verified: the owner publishes no checksum"
-    _log.info("%s: sha256 %s, %s", path.name, found, source)
+    _log.info("%s: sha256 %s, not verified: the owner publishes none", path.name, found)
     with atomic_write(record) as temporary:
         temporary.write_text(f"{found}  {path.name}\n")
     return path

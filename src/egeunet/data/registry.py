@@ -6,19 +6,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
-    """A file that the owner of a dataset offers.
-
-    Attributes:
-        url: Its URL.
-        sha256: Its checksum as published by the owner; None if the owner publishes none.
-    """
-
-    url: str
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """Where images and their masks are inside a dataset's folder.
 
@@ -49,7 +36,7 @@ class DatasetInfo:
         pairs: Number of images with a mask in the official release.
         folder: Its folder inside EGEUNET_DATA.
         layouts: The official arrangements of its files, tried in this order.
-        archives: What `egeunet data download` downloads; empty if that needs a form or a login.
+        archives: URLs that `egeunet data download` downloads; none if that needs a form or a login.
         manual: How to get it by hand, and which files to put where.
         groups: Possible names of the table of which images show the same lesion (`lesion_id`).
         pooled: Official splits that the protocols pool and split anew; the others are left out.
@@ -64,7 +51,7 @@ class DatasetInfo:
     pairs: int
     folder: str
     layouts: tuple[tuple[Place, ...], ...]
-    archives: tuple[Archive, ...] = ()
+    archives: tuple[str, ...] = ()
     manual: str = ""
     groups: tuple[str, ...] = ()
     pooled: tuple[str, ...] = ()
@@ -75,6 +62,7 @@ class DatasetInfo:
 _ISIC = "https://isic-challenge-data.s3.amazonaws.com"
 _ISIC2018_IMAGES = ("ISIC2018_Task1-2_Training_Input/*",)
 _ISIC2018_MASKS = "ISIC2018_Task1_Training_GroundTruth/*"
+_ISIC2017_PARTS = {"Training": "train", "Validation": "val", "Test_v2": "test"}
 
 _ENTRIES = (
     DatasetInfo(
@@ -86,8 +74,8 @@ _ENTRIES = (
         folder="isic2018",
         layouts=((Place(_ISIC2018_IMAGES, _ISIC2018_MASKS),),),
         archives=(
-            Archive(f"{_ISIC}/2018/ISIC2018_Task1-2_Training_Input.zip"),
-            Archive(f"{_ISIC}/2018/ISIC2018_Task1_Training_GroundTruth.zip"),
+            f"{_ISIC}/2018/ISIC2018_Task1-2_Training_Input.zip",
+            f"{_ISIC}/2018/ISIC2018_Task1_Training_GroundTruth.zip",
         ),
     ),
     DatasetInfo(
@@ -98,30 +86,16 @@ _ENTRIES = (
         pairs=2750,
         folder="isic2017",
         layouts=(
-            (
-                Place(
-                    ("ISIC-2017_Training_Data/*",),
-                    "ISIC-2017_Training_Part1_GroundTruth/*",
-                    "train",
-                ),
-                Place(
-                    ("ISIC-2017_Validation_Data/*",),
-                    "ISIC-2017_Validation_Part1_GroundTruth/*",
-                    "val",
-                ),
-                Place(
-                    ("ISIC-2017_Test_v2_Data/*",), "ISIC-2017_Test_v2_Part1_GroundTruth/*", "test"
-                ),
+            tuple(
+                Place((f"ISIC-2017_{part}_Data/*",), f"ISIC-2017_{part}_Part1_GroundTruth/*", split)
+                for part, split in _ISIC2017_PARTS.items()
             ),
             (Place(_ISIC2018_IMAGES, _ISIC2018_MASKS, listing="isic2017_ids.csv"),),
         ),
-        archives=(
-            Archive(f"{_ISIC}/2017/ISIC-2017_Training_Data.zip"),
-            Archive(f"{_ISIC}/2017/ISIC-2017_Training_Part1_GroundTruth.zip"),
-            Archive(f"{_ISIC}/2017/ISIC-2017_Validation_Data.zip"),
-            Archive(f"{_ISIC}/2017/ISIC-2017_Validation_Part1_GroundTruth.zip"),
-            Archive(f"{_ISIC}/2017/ISIC-2017_Test_v2_Data.zip"),
-            Archive(f"{_ISIC}/2017/ISIC-2017_Test_v2_Part1_GroundTruth.zip"),
+        archives=tuple(
+            f"{_ISIC}/2017/ISIC-2017_{part}_{content}.zip"
+            for part in _ISIC2017_PARTS
+            for content in ("Data", "Part1_GroundTruth")
         ),
         pooled=("train", "val"),
         also_in=("isic2018",),
@@ -154,7 +128,7 @@ _ENTRIES = (
         pairs=1000,
         folder="kvasir_seg",
         layouts=((Place(("Kvasir-SEG/images/*",), "Kvasir-SEG/masks/*"),),),
-        archives=(Archive("https://datasets.simula.no/downloads/kvasir-seg.zip"),),
+        archives=("https://datasets.simula.no/downloads/kvasir-seg.zip",),
     ),
     DatasetInfo(
         name="cvc_clinicdb",

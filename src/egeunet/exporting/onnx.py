@@ -231,25 +231,33 @@ def _fix_sizes(graph: onnx.GraphProto) -> None:
     before the graph runs.
     """
     made = {name: node for node in graph.node for name in node.output}
-    shapes = {
+    shapes = {  # 0: the batch
         one.name: [side.dim_value for side in one.type.tensor_type.shape.dim]
         for one in graph.value_info
     }
-    constants = {one.name for one in graph.initializer}
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+
+    def add(name: str, sides: list[int]) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.array(sides, np.int64), name))
+        return name
+
     for node in graph.node:
-        if node.op_type == "Resize" and len(node.input) == 4 and node.input[3] in made:
-            sizes = made[node.input[3]]
-            if sizes.op_type == "Concat" and len(sizes.input) == 2 and sizes.input[1] in constants:
-                node.input[3] = sizes.input[1]  # without the batch and channels of the input
+        if node.op_type not in ("Resize", "Reshape", "Expand") or node.input[-1] not in made:
+            continue
+        sizes = made[node.input[-1]]
+        fixed = [constants[name] for name in sizes.input[1:] if name in constants]
+        if sizes.op_type == "Concat" and len(fixed) == len(sizes.input) - 1:
+            sides = np.concatenate(fixed).tolist()  # all but the first
+            if node.op_type == "Resize" and len(sides) == 2:
+                node.input[3] = add(f"{node.name}.sizes", sides)
                 node.attribute.append(helper.make_attribute("axes", [2, 3]))
-        elif node.op_type == "Reshape" and node.input[1] in made:
-            shape = made[node.input[1]]
-            sides = shapes.get(shape.input[0], [])
-            whole = all(one.name == "start" and not one.i for one in shape.attribute)
-            if shape.op_type == "Shape" and whole and sides and all(sides[1:]):
-                target = numpy_helper.from_array(np.array([-1, *sides[1:]]), f"{node.name}.shape")
-                graph.initializer.append(target)
-                node.input[1] = target.name
+            elif node.op_type == "Expand" and shapes.get(node.input[0], [1])[0] == 0:
+                node.input[1] = add(f"{node.name}.shape", [1, *sides])  # keeps the batch
+        elif sizes.op_type == "Shape" and node.op_type == "Reshape":
+            sides = shapes.get(sizes.input[0], [])
+            whole = all(one.name == "start" and not one.i for one in sizes.attribute)
+            if whole and sides and all(sides[1:]):
+                node.input[1] = add(f"{node.name}.shape", [-1, *sides[1:]])
     names = {one.name for one in graph.output}
     for node in reversed(list(graph.node)):
         if names.isdisjoint(node.output):

@@ -3,7 +3,8 @@
 ONNX Runtime opens the files that a graph names and allocates what it asks for. So a file is first
 read by the small protobuf reader below, and refused unless it has only the message fields and
 operators that `egeunet export` writes. Then ONNX Runtime infers the shape of every value for one
-image, from a copy of the graph without its weights and without computing anything.
+image, in a process of its own with limits, from a copy of the graph without its weights and without
+computing anything.
 """
 
 from __future__ import annotations

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +19,11 @@ if TYPE_CHECKING:
 
 Provider: TypeAlias = str | tuple[str, Mapping[str, Any]]
 """The name of a provider, or that and its options."""
+
+# Limits on the process that infers the shapes of a graph.
+_CHECK_BYTES = 2**30  # of address space; graphs of 400 operators take 150 MB
+_CHECK_SECONDS = 5  # of the processor; 0.4 of which start ONNX Runtime
+_CHECK_TIMEOUT = 120  # seconds of waiting on a busy machine
 
 
 def open_session(
@@ -48,12 +57,8 @@ def open_session(
         _check(data, path)
     try:
         session = onnxruntime.InferenceSession(data, options, list(wanted), list(wanted.values()))
-    except Exception as error:
-        # ONNX Runtime's errors share no class of their own.
-        raise EgeunetError(
-            f"{path} is not an ONNX graph that can be run, or is damaged: expected a file that "
-            "`egeunet export` wrote."
-        ) from error
+    except Exception as error:  # ONNX Runtime's errors share no class of their own
+        raise _damaged(path) from error
     for provider in wanted:
         if provider not in session.get_providers():  # ONNX Runtime would go on without it
             raise UsageError(
@@ -80,26 +85,55 @@ def read_file(path: Path) -> bytes:
 
 def _check(data: bytes, path: Path) -> None:
     """Refuse a graph that could read files, run without end or take too much memory."""
-    import onnxruntime
-
     found = read_onnx(data, str(path))
     metadata = parse_metadata(found.metadata, str(path))
     if found.inputs != ["image"]:
         raise _wrong_form(path, metadata)
+    found.check_shapes(_infer_shapes(found.skeleton(metadata.size), path), str(path))
+
+
+def _infer_shapes(skeleton: bytes, path: Path) -> dict[str, list[int | str | None]]:
+    """Return the shape of every value, found by ONNX Runtime in a process of its own.
+
+    A crafted graph can abort shape inference, or make it run for minutes and fill the memory.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import print_shapes as f; f()"
+    command = [sys.executable, "-c", code]  # sys.path: not the current folder unless it is ours
+    try:
+        done = subprocess.run(command, input=skeleton, capture_output=True, timeout=_CHECK_TIMEOUT)
+    except subprocess.TimeoutExpired as error:
+        raise _damaged(path) from error
+    if done.returncode:
+        raise _damaged(path)
+    shapes: dict[str, list[int | str | None]] = json.loads(done.stdout)
+    return shapes
+
+
+def print_shapes() -> None:
+    """Read a graph from standard input and print the shapes of its inputs and outputs as JSON."""
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (_CHECK_SECONDS, _CHECK_SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (_CHECK_BYTES, _CHECK_BYTES))
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    skeleton = found.skeleton(metadata.size)
-    try:
-        session = onnxruntime.InferenceSession(skeleton, options, ["CPUExecutionProvider"])
-    except Exception as error:
-        raise EgeunetError(
-            f"{path} is not an ONNX graph that can be run, or is damaged: expected a file that "
-            "`egeunet export` wrote."
-        ) from error
+    skeleton = sys.stdin.buffer.read()
+    session = onnxruntime.InferenceSession(skeleton, options, ["CPUExecutionProvider"])
     values = [*session.get_inputs(), *session.get_outputs()]
-    found.check_shapes({one.name: one.shape for one in values}, str(path))
+    print(json.dumps({one.name: one.shape for one in values}))  # noqa: T201
+
+
+def _damaged(path: Path) -> EgeunetError:
+    return EgeunetError(
+        f"{path} is not an ONNX graph that can be run, or is damaged: expected a file that "
+        "`egeunet export` wrote."
+    )
 
 
 def _wrong_form(path: Path, metadata: Metadata) -> EgeunetError:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 SCORES = ("iou", "dice", "accuracy", "sensitivity", "specificity")
 
@@ -118,11 +117,15 @@ def mean_foreground(score: Tensor, empty: float = 1.0) -> Tensor:
     return foreground.nanmean(dim=-1).nan_to_num(nan=empty)
 
 
-class PixelCounts(Metric):
+class PixelCounts:
     """Counts pooled over all pixels of all images seen: the paper's way to score.
 
     Args:
         num_classes: 1 for a binary task, else the number of classes with the background.
+        device: Device of the counts.
+
+    Attributes:
+        counts: The counts so far, int64 (K,).
 
     Example:
         >>> counts = PixelCounts()
@@ -131,37 +134,16 @@ class PixelCounts(Metric):
         0.5
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    tp: Tensor
-    fp: Tensor
-    fn: Tensor
-    tn: Tensor
-
-    def __init__(self, num_classes: int = 1) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int = 1, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
-        for name in Counts._fields:
-            zeros = torch.zeros(num_classes, dtype=torch.int64)
-            self.add_state(name, default=zeros, dist_reduce_fx="sum")
+        self.counts = Counts(*torch.zeros(4, num_classes, dtype=torch.int64, device=device))
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count a batch: logits (B, K, H, W), class indices (B, H, W) or (B, 1, H, W)."""
-        counts = count_pixels(predict_classes(logits), target, self.num_classes)
-        for name, count in zip(Counts._fields, counts, strict=True):
-            setattr(self, name, getattr(self, name) + count.sum(dim=0))
-
-    @property
-    def counts(self) -> Counts:
-        """The counts of this process so far, int64 (K,)."""
-        return Counts(self.tp, self.fp, self.fn, self.tn)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return each score averaged over the foreground classes, a float64 scalar per name."""
-        return {name: mean_foreground(score) for name, score in scores(self.counts).items()}
+        new = count_pixels(predict_classes(logits), target, self.num_classes)
+        self.counts = Counts(*(a + b.sum(dim=0) for a, b in zip(self.counts, new, strict=True)))
 
     def pooled(self) -> dict[str, float]:
-        """Return `compute()` as plain numbers, summed over all processes."""
-        return {name: float(score) for name, score in self.compute().items()}
+        """Return each score averaged over the foreground classes, by its name in `SCORES`."""
+        found = scores(self.counts)
+        return {name: float(mean_foreground(score)) for name, score in found.items()}

@@ -84,7 +84,6 @@ class BiFusion(nn.Module):
             nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1), nn.Sigmoid()
         )
         self.channel = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(transformer, transformer // reduction, 1),
             nn.ReLU(),
             nn.Conv2d(transformer // reduction, transformer, 1),
@@ -106,7 +105,8 @@ class BiFusion(nn.Module):
         """Map (B, C, H, W) and (B, C_t, H, W) to (B, C, H, W)."""
         product = self.product(self.project_cnn(cnn) * self.project_transformer(transformer))
         pooled = torch.cat((cnn.amax(1, keepdim=True), cnn.mean(1, keepdim=True)), dim=1)
-        attended = cnn * self.spatial(pooled), transformer * self.channel(transformer), product
+        mean = transformer.mean((2, 3), keepdim=True)
+        attended = cnn * self.spatial(pooled), transformer * self.channel(mean), product
         joined = torch.cat(attended, dim=1)  # (B, 2 C + C_t, H, W)
         return self.drop(self.mix(joined) + self.shortcut(joined))
 

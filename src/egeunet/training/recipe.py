@@ -1,22 +1,19 @@
-"""Recipes in YAML: loading, overriding with `key=value`, flattening, describing."""
+"""Recipes in YAML: loading, overriding with `key=value`, flattening."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import to_jsonable_python
 
 from egeunet.errors import UsageError
 from egeunet.files import read_text
-from egeunet.training.config import Recipe, Settings
+from egeunet.training.config import Recipe
 
 MAX_YAML_BYTES = 1 << 17
 MAX_YAML_DEPTH = 20
@@ -50,7 +47,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        known = [name for name, *_ in describe_settings()]
+        known = list(flatten(Recipe()))
         raise UsageError(f"{file}: {explain_mistake(error, known)}") from error
 
 
@@ -103,11 +100,6 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return flat(recipe.model_dump(mode="json"))
 
 
-def describe_settings() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default as JSON, description) of every setting, for tables in docs."""
-    yield from _describe(Recipe, "")
-
-
 def recipe_folder() -> Path:
     """Return the folder of the shipped recipes."""
     package = Path(__file__).resolve().parents[1]
@@ -149,29 +141,3 @@ def explain_mistake(error: ValidationError, known: Sequence[str]) -> str:
         return f"unknown setting {key!r}: {hint}"
     message = first["msg"].removeprefix("Value error, ")  # of our own checks
     return f"{key}: {message}, got {reprlib.repr(first['input'])}."
-
-
-def _describe(settings: type[Settings], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    for name, field in settings.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            yield from _describe(kind, f"{prefix}{name}.")
-            continue
-        default = to_jsonable_python(field.get_default(call_default_factory=True))
-        yield f"{prefix}{name}", _kind(kind), json.dumps(default), field.description or ""
-
-
-def _kind(annotation: Any) -> str:
-    """Return the type of a setting as docs show it: names of types, or the possible values."""
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _kind(inner[0])
-    if origin is Literal:
-        return " | ".join(inner)
-    if origin in (Union, UnionType):
-        return " | ".join(map(_kind, inner))
-    if origin is tuple:
-        return f"[{', '.join('…' if part is ... else _kind(part) for part in inner)}]"
-    return {type(None): "null", dict: "mapping", Path: "path"}.get(
-        origin or annotation, annotation.__name__
-    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from egeunet.data.loader import Loader
-from egeunet.metrics.counts import PixelCounts
+from egeunet.metrics.counts import Counts, PixelCounts
 from egeunet.progress import track
 from egeunet.training.distributed import Group
 from egeunet.training.losses import DeepSupervisionLoss
@@ -44,7 +44,7 @@ def validate(
     if total_loss:
         model.training = True  # of the outermost module alone: it returns its stage masks as well
     device = group.fabric.device
-    counts = PixelCounts(loader.num_classes).to(device)
+    counts = PixelCounts(loader.num_classes, device)
     sums = torch.zeros(2, device=device)
     for batch in track(loader.epoch(), "validation", len(loader)):
         output = model(batch.images)
@@ -57,7 +57,9 @@ def validate(
             show = None
         if group.stop.signal_number:
             break
-    val_loss, val_total_loss = (group.sum(sums) / len(loader.arrays.ids)).tolist()
+    totals = group.sum(torch.cat((sums.double(), *counts.counts)))  # float64 holds all counts
+    counts.counts = Counts(*totals[2:].view(4, -1))
+    val_loss, val_total_loss = (totals[:2].float() / len(loader.arrays.ids)).tolist()
     scores = counts.pooled()
     found = {"val_loss": val_loss, "val_iou": scores["iou"], "val_dice": scores["dice"]}
     return found | ({"val_total_loss": val_total_loss} if total_loss else {})
