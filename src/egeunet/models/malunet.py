@@ -131,6 +131,25 @@ class ChannelAttention(nn.Module):
         return [torch.sigmoid(head(mixed))[:, :, None, None] for head in self.heads]
 
 
+def attend_skips(
+    features: Sequence[Tensor], spatial: SpatialAttention, channel: ChannelAttention
+) -> list[Tensor]:
+    """Apply both attentions with their residuals to the encoder features of all levels.
+
+    Args:
+        features: (B, C, H, W) each.
+        spatial: SAB.
+        channel: CAB of these levels.
+
+    Returns:
+        The skips, in the same shapes.
+    """
+    seen = [x * spatial(x) for x in features]
+    sums = [x + y for x, y in zip(features, seen, strict=True)]
+    triples = zip(seen, sums, channel(sums), strict=True)
+    return [y + weight * total for y, total, weight in triples]
+
+
 class MALUNet(nn.Module):
     """MALUNet.
 
@@ -180,7 +199,7 @@ class MALUNet(nn.Module):
             x = F.gelu(F.max_pool2d(stage(x), 2))
             features.append(x)
         x = F.gelu(self.bottleneck(x))  # (B, C6, H/32, W/32)
-        skips = self._bridge(features)
+        skips = attend_skips(features, self.spatial, self.channel)
         for decode in self.decoder:
             skip = skips.pop()
             x = decode(x)
@@ -188,13 +207,6 @@ class MALUNet(nn.Module):
                 x = resize(x, skip.shape[-2:])
             x = F.gelu(x) + skip
         return resize(self.head(x), size)
-
-    def _bridge(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Apply both attentions with their residuals to all skips; shapes stay."""
-        seen = [x * self.spatial(x) for x in features]
-        sums = [x + y for x, y in zip(features, seen, strict=True)]
-        triples = zip(seen, sums, self.channel(sums), strict=True)
-        return [y + weight * total for y, total, weight in triples]
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
