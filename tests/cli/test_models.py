@@ -34,6 +34,12 @@ PUBLISHED = {
     "mk_unet_t": (27_384, "0.0495", None, None),
     "mk_unet_s": (93_050, "0.104", None, None),
     "mk_unet": (315_566, "0.278", None, None),
+    "ultralight_vm_unet": (49_457, "0.0660", None, None),
+    "aulunet": (28_636, "0.0576", None, None),
+    "ucm_net": (47_436, "0.0337", None, None),  # 0.0421 with the heads of training
+    "lb_unet": (55_865, "0.0937", None, None),
+    "cmunext_s": (417_505, "1.012", None, None),
+    "tinyu_net": (481_105, "1.561", None, None),
     "efficientnet_lite0": (3_334_417, "0.5294", None, None),  # with our decoder: printed nowhere
 }
 
