@@ -24,6 +24,7 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.evaluator import COLUMNS, score_table
 from egeunet.evaluation.results_store import append_result, read_results
 from egeunet.evaluation.target import PLACES, evaluate_target, segmenter_target
+from egeunet.exporting.engine import has_engine
 from egeunet.exporting.formats import export_run
 from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
@@ -72,6 +73,7 @@ CARD = """\
 | | |
 | --- | --- |
 | file | `{file}`, {kilobytes} KB, float32, ONNX |
+| for the engine | `{name}.egeu`, the same weights |
 | in torch | `egeunet.create_model("egeunet", weights="{name}")`, from `{name}.safetensors` |
 | SHA-256 | `{sha256}` |
 | data | {data} |
@@ -142,8 +144,12 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
             f"{len(wrong)} test images, such as {wrong[0]}, were no test images of {run_folder}."
         )
     with TemporaryDirectory() as temporary:
-        exported, *_ = export_run(run, Path(temporary))
+        exported, _ = export_run(run, Path(temporary), ["onnx"])
         data = exported.path.read_bytes()
+        blob = None
+        if has_engine(run):
+            (engine,) = export_run(run, Path(temporary), ["engine"])
+            blob = engine.path.read_bytes()
         target = segmenter_target(Segmenter(exported.path), exported.path)
         arrays = load_arrays(split.test, recipe.data.shape, recipe.data.num_classes)
         evaluation = evaluate_target(target, arrays)
@@ -183,6 +189,9 @@ def make_weights(run_folder: Path, name: str, folder: Path, record: Path) -> dic
     with atomic_write(folder / f"{name}.md") as path:
         rows = [*read_results(record.parent)]
         path.write_text(card(row, rows, record.parent), encoding="utf-8")
+    if blob:
+        with atomic_write(folder / f"{name}.egeu") as path:
+            path.write_bytes(blob)
     write_torch_weights(run, folder / f"{name}.safetensors")
     write_sums(folder)
     return row
@@ -268,7 +277,8 @@ def name_weights(sha256: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS of all weights in a folder, as `sha256sum` does."""
-    files = sorted([*folder.glob("*.onnx"), *folder.glob("*.safetensors")])
+    kinds = ("*.egeu", "*.onnx", "*.safetensors")
+    files = sorted(path for kind in kinds for path in folder.glob(kind))
     lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
     with atomic_write(folder / "SHA256SUMS") as path:
         path.write_text("".join(lines), encoding="utf-8")

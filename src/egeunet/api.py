@@ -272,20 +272,22 @@ def export(
     run: str | Path,
     output: str | Path | None = None,
     *,
-    formats: Sequence[str] = ("onnx",),
+    formats: Sequence[str] | None = None,
 ) -> list[Exported]:
     """Export trained weights to other formats; each file is checked against torch.
 
     Args:
         run: A run folder, or the name of shipped weights.
         output: The folder to write to; the run folder by default.
-        formats: Names of `egeunet.exporting.formats.FORMATS`.
+        formats: Names of `egeunet.exporting.formats.FORMATS`. Default: "onnx", and "engine" for
+            EGE-UNet with one class.
 
     Returns:
         The files, each with its measured difference from torch.
 
     Raises:
-        UsageError: Unknown run or format, or `output` is a file.
+        UsageError: Unknown run or format, a format that is not for this model, or `output` is a
+            file.
         ParityError: A file differs from torch by more than its format allows; it is not kept.
     """
     with needs_extra("train"):

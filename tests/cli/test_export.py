@@ -11,7 +11,8 @@ def test_the_files_and_how_near_they_come_to_torch(run_folder: Path, tmp_path: P
     done = CliRunner().invoke(app, ["export", str(run_folder), "-o", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)
-    assert [Path(row["path"]) for row in rows] == [tmp_path / "model.onnx", tmp_path / "photo.onnx"]
+    names = ["model.egeu", "model.onnx", "photo.onnx"]
+    assert [Path(row["path"]) for row in rows] == [tmp_path / name for name in names]
     for row in rows:
         assert row["bytes"] == Path(row["path"]).stat().st_size
         assert row["iou"] > 0.995

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import egeunet
 from egeunet.data.datasets import open_dataset
+from egeunet.engine.model import EngineModel
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.exporting.formats import FORMATS, export_run
 from egeunet.inference.image_io import read_image
@@ -19,16 +20,20 @@ from egeunet.training.run import load_run
 def test_formats_of_a_trained_run(trained: Path, tmp_path: Path) -> None:
     # The others have tests of their own; a network of two epochs is too rough to be rounded.
     files = egeunet.export(trained, tmp_path)
-    assert [one.path.name for one in files] == ["model.onnx", "photo.onnx"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "photo.onnx"]
+    assert [one.path.name for one in files] == ["model.egeu", "model.onnx", "photo.onnx"]
+    assert len([*tmp_path.iterdir()]) == 3
     for one in files:
-        session = onnxruntime.InferenceSession(str(one.path))
-        entries = session.get_modelmeta().custom_metadata_map
+        if one.path.suffix == ".egeu":
+            entries = EngineModel(one.path.read_bytes()).metadata
+        else:
+            session = onnxruntime.InferenceSession(str(one.path))
+            entries = session.get_modelmeta().custom_metadata_map
         assert json.loads(entries["parity"]) == one.parity.to_dict()
         assert entries["dataset"]
     exact = {one.path.name: one.parity for one in files}
-    assert exact["model.onnx"].difference < 1e-3
-    assert exact["model.onnx"].iou > 0.999
+    for name in ("model.egeu", "model.onnx"):
+        assert exact[name].difference < 1e-3
+        assert exact[name].iou > 0.999
     assert exact["photo.onnx"].iou > 0.995
 
 
@@ -61,17 +66,22 @@ def test_without_the_data_drawn_images_are_compared_and_it_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
-    (one, _) = egeunet.export("isic2018", tmp_path / "out")
+    (one, _) = egeunet.export("isic2018", tmp_path / "out", formats=["onnx"])
     assert one.parity.of == "synthetic"
-    assert "on drawn photos alone: " in caplog.text
+    assert "on synthetic images only: " in caplog.text
     told, shipped = egeunet.Segmenter(one.path).metadata, egeunet.Segmenter("isic2018").metadata
     assert told.scores == shipped.scores != {}
     assert told.scores_on == shipped.scores_on == "validation"
 
 
 def test_an_unknown_format_names_the_known(trained: Path) -> None:
-    with pytest.raises(UsageError, match=r"'onxx'.*onnx-int6"):
+    with pytest.raises(UsageError, match=r"'onxx'.*engine-fp16"):
         egeunet.export(trained, formats=["onxx"])
+
+
+def test_the_engine_is_for_egeunet_of_one_class(make_run) -> None:
+    with pytest.raises(UsageError, match=r"engine runs EGE-UNet with one class.*format onnx"):
+        export_run(make_run(num_classes=3), formats=["engine"])
 
 
 class Forgetful(nn.Module):

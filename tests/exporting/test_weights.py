@@ -96,11 +96,11 @@ def test_the_card_says_what_the_row_says(package: Path) -> None:
 
 
 def test_the_checksums_are_those_of_sha256sum(package: Path, tmp_path: Path) -> None:
-    for name in ("a.onnx", "b.onnx"):
+    for name in ("a.onnx", "b.egeu"):
         shutil.copy(package / "weights" / "isic2018.onnx", tmp_path / name)
     write_sums(tmp_path)
     lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
-    assert lines == [f"{sha256_file(tmp_path / name)}  {name}" for name in ("a.onnx", "b.onnx")]
+    assert lines == [f"{sha256_file(tmp_path / name)}  {name}" for name in ("a.onnx", "b.egeu")]
 
 
 def test_a_run_that_was_selected_on_the_test_split_is_not_shipped(
@@ -131,8 +131,9 @@ def test_what_is_shipped() -> None:
             scores = egeunet.create_model(weights=file.stem)(image).sigmoid()[0, 0]
         np.testing.assert_allclose(scores, result.scores, atol=1e-4)
     sums = (SHIPPED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    both = sorted([*files, *SHIPPED.glob("*.safetensors")])
-    assert sums == [f"{sha256_file(file)}  {file.name}" for file in both]
+    engine, torch_files = SHIPPED.glob("*.egeu"), SHIPPED.glob("*.safetensors")
+    everything = sorted([*files, *engine, *torch_files])
+    assert sums == [f"{sha256_file(file)}  {file.name}" for file in everything]
 
 
 def test_shipped_weights_for_torch_are_verified(package: Path, monkeypatch) -> None:

@@ -21,7 +21,7 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="onnx, onnx-dynamic, onnx-fp16 or onnx-int6; may be repeated.",
+            help="engine, engine-fp16, onnx, onnx-dynamic or onnx-fp16; may be repeated.",
         ),
     ] = None,
     output: Annotated[
@@ -31,20 +31,20 @@ def export(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
-    """Write a trained system in other formats, each checked against torch on photos.
+    """Write a trained model in other formats, each checked against torch on images.
 
-    onnx, the default, is two files: model.onnx, the network alone, and photo.onnx, from a photo of
-    any size to its probability; a training leaves both in its run folder. A file that does not
-    compute what torch computes is not kept.
+    By default onnx and, of EGE-UNet with one class, engine; training writes both to its run folder.
+    onnx is two files: model.onnx, the network alone, and photo.onnx, from an image of any size to
+    its probability. A file that does not compute what torch computes is not kept.
 
     For example:
 
-        egeunet export runs/x -f onnx -f onnx-int6 -o exported/
+        egeunet export runs/x -f engine-fp16 -f onnx -o exported/
     """
     import egeunet
-    from egeunet.exporting.formats import FORMATS
+    from egeunet.exporting.formats import DEFAULT, FORMATS
 
-    names = formats or ["onnx"]
+    names = formats or DEFAULT
     if not overwrite:
         check_absent((output or run) / form.file for form in FORMATS if form.name in names)
     files = egeunet.export(run, output, formats=names)
@@ -56,7 +56,7 @@ def export(
         print_json(rows)
         return
     print_table(
-        f"Compared with torch on {files[0].parity.images} photos ({files[0].parity.of})",
+        f"Compared with torch on {files[0].parity.images} images ({files[0].parity.of})",
         ["file", "KB", "largest difference", "mask IoU"],
         [
             [

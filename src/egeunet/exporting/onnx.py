@@ -1,8 +1,7 @@
-"""The ONNX graphs of a trained system, in float32.
+"""ONNX graphs of a trained model.
 
-`core` takes images as the network sees them, `image` float32 (B, 3, H, W) to `logits` float32
-(B, K, H, W), for runtimes with the preprocessing of `egeunet.inference` before them; `photo` takes
-a photo of any size and has pre- and postprocessing inside.
+The core graph maps preprocessed images, `image` float32 (B, 3, H, W), to `logits` float32
+(B, K, H, W). The photo graph maps an image of any size to its probability.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,45 @@ def around_photo(core: onnx.ModelProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=core.opset_import, ir_version=IR_VERSION)
 
 
-def describe(run: Run, **entries: str) -> dict[str, str]:
-    """Return what a user of the graph must know, for its metadata.
+def serialize(model: onnx.ModelProto, metadata: Mapping[str, str], half: bool = False) -> bytes:
+    """Return a graph as a file.
 
     Args:
-        run: The trained system.
-        **entries: What else to say.
+        model: The graph.
+        metadata: Key-value pairs that are added to its own.
+        half: Store the weights in float16. The graph converts them to float32, which runtimes do
+            once, when they load it.
+    """
+    model = _store_half(model) if half else model
+    entries = {entry.key: entry.value for entry in model.metadata_props} | dict(metadata)
+    onnx.helper.set_model_props(model, entries)
+    return model.SerializeToString()
+
+
+def _store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    casts = []
+    for constant in small.graph.initializer:
+        values = numpy_helper.to_array(constant)
+        # What is small, or one value repeated such as the 1 / C of means, stays exact.
+        if values.dtype == np.float32 and values.size > 4 and np.ptp(values):
+            name = constant.name
+            half = numpy_helper.from_array(values.astype(np.float16), f"{name}h")
+            constant.CopyFrom(half)
+            casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *small.graph.node]
+    del small.graph.node[:]
+    small.graph.node.extend(nodes)
+    return small
+
+
+def describe(run: Run, **entries: str) -> dict[str, str]:
+    """Return the metadata of an exported file.
+
+    Args:
+        run: The trained model.
+        **entries: Further entries.
     """
     data = run.recipe.data
     info = REGISTRY.get(run.dataset)

@@ -1,10 +1,10 @@
-"""Whether an exported graph computes what the network computes, on photos."""
+"""Comparison of an exported file with the model in torch, on images."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,26 @@ import torch
 from numpy.typing import NDArray
 
 from egeunet.data.synthetic import draw
+from egeunet.engine.model import EngineModel
 from egeunet.errors import EgeunetError
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input, upsample
 from egeunet.training.run import Run, open_split
 
 _LOG = logging.getLogger(__name__)
-PHOTOS = 16
-_Photo = NDArray[np.uint8]
+_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near an exported graph comes to the network in torch.
+    """The difference of an exported file from the model in torch.
 
     Args:
         images: Number of images compared.
         of: The dataset they are from, or "synthetic".
-        difference: The largest difference of logits, over the largest logit; of probabilities for
-            a graph that gives these.
-        iou: The mean IoU of the masks.
+        difference: Largest difference of logits, relative to the largest logit; of a file that
+            gives probabilities, their largest difference.
+        iou: Mean IoU of the masks.
     """
 
     images: int
@@ -47,71 +47,76 @@ class Parity:
 
 @dataclass(frozen=True)
 class Reference:
-    """Photos, and the logits that torch gives for them.
+    """Images, and the logits that torch computes for them.
 
     Args:
         of: The dataset they are from, or "synthetic".
-        photos: Each RGB, uint8 (H, W, 3).
+        images: RGB, uint8 (H, W, 3) each.
         logits: float32 (N, K, h, w).
     """
 
     of: str
-    photos: list[_Photo]
+    images: list[NDArray[np.uint8]]
     logits: NDArray[np.float32]
 
 
 def make_reference(run: Run) -> Reference:
-    """Run the network on photos of the test part of its data, or on drawn ones and warn of it."""
+    """Run a model on test images of its dataset, or on synthetic ones with a warning."""
     try:
         dataset, split = open_split(run.recipe.data)
-        spread = np.linspace(0, len(split.test) - 1, min(PHOTOS, len(split.test))).astype(int)
-        name, photos = dataset.name, [read_image(split.test[i].image) for i in spread]
+        spread = np.linspace(0, len(split.test) - 1, min(_IMAGES, len(split.test))).astype(int)
+        name, images = dataset.name, [read_image(split.test[i].image) for i in spread]
     except EgeunetError as error:  # the data are on another machine
-        _LOG.warning(f"files are compared with torch on drawn photos alone: {error}")
-        name, photos = "synthetic", [draw(seed, (240, 320))[0] for seed in range(PHOTOS)]
+        _LOG.warning(f"files are compared with torch on synthetic images only: {error}")
+        name, images = "synthetic", [draw(seed, (240, 320))[0] for seed in range(_IMAGES)]
     logits = []
     with torch.no_grad():
-        for photo in photos:
-            image = torch.from_numpy(to_input(photo, run.recipe.data.shape))
-            logits.append(run.model(image[None])[0].numpy())
-    return Reference(name, photos, np.stack(logits))
+        for image in images:
+            tensor = torch.from_numpy(to_input(image, run.recipe.data.shape))
+            logits.append(run.model(tensor[None])[0].numpy())
+    return Reference(name, images, np.stack(logits))
 
 
-def compare_core(reference: Reference, path: Path) -> Parity:
-    """Compare a graph from `image` to `logits`, masks at the network's size."""
-    session = open_graph(path)
-    size = reference.logits.shape[2:]
-    given = np.concatenate(
-        [
-            session.run(["logits"], {"image": to_input(photo, (size[0], size[1]))[None]})[0]
-            for photo in reference.photos
-        ]
-    )
+def compare(reference: Reference, data: bytes, name: str) -> Parity:
+    """Compare an exported file with torch: masks at the network's size, or of whole images.
+
+    Args:
+        reference: From the same model.
+        data: Bytes of the file.
+        name: Name of the file in errors.
+    """
+    network: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    if name.endswith(".egeu"):
+        network = EngineModel(data, name)
+    else:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        if session.get_inputs()[0].name == "photo":
+            return _compare_images(reference, session)
+
+        def network(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            return session.run(["logits"], {"image": images})[0]
+
+    height, width = reference.logits.shape[2:]
+    inputs = (to_input(image, (height, width))[None] for image in reference.images)
+    given = np.concatenate([network(one) for one in inputs])
     largest = max(1.0, float(np.abs(reference.logits).max()))
     difference = float(np.abs(given - reference.logits).max()) / largest
     ious = [_iou(_mask(a), _mask(b)) for a, b in zip(given, reference.logits, strict=True)]
     return Parity(len(ious), reference.of, difference, float(np.mean(ious)))
 
 
-def compare_photo(reference: Reference, path: Path) -> Parity:
-    """Compare a graph from `photo` to `probability`, masks at the photo's size."""
-    session = open_graph(path)
+def _compare_images(reference: Reference, session: onnxruntime.InferenceSession) -> Parity:
     ious, difference = [], 0.0
-    for photo, logits in zip(reference.photos, reference.logits, strict=True):
-        (given,) = session.run(["probability"], {"photo": photo})
+    for image, logits in zip(reference.images, reference.logits, strict=True):
+        (given,) = session.run(["probability"], {"photo": image})
         tensor = torch.from_numpy(logits)
         scores = (tensor.sigmoid() if len(logits) == 1 else tensor.softmax(0)).numpy()
-        size = (photo.shape[0], photo.shape[1])
+        size = image.shape[0], image.shape[1]
         expected = np.stack([upsample(plane, size) for plane in scores])
         given = given.reshape(expected.shape)
         difference = max(difference, float(np.abs(given - expected).max()))
         ious.append(_iou(_mask(given, 0.5), _mask(expected, 0.5)))
     return Parity(len(ious), reference.of, difference, float(np.mean(ious)))
-
-
-def open_graph(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU."""
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def _mask(scores: NDArray[np.float32], threshold: float = 0.0) -> NDArray[np.int64]:

@@ -26,11 +26,14 @@ _CHECK_SECONDS = 5  # of the processor; 0.4 of which start ONNX Runtime
 _CHECK_TIMEOUT = 120  # seconds of waiting on a busy machine
 
 
-def open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, data: bytes, providers: Sequence[Provider]
+) -> onnxruntime.InferenceSession:
     """Have ONNX Runtime load a graph, for one thread a call.
 
     Args:
-        path: An ONNX file.
+        path: Path of an ONNX file.
+        data: Its bytes.
         providers: As for `Segmenter`.
 
     Raises:
@@ -50,7 +53,6 @@ def open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.Infer
     options.log_severity_level = 4  # what is wrong with a file is said below, in one sentence
     # ONNX Runtime would take a file with its own mark for its own format, which is not checked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    data = _read(path)
     if path.parent != SHIPPED:  # those are known by their SHA-256
         _check(data, path)
     try:
@@ -65,7 +67,12 @@ def open_session(path: Path, providers: Sequence[Provider]) -> onnxruntime.Infer
     return session
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file of weights.
+
+    Raises:
+        EgeunetError: It cannot be read or is too large.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Segmentation of images with exported weights in ONNX Runtime."""
+"""Segmentation of images with exported weights."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from egeunet.inference.image_io import (
     source_name,
     take_snapshot,
 )
-from egeunet.inference.onnx_session import Provider, check_graph, open_session
+from egeunet.inference.network import open_network
+from egeunet.inference.onnx_session import Provider
 from egeunet.inference.paths import find_images
 from egeunet.inference.postprocess import postprocess
 from egeunet.inference.prefetch import prefetch_map
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
-from egeunet.inference.weights import find_weights, weights_name
+from egeunet.inference.weights import Backend, find_weights, weights_name
 
 _OVERSAMPLING = 2  # a large JPEG is decoded at no less than this times the network's size
 _MAX_THREADS = 8  # by default, to limit memory
@@ -43,8 +44,11 @@ class Segmenter:
     """A trained model that segments images.
 
     Args:
-        weights: A run folder, an .onnx file from `egeunet export`, the name of shipped weights
-            ("isic2018", the default), or `https://…/x.onnx#sha256=…`.
+        weights: A run folder, an .egeu or .onnx file from `egeunet export`, the name of shipped
+            weights ("isic2018", the default), or `https://…/x.onnx#sha256=…`.
+        backend: "engine" (the package's own C code, for EGE-UNet) or "onnxruntime". Default: what
+            the file is for; of a name or run folder the engine's file if there is one and this
+            installation has the engine, and no providers are given.
         threads: Images of a list or stream that are in the network at a time, while another one is
             decoded. Default: one per core, at most 8. One image uses one thread: the network is
             too small to gain from more.
@@ -62,14 +66,16 @@ class Segmenter:
             `egeunet.inference.image_io.read_image`); up to `threads` + 1 are read at a time.
 
     Attributes:
-        metadata: What the weights state about themselves.
+        backend: What runs the network, "engine" or "onnxruntime".
+        metadata: Metadata of the weights.
         weights: Their name, "@" and SHA-256.
         threshold: The threshold in use.
 
     Raises:
-        EgeunetError: The weights are missing, damaged, or not from `egeunet export`; or ONNX
-            Runtime is not installed.
-        UsageError: A setting is out of range, or a provider is not installed or cannot start.
+        EgeunetError: The weights are missing, damaged, or not from `egeunet export`; or the
+            backend is not installed.
+        UsageError: A setting is out of range, the weights are for the other backend, or a provider
+            is not installed or cannot start.
 
     Example:
         >>> result = Segmenter("isic2018")("image.jpg")
@@ -81,6 +87,7 @@ class Segmenter:
         self,
         weights: str | Path | None = None,
         *,
+        backend: Backend | None = None,
         threads: int | None = None,
         providers: str | Sequence[Provider] | None = None,
         threshold: float | None = None,
@@ -93,13 +100,17 @@ class Segmenter:
             raise UsageError(f"threads is {threads}: expected 1 or more.")
         if threshold is not None and not 0 < threshold < 1:
             raise UsageError(f"The threshold is {threshold}: expected a number between 0 and 1.")
+        if backend not in (None, "engine", "onnxruntime"):
+            raise UsageError(f"The backend is {backend!r}: expected 'engine' or 'onnxruntime'.")
         keep_freed_memory()
-        path = find_weights(weights)
-        self._path = path.absolute()
         self._providers = [providers] if isinstance(providers, str) else list(providers or ())
-        self._session = open_session(path, self._providers)
+        if self._providers and backend is None:
+            backend = "onnxruntime"
+        path = find_weights(weights, backend)
+        self._path = path.absolute()
+        network = open_network(path, backend, self._providers)
+        self._run, self.backend, self.metadata = network.run, network.backend, network.metadata
         self.weights = f"{weights_name(path)}@{sha256_file(path)}"
-        self.metadata = check_graph(self._session, path)
         for_one_class = threshold is not None or largest_component or fill_holes
         if for_one_class and len(self.metadata.classes) > 1:
             raise UsageError(
@@ -274,9 +285,6 @@ class Segmenter:
             float32 (B, K, h, w).
         """
         return average_mirrors(self._run, images) if self.tta else self._run(images)
-
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._session.run(["logits"], {"image": images})[0]
 
     def _take(self, image: Source) -> Snapshot | EgeunetError:
         try:

@@ -1,4 +1,4 @@
-"""Which ONNX file a name, a run folder or a path stands for, and what the file says of itself."""
+"""Files of weights by name, run folder, path or URL, and their metadata."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import urlparse
 
+from egeunet.engine.library import load_engine
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.files import atomic_write, cache_folder, sha256_file
 from egeunet.inference import preprocess
 from egeunet.inference.fetch import fetch_bytes, is_url
 from egeunet.inference.quality import DiceEstimator
 
+Backend: TypeAlias = Literal["engine", "onnxruntime"]
 DEFAULT = "isic2018"
 SHIPPED = Path(__file__).parents[1] / "weights"
 _LARGEST_SIDE = 4096  # pixels of the network's input
 _NONSENSE = "The metadata of {} makes no sense: expected a file that `egeunet export` wrote."
 
 
-def find_weights(weights: str | Path | None = None) -> Path:
-    """Find the ONNX file that is meant.
+def find_weights(weights: str | Path | None = None, backend: Backend | None = None) -> Path:
+    """Find a file of weights.
 
     Args:
-        weights: A run folder (its `model.onnx`), an .onnx file, the name of weights that come with
-            the package, `https://…/x.onnx#sha256=…`, which is fetched once and kept in the cache
-            folder, or None for the package's own choice.
+        weights: A run folder, an .egeu or .onnx file, the name of shipped weights, a URL with its
+            SHA-256, `https://…/x.onnx#sha256=…`, which is fetched once and kept in the cache
+            folder, or None for the default.
+        backend: What will run the file that a name or folder stands for; by default the engine,
+            where there is a file for it and the installation has one.
 
     Returns:
         The path of the file.
@@ -37,24 +43,29 @@ def find_weights(weights: str | Path | None = None) -> Path:
         EgeunetError: There is none in a run folder or the package, or a file has not the SHA-256
             that is expected of it; the message says what to do.
     """
+    suffixes = _suffixes(backend)
     if weights is None:
-        shipped = SHIPPED / f"{DEFAULT}.onnx"
-        if not shipped.is_file():
-            raise EgeunetError(
-                "No weights were named and none come with this version: give a run folder that "
-                "`egeunet train` left, or an .onnx file from `egeunet export`."
-            )
-        return _verify(shipped)
+        files = [SHIPPED / f"{DEFAULT}{suffix}" for suffix in suffixes]
+        if found := next((file for file in files if file.is_file()), None):
+            return _verify(found)
+        raise EgeunetError(
+            "No weights were named and none come with this version: give a run folder that "
+            "`egeunet train` left, or an .onnx file from `egeunet export`."
+        )
     if is_url(weights):
         return _fetch(str(weights))
-    if found := find_shipped(weights):
-        return found
+    for suffix in suffixes:
+        if found := find_shipped(weights, suffix):
+            return found
     path = Path(weights)
     if path.is_dir():
-        file = path / "model.onnx"
-        if not file.is_file():
-            raise EgeunetError(f"{path} holds no model.onnx: make it with `egeunet export {path}`.")
-        return file
+        files = [path / f"model{suffix}" for suffix in suffixes]
+        if found := next((file for file in files if file.is_file()), None):
+            return found
+        option = " -f engine" if backend == "engine" else ""
+        raise EgeunetError(
+            f"{path} holds no {files[-1].name}: make it with `egeunet export {path}{option}`."
+        )
     if path.is_file():
         return path
     names = ", ".join(list_shipped()) or "none"
@@ -79,7 +90,7 @@ def find_shipped(name: str | Path, suffix: str = ".onnx") -> Path | None:
     Args:
         name: What they are called. A file of that name, or a folder with a run in it, is meant
             before them; a folder without, such as a dataset in the current folder, is not.
-        suffix: ".onnx" or ".safetensors".
+        suffix: ".egeu", ".onnx" or ".safetensors".
 
     Returns:
         None if there are no such weights.
@@ -88,7 +99,8 @@ def find_shipped(name: str | Path, suffix: str = ".onnx") -> Path | None:
         EgeunetError: The file is not what was shipped.
     """
     path, shipped = Path(name), SHIPPED / f"{name}{suffix}"
-    is_run = any((path / file).is_file() for file in ("recipe.yaml", "model.onnx"))
+    run_files = ("recipe.yaml", "model.egeu", "model.onnx")
+    is_run = any((path / file).is_file() for file in run_files)
     if path.parent != Path() or path.is_file() or is_run or not shipped.is_file():
         return None
     return _verify(shipped)
@@ -98,6 +110,13 @@ def run_folder(weights: str | Path) -> Path | None:
     """Return the run folder that weights name; None for a file, a URL, or the package's own."""
     path = Path(weights)
     return path if path.is_dir() and not find_shipped(path) else None
+
+
+def _suffixes(backend: Backend | None) -> tuple[str, ...]:
+    """The suffixes of the files that a backend runs, the preferred one first."""
+    if backend:
+        return (".egeu",) if backend == "engine" else (".onnx",)
+    return (".egeu", ".onnx") if load_engine() is not None else (".onnx",)
 
 
 def _verify(path: Path) -> Path:
@@ -114,7 +133,8 @@ def _fetch(url: str) -> Path:
     address, _, digest = url.partition("#sha256=")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise UsageError(f"{url} does not say what it is: append #sha256= and its 64 digits.")
-    path = cache_folder() / "weights" / f"{digest}.onnx"
+    suffix = ".egeu" if urlparse(address).path.endswith(".egeu") else ".onnx"
+    path = cache_folder() / "weights" / f"{digest}{suffix}"
     if path.is_file() and sha256_file(path) == digest:
         return path
     data = fetch_bytes(address)
@@ -127,7 +147,7 @@ def _fetch(url: str) -> Path:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an exported graph says of itself.
+    """Metadata of an exported file.
 
     Args:
         model: Name of the network, as in `egeunet models`.
