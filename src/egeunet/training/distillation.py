@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,6 +19,9 @@ from egeunet.progress import track
 from egeunet.training.config import Recipe
 from egeunet.training.init_from import check_unseen
 from egeunet.training.run import load_run
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def load_teachers(recipe: Recipe, dataset: str, split: Split) -> list[nn.Module]:

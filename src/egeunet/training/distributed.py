@@ -11,20 +11,21 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import find_free_network_port
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.training.config import DEVICES, Recipe
 from egeunet.training.signals import StopRequest
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _PATIENCE = 5  # seconds; the process that failed must be the first to end, so that it is reported
 
@@ -43,7 +44,8 @@ def rank_variables(devices: int) -> list[dict[str, str]]:
     """Return the environment variables of each of `devices` processes on this machine."""
     if devices == 1:
         return [{}]
-    port, count = str(find_free_network_port()), str(devices)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port, count = str(free.getsockname()[1]), str(devices)
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     common |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(devices)]
@@ -93,6 +95,17 @@ def open_fabric(recipe: Recipe) -> Fabric:
     Raises:
         UsageError: See `check_devices`.
     """
+    # Here, because they take seconds that the process which starts the others would wait for.
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    class PlainStrategy(DDPStrategy):
+        """Devices and a group of processes, without a wrapper around the modules."""
+
+        def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
+            return module
+
     size = world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     device = check_devices(recipe, local)
@@ -103,19 +116,12 @@ def open_fabric(recipe: Recipe) -> Fabric:
         accelerator=device,
         devices=local,
         num_nodes=size // local,
-        strategy=_PlainStrategy(),
+        strategy=PlainStrategy(),
         precision=recipe.precision,
         plugins=[TorchElasticEnvironment()],
     )
     fabric.launch()
     return fabric
-
-
-class _PlainStrategy(DDPStrategy):
-    """Devices and a group of processes, without a wrapper around the modules."""
-
-    def setup_module(self, module: nn.Module) -> nn.Module:  # type: ignore[override]
-        return module
 
 
 def sync_batch_norm(model: nn.Module, name: str, device: str) -> nn.Module:
