@@ -13,6 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 from typer.cli import get_docs_for_click
 from typer.main import get_command
@@ -21,7 +22,7 @@ from egeunet.cli.main import app
 from egeunet.files import atomic_write
 from egeunet.models import count_cost, create_model
 from egeunet.models.registry import model_info
-from egeunet.training.config import Recipe, Settings
+from egeunet.training.config import Recipe
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "egeunet"
@@ -98,11 +99,11 @@ def settings() -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def describe(settings: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Yield (key, type, default as JSON, description) of every setting."""
     for name, field in settings.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from describe(kind, f"{prefix}{name}.")
             continue
         default = to_jsonable_python(field.get_default(call_default_factory=True))

@@ -1,6 +1,6 @@
 """Batches: the same at any time for the same seed, scaled as inference scales."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,7 +117,7 @@ def test_every_setting_of_the_augmentation_changes_the_batch(setting, value, arr
         (batch,) = Loader(arrays, num_classes=3, batch_size=19, augmentation=augmentation).epoch()
         return batch
 
-    still, moved = load(STILL), load(replace(STILL, **{setting: value}))
+    still, moved = load(STILL), load(STILL.model_copy(update={setting: value}))
     assert still.ids == moved.ids
     changed = (still.images != moved.images).flatten(1).any(1)
     assert changed.float().mean() > 0.8
@@ -125,14 +125,16 @@ def test_every_setting_of_the_augmentation_changes_the_batch(setting, value, arr
 
 
 def test_every_setting_is_in_the_test_above():
-    assert {field.name for field in fields(Augmentation)} == {*MOVES, *COLORS, "angle"}
+    assert set(Augmentation.model_fields) == {*MOVES, *COLORS, "angle"}
 
 
 def test_hair_lies_over_the_samples_that_are_drawn(arrays):
     """A line is much darker or brighter than what it crosses; masks and other samples stay."""
     arrays = replace(arrays, images=np.full((400, 32, 32, 3), 128, np.uint8), ids=("s",) * 400)
     arrays = replace(arrays, masks=np.ones((400, 32, 32), np.uint8), aspects=np.ones(400, "f4"))
-    (batch,) = Loader(arrays, batch_size=400, augmentation=Augmentation(0, 0, 0, hair=0.3)).epoch()
+    (batch,) = Loader(
+        arrays, batch_size=400, augmentation=STILL.model_copy(update={"hair": 0.3})
+    ).epoch()
     covered = (batch.images != 0).flatten(1).any(1)  # an image of one value is scaled to 0
     assert 0.2 < covered.float().mean() < 0.4
     assert (batch.masks == 1).all()

@@ -83,8 +83,8 @@ NAMED = {
     ),
     "augmentation settings ignored": (
         "training/trainer",
-        'Augmentation(**recipe.augmentation.model_dump(exclude={"angle"}), angle=angle)',
-        "Augmentation()",
+        "augmentation=recipe.augmentation,",
+        "augmentation=type(recipe.augmentation)(),",
         WIRING,
     ),
     "distill.weight ignored": (

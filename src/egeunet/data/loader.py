@@ -80,6 +80,9 @@ class Loader:
     ranks: int = 1
 
     def __post_init__(self) -> None:
+        self._angle = None
+        if self.augmentation and self.augmentation.angle == "once":
+            self._angle = float(np.random.default_rng(self.seed).uniform(0, 360))
         # On the CPU these are the mapped files; another device holds all bytes, so that nothing is
         # copied to it during an epoch.
         with warnings.catch_warnings():
@@ -125,7 +128,8 @@ class Loader:
         if (augmentation := self.augmentation) is not None:
             count = len(chosen)
             rows = self._rows(count)
-            maps = augmentation.sample_maps(self.arrays.aspects[chosen], generator)[rows]
+            maps = augmentation.sample_maps(self.arrays.aspects[chosen], generator, self._angle)
+            maps = maps[rows]
             for place in np.flatnonzero(generator.random(count) < augmentation.hair):
                 hairy = synthetic_hair(generator, to_floats(images[place].cpu().numpy()))
                 images[place] = torch.from_numpy(to_bytes(hairy))

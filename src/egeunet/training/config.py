@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.splits import Protocol
 from egeunet.files import atomic_write
 from egeunet.training.losses import STAGE_WEIGHTS
@@ -28,7 +29,6 @@ class Settings(BaseModel):
 
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
-Factor = Annotated[float, Field(ge=0.1, le=10)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -53,49 +53,6 @@ class DataSettings(Settings):
     def shape(self) -> tuple[int, int]:
         """Height and width that images are resized to."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-
-class AugmentationSettings(Settings):
-    """Random changes to training samples."""
-
-    horizontal_flip: float = Field(0.5, ge=0, le=1, description="Probability of a left-right flip")
-    vertical_flip: float = Field(0.5, ge=0, le=1, description="Probability of an up-down flip")
-    rotation: float = Field(0.5, ge=0, le=1, description="Probability of a rotation")
-    angle: Literal["per_sample", "once"] = Field(
-        "per_sample",
-        description="Draw the angle per sample, or once per run as the published code does",
-    )
-    scale: tuple[Factor, Factor] = Field((1.0, 1.0), description="Smallest and largest zoom factor")
-    shear: float = Field(0.0, ge=0, le=45, description="Largest shear angle, in degrees")
-    translation: float = Field(
-        0.0, ge=0, le=1, description="Largest shift, as a fraction of the image side"
-    )
-    hair: float = Field(0.0, ge=0, le=1, description="Probability of synthetic hair")
-    gain: float = Field(
-        0.0, ge=0, lt=1, description="Each channel is multiplied by a factor from 1 ± this"
-    )
-    gamma: float = Field(
-        0.0, ge=0, lt=1, description="Brightness is raised to a power from 1 ± this"
-    )
-    saturation: float = Field(
-        0.0, ge=0, le=1, description="Saturation is multiplied by a factor from 1 ± this"
-    )
-    light: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Uneven illumination: largest light loss at one side",
-    )
-    camera: float = Field(
-        0.0, ge=0, le=1, description="Probability of blur, noise or JPEG compression"
-    )
-
-    @field_validator("scale")
-    @classmethod
-    def _ascending(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if scale[0] > scale[1]:
-            raise ValueError("the smallest zoom factor is greater than the largest")
-        return scale
 
 
 class OptimizerSettings(Settings):
@@ -214,7 +171,7 @@ class Recipe(Settings):
         default_factory=dict, description="Arguments of the model's constructor, such as widths"
     )
     data: DataSettings = DataSettings()
-    augmentation: AugmentationSettings = AugmentationSettings()
+    augmentation: Augmentation = Augmentation()
     optimizer: OptimizerSettings = OptimizerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     loss: LossSettings = LossSettings()

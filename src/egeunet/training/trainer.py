@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from egeunet.compat import keep_freed_memory
-from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import load_arrays
 from egeunet.data.loader import Loader
 from egeunet.data.splits import Split
@@ -331,12 +330,8 @@ def _make_loaders(
         rank=group.rank,
         ranks=group.size,
     )
-    angle = None
-    if recipe.augmentation.angle == "once":
-        angle = float(np.random.default_rng(recipe.seed).uniform(0, 360))
-    augmentation = Augmentation(**recipe.augmentation.model_dump(exclude={"angle"}), angle=angle)
     soft = predict_soft_masks(teachers, arrays, group.fabric) if teachers else None
-    return make(arrays, augmentation=augmentation, soft=soft), make(val_arrays)
+    return make(arrays, augmentation=recipe.augmentation, soft=soft), make(val_arrays)
 
 
 def _add_preview(

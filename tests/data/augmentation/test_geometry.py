@@ -1,7 +1,5 @@
 """Augmentation moves image and mask alike, by the geometry it claims."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -15,12 +13,19 @@ from egeunet.data.augmentation import geometry
 from egeunet.data.augmentation.geometry import Augmentation, transform
 from egeunet.data.loader import scale_batch
 
-NEVER = Augmentation(0, 0, 0)
 SQUARE = np.ones(1, np.float32)
 
 
-def draw(settings, aspects=SQUARE, seed=0):
-    return settings.sample_maps(aspects, np.random.default_rng(seed))
+def moving(horizontal_flip=0.0, vertical_flip=0.0, rotation=0.0, **settings):
+    moves = {"horizontal_flip": horizontal_flip, "vertical_flip": vertical_flip}
+    return Augmentation(**moves, rotation=rotation, **settings)
+
+
+NEVER = moving()
+
+
+def draw(settings, aspects=SQUARE, seed=0, angle=None):
+    return settings.sample_maps(aspects, np.random.default_rng(seed), angle)
 
 
 def batch(height=12, width=12, count=1, seed=0):
@@ -64,17 +69,17 @@ def test_nothing_drawn_only_scales(height, width):
 @given(height=st.integers(1, 33), width=st.integers(1, 33))
 def test_flips_are_exact(height, width):
     images, masks = batch(height, width)
-    moved, moved_masks = transform(images, masks, draw(Augmentation(1, 0, 0)))
+    moved, moved_masks = transform(images, masks, draw(moving(1)))
     assert torch.equal(moved, scale_batch(images).flip(3))
     assert torch.equal(moved_masks, masks.flip(2))
-    moved, moved_masks = transform(images, masks, draw(Augmentation(0, 1, 0)))
+    moved, moved_masks = transform(images, masks, draw(moving(0, 1)))
     assert torch.equal(moved, scale_batch(images).flip(2))
     assert torch.equal(moved_masks, masks.flip(1))
 
 
 def test_a_quarter_turn_is_exact():
     images, masks = batch()
-    moved, moved_masks = transform(images, masks, draw(Augmentation(0, 0, 1, angle=90)))
+    moved, moved_masks = transform(images, masks, draw(moving(rotation=1), angle=90))
     whole = scale_batch(images)
     assert any(torch.equal(moved, torch.rot90(whole, k, (2, 3))) for k in (1, -1))
     assert moved_masks.sum() == masks.sum()
@@ -84,7 +89,7 @@ def test_a_rotation_is_pillows():
     images, masks = batch(64, 64)
     images = torch.nn.functional.avg_pool2d(images.float().permute(0, 3, 1, 2), 9, 1, 4)
     images = images.permute(0, 2, 3, 1).byte()
-    moved, _ = transform(images, masks, draw(Augmentation(0, 0, 1, angle=30)))
+    moved, _ = transform(images, masks, draw(moving(rotation=1), angle=30))
     moved, whole = moved[0].permute(1, 2, 0).numpy(), scale_batch(images)[0].permute(1, 2, 0)
     distances = []
     for angle in (30, -30):
@@ -101,7 +106,7 @@ def test_the_rotation_happens_in_the_photos_geometry():
     masks = torch.from_numpy(disc).unsqueeze(0)
     images = masks.unsqueeze(-1).expand(-1, -1, -1, 3) * 255
     for angle in (20, 45, 90):
-        maps = draw(Augmentation(0, 0, 1, angle=angle), np.full(1, 2, np.float32))
+        maps = draw(moving(rotation=1), np.full(1, 2, np.float32), angle=angle)
         _, moved = transform(images, masks, maps)
         overlap = (moved & masks).sum() / (moved | masks).sum()
         assert overlap > 0.95
@@ -118,8 +123,8 @@ def test_zoom_shear_and_shift_are_torchvisions(aspect):
     disc[0, 30:80, 40:100] = 1
     images = torch.zeros(1, side, side, 3, dtype=torch.uint8)
     for seed in range(6):
-        settings = Augmentation(0, 0, 1, angle=25, scale=(0.7, 1.4), shear=20, translation=0.1)
-        maps = draw(settings, np.full(1, aspect, np.float32), seed)
+        settings = moving(rotation=1, scale=(0.7, 1.4), shear=20, translation=0.1)
+        maps = draw(settings, np.full(1, aspect, np.float32), seed, angle=25)
         _, moved = transform(images, disc, maps)
         # What was drawn, read from the map: [[1, k], [0, 1]] / scale · rotation.
         (a, b, right), (c, d, down) = maps[0].astype(float)
@@ -152,7 +157,7 @@ def test_what_comes_from_outside_is_0_and_does_not_change_the_scale():
     images = images.clamp(40, 200)
     images[0, 8, 8, 1], images[0, 0, 0] = 37, 255  # the brightest pixel is turned out of sight
     masks = torch.ones_like(masks)
-    moved, moved_masks = transform(images, masks, draw(Augmentation(0, 0, 1, angle=45)))
+    moved, moved_masks = transform(images, masks, draw(moving(rotation=1), angle=45))
     assert (moved[0, :, 0, 0] == 0).all()
     assert moved_masks[0, 0, 0] == 0
     values = scale_batch(images).unique()
@@ -170,7 +175,7 @@ def test_image_and_mask_move_together():
 
 def draw_many(count=20_000, **settings):
     """Maps of a square image, with nothing drawn but what `settings` name."""
-    return draw(replace(NEVER, **settings), np.ones(count, np.float32)).astype(float)
+    return draw(moving(**settings), np.ones(count, np.float32)).astype(float)
 
 
 def assert_uniform(values, low, high):
@@ -179,7 +184,10 @@ def assert_uniform(values, low, high):
 
 
 def test_the_defaults_are_the_papers():
-    assert Augmentation() == Augmentation(0.5, 0.5, 0.5, None, (1, 1), 0, 0, 0, 0, 0, 0, 0, 0)
+    chosen = {"horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation": 0.5, "scale": (1, 1)}
+    assert {key: value for key, value in Augmentation() if value} == chosen | {
+        "angle": "per_sample"
+    }
 
 
 def test_rotation_angles_cover_the_full_circle_uniformly():
@@ -190,7 +198,7 @@ def test_rotation_angles_cover_the_full_circle_uniformly():
 
 
 def test_flips_and_rotation_happen_independently_as_often_as_asked():
-    maps = draw(Augmentation(0.3, 0.6, 0.2), np.ones(20_000, np.float32)).astype(float)
+    maps = draw(moving(0.3, 0.6, 0.2), np.ones(20_000, np.float32)).astype(float)
     turned = maps[:, 0, 1] != 0
     flips = np.sign(np.stack((maps[:, 0, 0], maps[:, 1, 1]))[:, ~turned])
     for flip_x, flip_y, share in ((-1, -1, 0.18), (-1, 1, 0.12), (1, -1, 0.42), (1, 1, 0.28)):
@@ -217,5 +225,5 @@ def test_shear_and_translation_are_uniform_to_both_sides():
 
 
 def test_the_published_quirk_is_one_angle_for_all():
-    maps = draw(Augmentation(0, 0, 0.5, angle=33.0), np.ones(100, np.float32))
+    maps = draw(moving(rotation=0.5), np.ones(100, np.float32), angle=33.0)
     assert len(np.unique(maps.reshape(-1, 6), axis=0)) == 2

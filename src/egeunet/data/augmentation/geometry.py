@@ -7,11 +7,12 @@ lookup, as the published code rotates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, field_validator
 from torch import Tensor
 
 from egeunet.data.augmentation.color import ColorChange
@@ -20,43 +21,56 @@ from egeunet.engine.library import call, load_kernels
 _HALF = 1 << 15
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Settings of the random augmentation of training samples.
+Factor = Annotated[float, Field(ge=0.1, le=10)]
 
-    Attributes:
-        horizontal_flip: Probability of mirroring left and right.
-        vertical_flip: Probability of mirroring top and bottom.
-        rotation: Probability of a rotation by an angle of 0 to 360 degrees.
-        angle: None draws an angle per sample. A number of degrees is the angle of all samples, as
-            in the published code, which draws one angle when the program starts.
-        scale: Smallest and largest zoom factor, drawn log-uniformly.
-        shear: Largest angle of a horizontal shear to either side, in degrees below 90.
-        translation: Largest shift to any side, as a fraction of the image's width and height.
-        hair: Probability of synthetic hair over the image, 5 ms each.
-        gain: Each color channel is multiplied by a factor of 1 ± this.
-        gamma: Values in 0…1 are raised to a power of 1 ± this.
-        saturation: Distances from gray are multiplied by a factor of 1 ± this.
-        light: Largest fraction of light that one side lacks (uneven illumination).
-        camera: Probability of blur, noise or compression; see `artifacts.degrade`.
-    """
 
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.5
-    rotation: float = 0.5
-    angle: float | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
-    shear: float = 0.0
-    translation: float = 0.0
-    hair: float = 0.0
-    gain: float = 0.0
-    gamma: float = 0.0
-    saturation: float = 0.0
-    light: float = 0.0
-    camera: float = 0.0
+class Augmentation(BaseModel, extra="forbid", frozen=True):
+    """Random changes to training samples."""
+
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="Probability of a left-right flip")
+    vertical_flip: float = Field(0.5, ge=0, le=1, description="Probability of an up-down flip")
+    rotation: float = Field(0.5, ge=0, le=1, description="Probability of a rotation")
+    angle: Literal["per_sample", "once"] = Field(
+        "per_sample",
+        description="Draw the angle per sample, or once per run as the published code does",
+    )
+    scale: tuple[Factor, Factor] = Field((1.0, 1.0), description="Smallest and largest zoom factor")
+    shear: float = Field(0.0, ge=0, le=45, description="Largest shear angle, in degrees")
+    translation: float = Field(
+        0.0, ge=0, le=1, description="Largest shift, as a fraction of the image side"
+    )
+    hair: float = Field(0.0, ge=0, le=1, description="Probability of synthetic hair")
+    gain: float = Field(
+        0.0, ge=0, lt=1, description="Each channel is multiplied by a factor from 1 ± this"
+    )
+    gamma: float = Field(
+        0.0, ge=0, lt=1, description="Brightness is raised to a power from 1 ± this"
+    )
+    saturation: float = Field(
+        0.0, ge=0, le=1, description="Saturation is multiplied by a factor from 1 ± this"
+    )
+    light: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Uneven illumination: largest light loss at one side",
+    )
+    camera: float = Field(
+        0.0, ge=0, le=1, description="Probability of blur, noise or JPEG compression"
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _ascending(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError("the smallest zoom factor is greater than the largest")
+        return scale
 
     def sample_maps(
-        self, aspects: NDArray[np.float32], generator: np.random.Generator
+        self,
+        aspects: NDArray[np.float32],
+        generator: np.random.Generator,
+        angle: float | None = None,
     ) -> NDArray[np.float32]:
         """Draw one affine map per sample, from coordinates of the new image to the old one's.
 
@@ -66,13 +80,14 @@ class Augmentation:
             aspects: Width / height of each image before it was resized to the square, (B,): zoom,
                 shear and rotation act on the original geometry.
             generator: Source of randomness.
+            angle: Degrees of all rotations; None draws an angle per sample.
 
         Returns:
             (B, 2, 3), acting on (x, y, 1) with x and y from -1 to 1 and 0 in the image's center.
         """
         count = len(aspects)
         chance = generator.random((4, count))
-        angles = chance[3] * 360 if self.angle is None else np.full(count, self.angle)
+        angles = chance[3] * 360 if angle is None else np.full(count, angle)
         angles = np.deg2rad(np.where(chance[2] < self.rotation, angles, 0))
         flip_x = np.where(chance[0] < self.horizontal_flip, -1, 1)
         flip_y = np.where(chance[1] < self.vertical_flip, -1, 1)
@@ -110,7 +125,7 @@ def transform(
     Args:
         images: uint8 (B, H, W, 3).
         masks: uint8 (B, H, W).
-        maps: float32 (B, 2, 3), see `Augmentation.draw`; nearest pixel, exact for flips. None
+        maps: float32 (B, 2, 3), of `sample_maps`; nearest pixel, exact for flips. None
             moves nothing.
 
     Returns:
