@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import egeunet
@@ -61,3 +62,39 @@ def test_a_damaged_library_is_named_in_the_warning(package):
     messages = package(TRAIN).stderr
     assert messages.count("\n") == 1
     assert str(package.folder) in messages
+
+
+SEGMENT = """
+import sys, numpy as np
+from egeunet import Segmenter
+segmenters = [Segmenter(threads=1), Segmenter("kvasir", threads=1)]
+assert segmenters[0].backend == sys.argv[1], segmenters[0].backend
+image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+np.save(sys.argv[2], segmenters[0](image).probability)
+"""
+
+
+def test_without_the_engine_images_are_segmented_by_onnx_runtime(package, tmp_path):
+    def segment(run, backend):
+        file = tmp_path / f"{backend}.npy"
+        code = f"import sys; sys.argv[1:] = [{backend!r}, {str(file)!r}]\n{SEGMENT}"
+        return run(code).stderr, np.load(file)
+
+    messages, probability = segment(package, "onnxruntime")
+    assert messages.count("\n") == 1
+    assert "libegeunet.so of egeunet is missing, so images are segmented by ONNX" in messages
+    shutil.copy(SOURCE / "engine/libegeunet.so", package.folder / "engine")
+    messages, expected = segment(package, "engine")
+    assert messages == ""
+    np.testing.assert_allclose(probability, expected, atol=1e-4)
+
+
+def test_without_the_engine_its_files_are_refused_with_advice(package):
+    code = (
+        "from egeunet import EgeunetError, Segmenter\n"
+        "from egeunet.inference.weights import SHIPPED\n"
+        "try: Segmenter(SHIPPED / 'isic2018.egeu')\n"
+        "except EgeunetError as error: print(error)"
+    )
+    done = package(code)
+    assert done.stdout.startswith("The engine is not part of this installation: use an .onnx file")

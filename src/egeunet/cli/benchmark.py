@@ -16,7 +16,7 @@ def benchmark(
         str | None,
         typer.Argument(
             metavar="RUN_OR_WEIGHTS",
-            help="A run folder, an .onnx file, a name or a URL#sha256=…; isic2018 by default.",
+            help="A run folder, a file, a name or a URL#sha256=…; isic2018 by default.",
         ),
     ] = None,
     data: Annotated[
@@ -31,12 +31,12 @@ def benchmark(
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure how fast, how large and how good the ways to run a network are, side by side.
+    """Measure speed, size and scores of the ways to run a model, side by side.
 
-    Of a run folder or shipped weights: torch, torch compiled and every ONNX format, which takes the
-    extra `train`; of another ONNX file, or without the extra: the file alone.
-    Start-up and peak memory are those of a fresh process. In each round every one is run once, so
-    that what else the machine does meets all alike.
+    With the extra `train`, a run folder or shipped weights are measured in torch, in compiled torch
+    and in every exported format. Otherwise the files alone are measured.
+    Start-up time and peak memory are those of a new process. The backends take turns, so that other
+    work on the machine affects all of them alike.
 
     For example:
 

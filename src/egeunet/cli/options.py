@@ -15,7 +15,7 @@ Weights: TypeAlias = Annotated[
     typer.Option(
         "--weights",
         "-w",
-        help="A run folder, an .onnx file, a name or a URL#sha256=…; isic2018 by default.",
+        help="A run folder, an .egeu or .onnx file, a name or a URL#sha256=…; isic2018 by default.",
     ),
 ]
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from egeunet.engine.model import EngineModel
 from egeunet.errors import EgeunetError
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class Backend:
         name: Name in the table.
         open: Function from a number of threads to a function of `image`, float32 (B, 3, H, W).
         file: File of the weights, or None.
-        probe: How a new process opens it, "torch" or "onnx" and a path; None to skip that.
+        probe: How a new process opens it, "torch", "onnx" or "engine" and a path; None to skip
+            that.
         scored: Whether to score it on the dataset.
     """
 
@@ -63,8 +66,21 @@ def onnx_backend(name: str, path: Path, scored: bool = True) -> Backend:
     return Backend(name, open_session, path, ("onnx", path), scored)
 
 
+def engine_backend(name: str, path: Path) -> Backend:
+    """Run an .egeu file in the engine: the images of a batch in as many threads as are given."""
+
+    def open_model(threads: int) -> Runner:
+        model = EngineModel(path.read_bytes(), str(path))
+        if threads == 1:
+            return model
+        pool = ThreadPoolExecutor(threads)
+        return lambda images: np.concatenate([*pool.map(model, np.split(images, len(images)))])
+
+    return Backend(name, open_model, path, ("engine", path))
+
+
 def run_backends(run: Run, folder: Path) -> list[Backend]:
-    """Return the backends of a trained run: torch, torch compiled and each ONNX format.
+    """Return the backends of a trained run: torch, torch compiled and each exported format.
 
     Args:
         run: A trained run.
@@ -88,8 +104,11 @@ def run_backends(run: Run, folder: Path) -> list[Backend]:
         except EgeunetError as error:
             _LOG.warning(str(error))
             continue
-        kind = "float32" if form.name == "onnx" else form.name.removeprefix("onnx-")
-        found.append(onnx_backend(f"ONNX {kind}", folder / form.file))
+        kind = "float16" if form.name.endswith("fp16") else "float32"
+        if form.file.endswith(".egeu"):
+            found.append(engine_backend(f"engine {kind}", folder / form.file))
+        else:
+            found.append(onnx_backend(f"ONNX {kind}", folder / form.file))
     return found
 
 

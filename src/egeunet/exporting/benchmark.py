@@ -22,6 +22,7 @@ from egeunet.errors import MissingExtraError, UsageError, needs_extra
 from egeunet.exporting.backends import (
     Backend,
     Runner,
+    engine_backend,
     keep_threads,
     onnx_backend,
     run_backends,
@@ -51,6 +52,12 @@ if kind == "torch":
     ready = time.perf_counter()
     with torch.inference_mode():
         model(torch.from_numpy(image))
+elif kind == "engine":
+    from egeunet.engine.model import EngineModel
+    with open(path, "rb") as file:
+        model = EngineModel(file.read())
+    ready = time.perf_counter()
+    model(image)
 else:
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -77,7 +84,7 @@ def benchmark(
 
     Args:
         weights: A run folder or the name of shipped weights, "isic2018" by default: torch, torch
-            compiled, and every ONNX format; or another ONNX file as `Segmenter` takes it.
+            compiled, and every exported format; or another file as `Segmenter` takes it.
         data: A dataset or folder, scored as `egeunet.evaluate` would; not scored without.
         others: Function from a folder for files, and the input size, to further backends.
         rounds: How often each is run; the first tenth is warm-up.
@@ -108,7 +115,10 @@ def benchmark(
             path = find_weights(weights)
             metadata = Segmenter(path).metadata
             size, classes = metadata.size, len(metadata.classes)
-            backends = [onnx_backend("ONNX", path)]
+            backends = [engine_backend("engine", path)] if path.suffix == ".egeu" else []
+            if not backends or find_shipped(weights):
+                path = find_weights(weights, "onnxruntime")
+                backends.append(onnx_backend("ONNX", path))
         if others:
             backends = [*others(folder, size), *backends]
         threads = sorted({1, count_cores()})
@@ -144,7 +154,7 @@ def _open_run(weights: str | Path) -> Run | None:
     """Open what torch can run; of other weights say that their file alone is measured."""
     shipped = find_shipped(weights)
     if not shipped and not run_folder(weights):
-        _LOG.info("of an ONNX file there is one row: name a run folder for torch and formats")
+        _LOG.info("of a file there is one row: name a run folder for torch and formats")
         return None
     try:
         with needs_extra("train"):
