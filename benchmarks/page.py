@@ -6,7 +6,6 @@ It is served meanwhile, as docs/web.md says: python benchmarks/page.py http://12
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import statistics
@@ -19,10 +18,8 @@ from egeunet.environment import environment
 from egeunet.evaluation.results_store import append_result
 
 ROOT = Path(__file__).parents[1]
-WEB = ROOT / "web"
 PAGE = ROOT / "src" / "egeunet" / "serve" / "page"
 VISITS, RUNS = 5, 20
-WASM = re.compile(r"ort(?!.*(webgpu|asyncify))")  # what is loaded unless WebGPU is chosen
 
 
 def main() -> None:
@@ -46,17 +43,15 @@ def main() -> None:
             runs += [segment(page)[1] for _ in range(RUNS)]
             page.context.close()
         version = browser.version
-    sizes = {path.name: path.stat().st_size for path in PAGE.rglob("*.*")}
+    sizes = {path.suffix: path.stat().st_size for path in PAGE.rglob("*.*")}
     row = {
         "benchmark": "page",
         "browser": f"Chromium {version}",
-        "onnxruntime_web": json.loads((WEB / "package.json").read_bytes())["dependencies"][
-            "onnxruntime-web"
-        ],
         "visits": VISITS,
         "runs": RUNS,
-        "own_kb": sum(size for name, size in sizes.items() if not name.startswith("ort")) / 1000,
-        "runtime_kb": sum(size for name, size in sizes.items() if WASM.match(name)) / 1000,
+        "page_kb": sum(path.stat().st_size for path in PAGE.rglob("*.*")) / 1000,
+        "engine_kb": sizes[".wasm"] / 1000,
+        "weights_kb": sizes[".egeu"] / 1000,
         "ready_s": statistics.median(ready),
         "first_mask_s": statistics.median(first),
         "run_ms": statistics.median(runs),

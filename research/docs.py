@@ -400,14 +400,15 @@ def page() -> str:
         return "not run\n"
     row = rows[-1]
     lines = [
-        ["the page without ONNX Runtime", f"{row['own_kb']:.0f} KB"],
-        ["ONNX Runtime, uncompressed", f"{row['runtime_kb'] / 1000:.1f} MB"],
+        ["the whole page, uncompressed", f"{row['page_kb']:.0f} KB"],
+        ["of that, the engine", f"{row['engine_kb']:.0f} KB"],
+        ["of that, the weights", f"{row['weights_kb']:.0f} KB"],
         ["from the address to ready, empty cache", f"{row['ready_s']:.2f} s"],
         ["from the button to the first mask", f"{row['first_mask_s']:.2f} s"],
         ["the network with pre- and postprocessing", f"{row['run_ms']:.0f} ms"],
     ]
     seen = f"Medians of {row['visits']} visits with {row['runs']} runs each on the sample"
-    where = machine(row, f"{row['browser']}, onnxruntime-web {row['onnxruntime_web']}")
+    where = machine(row, row["browser"])
     return f"{table('what | measured', lines)}\n{seen}: {where}"
 
 

@@ -1,57 +1,62 @@
-"""Write the assets of the page: the network, its metadata and a sample image.
+"""Write the assets of the page: the engine, the weights, their metadata and a sample image.
 
     python web/assets.py
 
-The network is the shipped graph with pre- and postprocessing inside. The sample is synthetic.
+The engine is C compiled to WebAssembly by the Zig toolchain. The sample is synthetic.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import onnx
 from PIL import Image
 
+from egeunet import Segmenter
 from egeunet.data.synthetic import draw
-from egeunet.exporting.onnx import around_photo
 from egeunet.files import atomic_write
-from egeunet.inference.quality import REVIEW, DiceEstimator
-from egeunet.inference.weights import find_weights
+from egeunet.inference.quality import REVIEW
+from egeunet.inference.weights import find_shipped
 
-GENERATED = Path(__file__).parent / "generated"
+WEB = Path(__file__).parent
+GENERATED = WEB / "generated"
+SOURCES = WEB.parent / "src" / "egeunet" / "engine"
 WEIGHTS = "isic2018"
 SAMPLE = 24  # seed of the synthetic image: a lesion beside a ruler
+FLAGS = (
+    *("-target", "wasm32-wasi", "-O3", "-msimd128", "-mbulk-memory", "-mexec-model=reactor", "-s"),
+    *("-Wl,--export-dynamic", "-Wl,--export=__heap_base", "-Wl,-z,stack-size=131072"),
+)
 
 
 def main() -> None:
     """Write all assets."""
-    core = onnx.load(find_weights(WEIGHTS))
-    graph = around_photo(core)
-    properties = {entry.key: entry.value for entry in core.metadata_props}
+    shipped = Segmenter(WEIGHTS).metadata
     metadata = {
         "weights": WEIGHTS,
-        "threshold": float(properties["threshold"]),
-        "quality": DiceEstimator.from_json(properties["quality"]).plain,
+        "threshold": shipped.threshold,
+        "quality": shipped.quality.plain,
         "review": REVIEW,
-        "not_for_webgpu": name_resizing(graph),
     }
-    with atomic_write(GENERATED / "photo.onnx") as path:
-        onnx.save(graph, path)
+    with atomic_write(GENERATED / "engine.wasm") as path:
+        compile_engine(path)
+    with atomic_write(GENERATED / "weights.egeu") as path:
+        shutil.copy(find_shipped(WEIGHTS, ".egeu"), path)
     with atomic_write(GENERATED / "metadata.json") as path:
         path.write_text(json.dumps(metadata))
     with atomic_write(GENERATED / "sample.jpg") as path:
         Image.fromarray(draw(SAMPLE, (480, 640))[0]).save(path, quality=85)
 
 
-def name_resizing(graph: onnx.ModelProto) -> list[str]:
-    """Name the resizing nodes; ONNX Runtime has no antialiased Resize on WebGPU."""
-    names = []
-    for node in graph.graph.node:
-        if any(attribute.name == "antialias" for attribute in node.attribute):
-            node.name = f"resize_{len(names)}"
-            names.append(node.name)
-    return names
+def compile_engine(path: Path) -> None:
+    """Compile the engine for WebAssembly with 128-bit SIMD; it imports nothing."""
+    sources = [SOURCES / name for name in ("engine.c", "image.c", "network_baseline.c")]
+    subprocess.run(
+        [sys.executable, "-m", "ziglang", "cc", *FLAGS, *sources, "-o", path], check=True
+    )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,6 @@ const pageText: Plugin = {
   },
 };
 
-/** Files of the WebGPU build: twice the size of the rest, and loaded only when chosen. */
-const WEBGPU = /webgpu|asyncify/;
-
 /** Writes the service worker, which caches the files of the build. */
 const offline: Plugin = {
   name: "offline",
@@ -28,8 +25,7 @@ const offline: Plugin = {
   generateBundle(_, bundle) {
     const hash = createHash("sha256");
     for (const file of Object.values(bundle)) hash.update(file.type === "chunk" ? file.code : file.source);
-    const names = Object.keys(bundle).filter((name) => !WEBGPU.test(name));
-    const files = ["./", ...names.map((name) => `./${name}`)];
+    const files = ["./", ...Object.keys(bundle).map((name) => `./${name}`)];
     const source = readFileSync(new URL("./src/sw.js", import.meta.url), "utf8")
       .replace("__FILES__", JSON.stringify(files))
       .replace("__VERSION__", hash.digest("hex").slice(0, 12));

@@ -1,8 +1,7 @@
-/** A decoded image: RGB bytes in row-major order, and the same pixels as a canvas. */
+/** A decoded image as an opaque canvas. */
 export interface DecodedImage {
   width: number;
   height: number;
-  rgb: Uint8Array;
   canvas: HTMLCanvasElement;
 }
 
@@ -42,12 +41,5 @@ export async function decode(file: Blob): Promise<DecodedImage> {
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, width, height);
   bitmap.close();
-  const rgba = context.getImageData(0, 0, width, height).data;
-  const rgb = new Uint8Array(width * height * 3);
-  for (let from = 0, to = 0; from < rgba.length; from += 4) {
-    rgb[to++] = rgba[from];
-    rgb[to++] = rgba[from + 1];
-    rgb[to++] = rgba[from + 2];
-  }
-  return { width, height, rgb, canvas };
+  return { width, height, canvas };
 }

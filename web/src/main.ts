@@ -3,7 +3,7 @@ import sampleUrl from "../generated/sample.jpg?url";
 import { CameraError, takePhoto } from "./camera";
 import { type DecodedImage, decode, DecodeError, ImageTooLargeError, MAX_MEGAPIXELS } from "./image";
 import { drawMask, drawOverlay, measure, type ProbabilityMap, toSide } from "./mask";
-import { type Engine, loadSession, type Prediction, segment } from "./model";
+import { load, type Prediction, segment } from "./model";
 import { type Point, Ruler } from "./ruler";
 import { text } from "./text";
 
@@ -29,7 +29,6 @@ const threshold = get<HTMLInputElement>("threshold");
 const opacity = get<HTMLInputElement>("opacity");
 const compare = get<HTMLInputElement>("compare");
 const length = get<HTMLInputElement>("length");
-const engine = get<HTMLSelectElement>("engine");
 
 const items: Item[] = [];
 let current: Shown | undefined;
@@ -64,8 +63,7 @@ function segmentItems(wanted: Item[]): void {
       try {
         setStatus(text.looking);
         const image = await decode(item.file);
-        await new Promise((shown) => setTimeout(shown)); // let the status be painted first
-        const prediction = await segment(image, engine.value as Engine);
+        const prediction = await segment(image);
         const map = { values: prediction.probability, width: image.width, height: image.height };
         current = { item, image, map, prediction };
         if (!items.includes(item)) items.push(item);
@@ -96,10 +94,6 @@ function errorMessage(error: unknown, name: string): string {
   if (error instanceof DecodeError) return text.noImage(name);
   if (error instanceof ImageTooLargeError) return text.tooLarge(name, MAX_MEGAPIXELS);
   if (error instanceof CameraError) return text.noCamera;
-  if (engine.value === "webgpu") {
-    engine.value = "wasm";
-    return text.noWebGpu;
-  }
   console.error(error);
   return text.failed(name);
 }
@@ -125,7 +119,7 @@ function showCurrent(): void {
   show("photo", image.canvas, toSide(image.width * scale), toSide(image.height * scale));
   get("quality").textContent = prediction.quality.toFixed(2);
   get("review").hidden = prediction.quality >= metadata.review;
-  get("runs").textContent = `${text[prediction.engine]}, ${Math.round(prediction.milliseconds)} ms`;
+  get("runs").textContent = text.computed(Math.round(prediction.milliseconds));
   update();
 }
 
@@ -271,9 +265,6 @@ function listen(): void {
   };
   get("unmark").onclick = () => mark([]);
 
-  get("engines").hidden = !("gpu" in navigator);
-  engine.onchange = () => segmentItems([current!.item]);
-
   get("save-mask").onclick = () =>
     drawMask(current!.map, thresholdValue()).toBlob((blob) => save(blob, "-mask.png"));
   get("save-overlay").onclick = () => {
@@ -292,7 +283,7 @@ function listen(): void {
 
 listen();
 update();
-loadSession("wasm").then(
+load().then(
   () => current || setStatus(text.ready),
   () => {
     setStatus("");

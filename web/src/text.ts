@@ -20,9 +20,6 @@ export const text = {
   area: "Area",
   quality: "Estimated Dice score",
   runs: "Computed by",
-  wasm: "WebAssembly, one thread",
-  webgpu: "WebGPU",
-  engine: "Compute with",
   length: "Known length in mm",
   lengthOfWidth: "The real width of the whole photo. For a shorter length, mark its two ends.",
   lengthOfPoints: "The real distance between the two marked points.",
@@ -50,11 +47,10 @@ export const text = {
     "No camera is available. Connect one and allow this page to use it, or choose a photo.",
   noWasm:
     "The network needs WebAssembly, which this browser does not have or allow. Update the browser or enable WebAssembly.",
-  noWebGpu:
-    "WebGPU does not work on this device. The page uses WebAssembly again; choose the photo once more.",
   noNetwork:
     "Cannot load the network. Check your connection and reload the page. If it fails again, update the browser: it needs WebAssembly SIMD.",
   failed: (name: string) => `Cannot segment ${name}: the device may be out of memory. Close other pages or choose a smaller photo.`,
+  computed: (milliseconds: number) => `WebAssembly, one thread, ${milliseconds} ms`,
   done: (name: string) => `Outlined ${name}.`,
   share: (percent: string) => `${percent} % of the photo`,
   squareMillimetres: (value: string) => `${value} mm²`,

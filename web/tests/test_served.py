@@ -21,10 +21,9 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".wasm": "application/wasm",
-    ".onnx": "application/octet-stream",
+    ".egeu": "application/octet-stream",
     ".svg": "image/svg+xml",
     ".jpg": "image/jpeg",
-    ".txt": "text/plain; charset=utf-8",
 }
 
 

@@ -23,7 +23,7 @@ _ASSETS = "assets"  # the folder of files that have a hash of their content in t
 for _type, _suffix in (
     ("text/javascript", ".js"),
     ("application/wasm", ".wasm"),
-    ("application/octet-stream", ".onnx"),
+    ("application/octet-stream", ".egeu"),
 ):
     mimetypes.add_type(_type, _suffix)
 
