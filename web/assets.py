@@ -24,7 +24,7 @@ from egeunet.inference.weights import find_shipped
 WEB = Path(__file__).parent
 GENERATED = WEB / "generated"
 SOURCES = WEB.parent / "src" / "egeunet" / "engine"
-WEIGHTS = "isic2018"
+WEIGHTS = ("isic2018", "kvasir")
 SAMPLE = 24  # seed of the synthetic image: a lesion beside a ruler
 FLAGS = (
     *("-target", "wasm32-wasi", "-O3", "-msimd128", "-mbulk-memory", "-mexec-model=reactor", "-s"),
@@ -34,17 +34,18 @@ FLAGS = (
 
 def main() -> None:
     """Write all assets."""
-    shipped = Segmenter(WEIGHTS).metadata
-    metadata = {
-        "weights": WEIGHTS,
-        "threshold": shipped.threshold,
-        "quality": shipped.quality.plain,
-        "review": REVIEW,
-    }
+    metadata = {}
+    for name in WEIGHTS:
+        shipped = Segmenter(name).metadata
+        metadata[name] = {
+            "threshold": shipped.threshold,
+            "quality": shipped.quality.plain,
+            "review": REVIEW,
+        }
+        with atomic_write(GENERATED / f"{name}.egeu") as path:
+            shutil.copy(find_shipped(name, ".egeu"), path)
     with atomic_write(GENERATED / "engine.wasm") as path:
         compile_engine(path)
-    with atomic_write(GENERATED / "weights.egeu") as path:
-        shutil.copy(find_shipped(WEIGHTS, ".egeu"), path)
     with atomic_write(GENERATED / "metadata.json") as path:
         path.write_text(json.dumps(metadata))
     with atomic_write(GENERATED / "sample.jpg") as path:

@@ -3,7 +3,7 @@ import sampleUrl from "../generated/sample.jpg?url";
 import { CameraError, takePhoto } from "./camera";
 import { type DecodedImage, decode, DecodeError, ImageTooLargeError, MAX_MEGAPIXELS } from "./image";
 import { drawMask, drawOverlay, measure, type ProbabilityMap, toSide } from "./mask";
-import { load, type Prediction, segment } from "./model";
+import { load, LoadError, type Prediction, segment, type Weights } from "./model";
 import { type Point, Ruler } from "./ruler";
 import { text } from "./text";
 
@@ -19,6 +19,7 @@ interface Shown {
   image: DecodedImage;
   map: ProbabilityMap;
   prediction: Prediction;
+  weights: Weights;
 }
 
 /** Longest side of the preview; saved files have the image's own size. */
@@ -29,6 +30,7 @@ const threshold = get<HTMLInputElement>("threshold");
 const opacity = get<HTMLInputElement>("opacity");
 const compare = get<HTMLInputElement>("compare");
 const length = get<HTMLInputElement>("length");
+const weights = get<HTMLSelectElement>("weights");
 
 const items: Item[] = [];
 let current: Shown | undefined;
@@ -43,7 +45,12 @@ const ruler = new Ruler({
   done: mark,
 });
 
-threshold.value = String(Math.round(100 * metadata.threshold));
+/** The chosen weights. */
+const chosen = () => weights.value as Weights;
+
+function resetThreshold(): void {
+  threshold.value = String(Math.round(100 * metadata[chosen()].threshold));
+}
 
 function setStatus(message: string): void {
   get("status").textContent = message;
@@ -63,9 +70,10 @@ function segmentItems(wanted: Item[]): void {
       try {
         setStatus(text.looking);
         const image = await decode(item.file);
-        const prediction = await segment(image);
+        const weights = chosen();
+        const prediction = await segment(image, weights);
         const map = { values: prediction.probability, width: image.width, height: image.height };
-        current = { item, image, map, prediction };
+        current = { item, image, map, prediction, weights };
         if (!items.includes(item)) items.push(item);
         showCurrent();
       } catch (error) {
@@ -94,12 +102,15 @@ function errorMessage(error: unknown, name: string): string {
   if (error instanceof DecodeError) return text.noImage(name);
   if (error instanceof ImageTooLargeError) return text.tooLarge(name, MAX_MEGAPIXELS);
   if (error instanceof CameraError) return text.noCamera;
+  if (error instanceof LoadError) {
+    return typeof WebAssembly === "undefined" ? text.noWasm : text.noNetwork;
+  }
   console.error(error);
   return text.failed(name);
 }
 
 function showCurrent(): void {
-  const { item, image, prediction } = current!;
+  const { item, image, prediction, weights } = current!;
   ruler.stop();
   get("guide").textContent = "";
   length.value = item.length;
@@ -118,7 +129,7 @@ function showCurrent(): void {
   const scale = previewScale(image);
   show("photo", image.canvas, toSide(image.width * scale), toSide(image.height * scale));
   get("quality").textContent = prediction.quality.toFixed(2);
-  get("review").hidden = prediction.quality >= metadata.review;
+  get("review").hidden = prediction.quality >= metadata[weights].review;
   get("runs").textContent = text.computed(Math.round(prediction.milliseconds));
   update();
 }
@@ -166,7 +177,8 @@ function formatArea(shown: Shown): string {
 }
 
 /** The measurements of a result, named as in `Result.to_dict()`. */
-function measurements({ item: { file, length, points }, image, map, prediction }: Shown) {
+function measurements({ item, image, map, prediction, weights }: Shown) {
+  const { file, length, points } = item;
   const { pixels, box } = measure(map, thresholdValue());
   const [from, to] = points.length === 2 ? points : [[0, 0], [image.width, 0]];
   const perPixel = Number(length) / Math.hypot(to[0] - from[0], to[1] - from[1]);
@@ -179,9 +191,9 @@ function measurements({ item: { file, length, points }, image, map, prediction }
     area_mm2: perPixel > 0 && Number.isFinite(perPixel) ? pixels * perPixel ** 2 : null,
     box,
     quality: prediction.quality,
-    review: prediction.quality < metadata.review,
+    review: prediction.quality < metadata[weights].review,
     threshold: thresholdValue(),
-    weights: metadata.weights,
+    weights,
     intended_use: text.use,
   };
 }
@@ -243,6 +255,7 @@ function listen(): void {
   };
   get("sample").onclick = async () => {
     setStatus(text.looking);
+    weights.value = "isic2018"; // the sample is a skin lesion
     const blob = await (await fetch(sampleUrl)).blob();
     addFiles([new File([blob], "sample.jpg")]);
   };
@@ -264,6 +277,10 @@ function listen(): void {
     update();
   };
   get("unmark").onclick = () => mark([]);
+  weights.onchange = () => {
+    resetThreshold();
+    if (current) segmentItems([current.item]);
+  };
 
   get("save-mask").onclick = () =>
     drawMask(current!.map, thresholdValue()).toBlob((blob) => save(blob, "-mask.png"));
@@ -281,13 +298,14 @@ function listen(): void {
     save(new Blob([JSON.stringify(measurements(current!), null, 2)], { type: "application/json" }), ".json");
 }
 
+resetThreshold();
 listen();
 update();
-load().then(
+load(chosen()).then(
   () => current || setStatus(text.ready),
-  () => {
+  (error) => {
     setStatus("");
-    showErrors([typeof WebAssembly === "undefined" ? text.noWasm : text.noNetwork]);
+    showErrors([errorMessage(error, "")]);
   },
 );
 if (import.meta.env.PROD) void navigator.serviceWorker?.register("./sw.js");

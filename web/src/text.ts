@@ -1,7 +1,7 @@
 /** Every text of the page. Translate this file to translate the page. */
 export const text = {
   title: "Lesion outline",
-  lead: "Outline a skin lesion in a dermoscopy photo, in your own browser.",
+  lead: "Outline a skin lesion in a dermoscopy photo, or a polyp in a colonoscopy image, in your own browser.",
   useLabel: "Intended use",
   use: "For research use. Not a medical device: a mask is not a diagnosis. Do not base a decision about a patient on it.",
   stays: "Your photos never leave this device, and once loaded the page works offline.",
@@ -13,7 +13,10 @@ export const text = {
   sample: "Try a sample",
   drop: "or drop or paste photos here",
   photos: "Photos",
-  picture: "Photo with the outline of the lesion",
+  weights: "What to outline",
+  isic2018: "Skin lesion (dermoscopy)",
+  kvasir: "Polyp (colonoscopy)",
+  picture: "Photo with the outline",
   threshold: "Threshold",
   opacity: "Mask opacity",
   compare: "Before and after",
@@ -38,7 +41,7 @@ export const text = {
   ready: "Ready. Choose a photo.",
   looking: "Segmenting…",
   review: "Check this outline: the network is uncertain about it.",
-  empty: "No lesion found at this threshold.",
+  empty: "Nothing found at this threshold.",
   noImage: (name: string) =>
     `Cannot read ${name}: it is not an image, or this browser does not support its format. Choose a JPEG, PNG or WebP file.`,
   tooLarge: (name: string, most: number) =>

@@ -1,10 +1,9 @@
 /** The worker of the page: runs the engine, one request at a time. */
-import metadata from "../generated/metadata.json";
 import { Engine } from "./engine";
 
 /** The first message loads the network; every other one is an image to segment. */
 export type Request =
-  | { module: WebAssembly.Module; weights: ArrayBuffer }
+  | { module: WebAssembly.Module; weights: ArrayBuffer; quality: number[] }
   | { rgba: Uint8ClampedArray; height: number; width: number };
 
 /** The output for one image: probability per pixel, estimated Dice score, computing time. */
@@ -17,7 +16,8 @@ export interface Prediction {
 /** The answer to a request. */
 export type Reply = { prediction?: Prediction; error?: string };
 
-let engine: Engine | undefined;
+let engine: Engine;
+let coefficients: number[]; // of the estimated Dice score
 
 onmessage = ({ data }: MessageEvent<Request>) => {
   try {
@@ -32,11 +32,12 @@ onmessage = ({ data }: MessageEvent<Request>) => {
 function answer(request: Request): Prediction | undefined {
   if ("module" in request) {
     engine = new Engine(request.module, request.weights);
+    coefficients = request.quality;
     engine.segment(new Uint8ClampedArray(4), 1, 1); // the first run is slower than the next
     return undefined;
   }
   const start = performance.now();
-  const { scores, probability } = engine!.segment(request.rgba, request.height, request.width);
+  const { scores, probability } = engine.segment(request.rgba, request.height, request.width);
   const quality = estimateDice(scores);
   return { probability, quality, milliseconds: performance.now() - start };
 }
@@ -50,7 +51,7 @@ function estimateDice(scores: Float32Array): number {
     square += p * p;
   }
   const agreement = total > 0 ? Math.min(square / total, 1) : 0;
-  const [intercept, certainty, size] = metadata.quality;
+  const [intercept, certainty, size] = coefficients;
   const sum =
     intercept +
     certainty * Math.log(1.01 - agreement) +

@@ -107,6 +107,18 @@ def real_photos(step: int) -> list[Path]:
     return found
 
 
+def test_polyps_are_outlined_with_their_own_weights(page: Page, photo, upload, saved, numbers):
+    upload(photo)
+    assert numbers()["weights"] == "isic2018"
+    page.get_by_label("What to outline").select_option("Polyp (colonoscopy)")
+    page.get_by_text("Outlined mole.png.").wait_for()
+    result = Segmenter("kvasir")(photo)
+    told = numbers()
+    assert told["weights"] == "kvasir"
+    assert told["quality"] == pytest.approx(result.quality, abs=0.005)
+    assert iou(read_mask(saved("Save mask")), result.mask) > 0.99
+
+
 def test_upright_and_transparent_photos(upload, saved, segmenter, tmp_path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a phone held upright
@@ -327,7 +339,17 @@ def test_it_works_offline_once_loaded(page: Page, context: BrowserContext, photo
 def test_the_keyboard_reaches_everything(page: Page, photo, upload) -> None:
     upload(photo)
     page.locator("body").click(position={"x": 2, "y": 2})
-    wanted = {"file", "camera", "sample", "threshold", "opacity", "compare", "length", "mark"}
+    wanted = {
+        "file",
+        "camera",
+        "sample",
+        "threshold",
+        "opacity",
+        "compare",
+        "length",
+        "mark",
+        "weights",
+    }
     wanted |= {"save-mask", "save-overlay", "save-json"}
     reached = set()
     for _ in range(20):
