@@ -54,7 +54,7 @@ def images() -> list[Image.Image]:
 
 
 def compare_with_python(command: list[str], folder: Path, images: list[Image.Image]) -> None:
-    segmenter = Segmenter("isic2018")
+    segmenter = Segmenter("isic2018", backend="onnxruntime")  # another implementation
     for image in images:
         image.save(folder / "image.ppm")
         words = [*command, WEIGHTS, folder / "image.ppm", folder / "mask.pgm"]

@@ -25,7 +25,7 @@ PHOTOS = DATA / "isic2018"
 
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
-    return Segmenter("isic2018")
+    return Segmenter("isic2018", backend="onnxruntime")
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_polyps_are_outlined_with_their_own_weights(page: Page, photo, upload, s
     assert numbers()["weights"] == "isic2018"
     page.get_by_label("What to outline").select_option("Polyp (colonoscopy)")
     page.get_by_text("Outlined mole.png.").wait_for()
-    result = Segmenter("kvasir")(photo)
+    result = Segmenter("kvasir", backend="onnxruntime")(photo)
     told = numbers()
     assert told["weights"] == "kvasir"
     assert told["quality"] == pytest.approx(result.quality, abs=0.005)
