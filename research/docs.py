@@ -402,7 +402,7 @@ def page() -> str:
     lines = [
         ["the whole page, uncompressed", f"{row['page_kb']:.0f} KB"],
         ["of that, the engine", f"{row['engine_kb']:.0f} KB"],
-        ["of that, the weights", f"{row['weights_kb']:.0f} KB"],
+        ["of that, the weights for each target", f"{row['weights_kb']:.0f} KB"],
         ["from the address to ready, empty cache", f"{row['ready_s']:.2f} s"],
         ["from the button to the first mask", f"{row['first_mask_s']:.2f} s"],
         ["the network with pre- and postprocessing", f"{row['run_ms']:.0f} ms"],
