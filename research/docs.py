@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from egeunet.cli.models import COLUMNS, table_row
 from egeunet.data.cache import Arrays
 from egeunet.data.synthetic import draw
 from egeunet.environment import describe_environment
 from egeunet.evaluation.corruptions import KINDS, SEVERITIES, corrupt
 from egeunet.evaluation.results_store import read_results
+from egeunet.models.registry import list_models, model_info
 from research.paper import DATASETS
 from research.release_report import release_tables, weights_row
 from research.report import SHIPPED_FOR, write_report
@@ -42,11 +42,10 @@ TIMES = ("total", "last_epoch")
 @functools.cache
 def regions() -> dict[str, str]:
     """Return the text of every region by its name."""
-    models = egeunet("models", "--markdown")
-    lines = [line.strip("| ").split(" | ") for line in models.splitlines()[2:]]
-    names = [name.strip("`") for name, *_ in lines]
+    names = list_models()
+    lines = [table_row(model_info(name)) for name in names]
     return {
-        "models": f"\n{models}",
+        "models": f"\n{models(lines)}",
         "weights": f"\n{weights()}",
         "steps": f"\n{steps(names)}",
         "training": f"\n{training()}",
@@ -60,6 +59,16 @@ def regions() -> dict[str, str]:
             for model, (_, params, macs, memory, *_) in zip(names, lines, strict=True)
         },
     }
+
+
+def models(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return the table of models, with links to their papers."""
+    cells = [COLUMNS, ("---", *["---:"] * 5, "---", "---")]
+    for name, *middle, paper in lines:
+        arxiv = model_info(name).arxiv
+        link = f"[{paper}](https://arxiv.org/abs/{arxiv})" if arxiv else paper
+        cells.append((f"`{name}`", *middle, link))
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def results(name: str) -> list[dict[str, Any]]:
@@ -430,14 +439,6 @@ def render(page: Path) -> str:
     pattern = r"(<!-- (.+?):begin -->).*?(<!-- \2:end -->)"
     text = page.read_text(encoding="utf-8")
     return re.sub(pattern, lambda m: m[1] + regions()[m[2]] + m[3], text, flags=re.DOTALL)
-
-
-def egeunet(*words: str) -> str:
-    """Run the program and return what it prints."""
-    command = [sys.executable, "-m", "egeunet", *words]
-    return subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT
-    ).stdout
 
 
 def write_docs() -> None:

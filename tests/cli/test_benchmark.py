@@ -47,7 +47,7 @@ def test_shipped_weights_that_were_changed_are_not_measured(
     monkeypatch.setattr(weights, "SHIPPED", tmp_path)
     done = CliRunner().invoke(app, ["benchmark"])
     assert isinstance(done.exception, EgeunetError)
-    assert "is not what was shipped" in str(done.exception)
+    assert "is missing or was changed" in str(done.exception)
 
 
 @pytest.mark.parametrize(

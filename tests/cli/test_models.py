@@ -73,12 +73,12 @@ def test_row(rows, name):
 
 def test_without_timm_the_others_are_counted_and_the_rest_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
-    result = CliRunner().invoke(app, ["models", "--markdown"])
+    result = CliRunner().invoke(app, ["models", "--json"])
     assert result.exit_code == 0
-    lines = [line.split(" | ") for line in result.stdout.splitlines()[2:]]
-    cells = {line[0].strip("| `"): line[1] for line in lines}
-    assert cells["egeunet"] == "53,374"
-    needing = {name for name, cell in cells.items() if cell == "needs egeunet[zoo]"}
+    rows = {row["model"]: row for row in json.loads(result.stdout)}
+    assert rows["egeunet"]["params"] == 53_374
+    needing = {name for name, row in rows.items() if row["needs"] == "egeunet[zoo]"}
+    assert CliRunner().invoke(app, ["models"]).stdout.count("needs egeunet[zoo]") == 5
     assert needing == {"efficientnet_lite0", "mobilenetv3", "mobilevitv2", "sanet", "transfuse"}
 
 

@@ -11,7 +11,7 @@ import typer
 
 from egeunet.batch import SHARD_SIZE
 from egeunet.cli.console import print_json
-from egeunet.cli.options import Weights
+from egeunet.cli.options import Json, Weights, flag, output
 from egeunet.errors import InterruptedRunError, needs_extra
 from egeunet.notice import NOTICE
 
@@ -24,9 +24,7 @@ def batch(
             help="Folders, globs, images, tars, Parquet files; paths or s3://, gs://, az://, …",
         ),
     ],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Folder to write to; a path or URI.")
-    ],
+    out: Annotated[str, output("Folder to write to; a path or URI.")],
     weights: Weights = None,
     address: Annotated[
         str | None,
@@ -39,8 +37,8 @@ def batch(
     shard_size: Annotated[
         int, typer.Option(min=1, help="Number of images per Parquet file.")
     ] = SHARD_SIZE,
-    masks: Annotated[bool, typer.Option("--masks", help="Also write masks as PNG.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    masks: Annotated[bool, flag("--masks", "Also write masks as PNG.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Segment a large image archive with Ray, on this machine or a cluster, into Parquet.
 
@@ -64,7 +62,7 @@ def batch(
 
             summary = segment_archive(
                 inputs,
-                output,
+                out,
                 weights=weights,
                 address=address,
                 workers=workers,
@@ -73,7 +71,7 @@ def batch(
             )
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
-            f"Interrupted: {output} keeps what is written; run the same command to resume.",
+            f"Interrupted: {out} keeps what is written; run the same command to resume.",
             signal.SIGINT,
         ) from error
     if as_json:
@@ -82,6 +80,6 @@ def batch(
         rate = f" ({summary.images_per_second:.0f} images/s)" if summary.segmented else ""
         skipped = f", {summary.skipped} done before" if summary.skipped else ""
         done = summary.images - summary.errors
-        sys.stdout.write(f"{output}: {done} segmented{rate}, {summary.errors} failed{skipped}\n")
+        sys.stdout.write(f"{out}: {done} segmented{rate}, {summary.errors} failed{skipped}\n")
     if summary.errors:
         raise typer.Exit(1)

@@ -8,28 +8,18 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import print_json, print_table
-from egeunet.cli.options import Overwrite, check_absent
+from egeunet.cli.options import WEIGHTS, Json, Overwrite, check_absent, output
 
 
 def benchmark(
-    weights: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN_OR_WEIGHTS",
-            help="A run folder, a file, a name or a URL#sha256=…; isic2018 by default.",
-        ),
-    ] = None,
+    weights: Annotated[str | None, typer.Argument(metavar="RUN_OR_WEIGHTS", help=WEIGHTS)] = None,
     data: Annotated[
-        str | None,
-        typer.Option(help="A dataset by name or a folder, scored as `egeunet evaluate` would."),
+        str | None, typer.Option(help="Dataset name or folder; scored as by `egeunet evaluate`.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=10, help="How often each is run.")] = 50,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for benchmark.json and benchmark.png."),
-    ] = None,
+    rounds: Annotated[int, typer.Option(min=10, help="Number of measurements.")] = 50,
+    out: Annotated[Path | None, output("Folder for benchmark.json and benchmark.png.")] = None,
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure speed, size and scores of the ways to run a model, side by side.
 
@@ -51,18 +41,18 @@ def benchmark(
     from egeunet.exporting.benchmark import latency_figure
     from egeunet.files import atomic_write, check_folder
 
-    if output:
-        check_folder(output)
+    if out:
+        check_folder(out)
         if not overwrite:
-            check_absent([output / "benchmark.json", output / "benchmark.png"])
+            check_absent([out / "benchmark.json", out / "benchmark.png"])
     report = measure(weights, data=data, rounds=rounds)
-    if output:
-        from egeunet.evaluation.figures import save_figure  # which takes matplotlib
+    if out:
+        from egeunet.evaluation.figures import save_figure  # needs matplotlib
 
-        with atomic_write(output / "benchmark.json") as path:
+        with atomic_write(out / "benchmark.json") as path:
             path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        save_figure(latency_figure(report), output / "benchmark.png")
-        logging.getLogger(__name__).info(f"Wrote benchmark.json and benchmark.png to {output}.")
+        save_figure(latency_figure(report), out / "benchmark.png")
+        logging.getLogger(__name__).info(f"Wrote benchmark.json and benchmark.png to {out}.")
     if as_json:
         print_json(report)
         return

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import print_json, print_table
-from egeunet.cli.options import Overwrite, check_absent
+from egeunet.cli.options import Json, Overwrite, check_absent, output
 
 _log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -39,7 +39,6 @@ Source = Annotated[
 ProtocolOption = Annotated[
     ProtocolName, typer.Option(help="paper: 70/30, selected on test; holdout: 70/10/20.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
@@ -112,9 +111,7 @@ def split(
     dataset: Source,
     protocol: ProtocolOption = ProtocolName.holdout,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write instead of stdout.")
-    ] = None,
+    out: Annotated[Path | None, output("File to write instead of stdout.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compute a split list, `<id> <split>` per line, the same on every machine.
@@ -129,28 +126,25 @@ def split(
     from egeunet.data.splits import cut, format_list
     from egeunet.files import atomic_write
 
-    if output and not overwrite:
-        check_absent([output])
+    if out and not overwrite:
+        check_absent([out])
     opened = open_data(dataset)
     text = format_list(opened, protocol.value, seed, cut(opened, protocol.value, seed))
-    if output is None:
+    if out is None:
         sys.stdout.write(text)
         return
-    with atomic_write(output) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    _log.info("%s, written to %s", text.splitlines()[0].removeprefix("# "), output)
+    _log.info("%s, written to %s", text.splitlines()[0].removeprefix("# "), out)
 
 
 @app.command()
 def download(
     name: Annotated[str, typer.Argument(help="A dataset of `egeunet data list`.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for all datasets; $EGEUNET_DATA by default."),
+    out: Annotated[
+        Path | None, output("Folder for all datasets; $EGEUNET_DATA by default.")
     ] = None,
-    mirror: Annotated[
-        str | None, typer.Option(help="Base URL that offers the same archives.")
-    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Base URL that has the same archives.")] = None,
 ) -> None:
     """Download the official archives of a dataset, check and unpack them.
 
@@ -163,12 +157,12 @@ def download(
     """
     from egeunet.data.download import download as fetch
 
-    sys.stdout.write(f"{fetch(name, output, mirror).root}\n")
+    sys.stdout.write(f"{fetch(name, out, mirror).root}\n")
 
 
 @app.command()
 def synthesize(
-    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+    out: Annotated[Path, output("A new folder.")],
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 400,
     height: Annotated[int, typer.Option(min=16, help="Height in pixels.")] = 256,
     width: Annotated[int, typer.Option(min=16, help="Width in pixels.")] = 256,
@@ -189,5 +183,5 @@ def synthesize(
     from egeunet.data.synthetic import write_dataset
 
     size = (height, width)
-    folder = write_dataset(output, count, size, seed, num_classes)
+    folder = write_dataset(out, count, size, seed, num_classes)
     sys.stdout.write(f"{folder}\n")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import print_table
+from egeunet.cli.options import output
 from egeunet.errors import UsageError
 
 IMAGES = 160  # size of the synthetic dataset
@@ -19,9 +20,7 @@ MARKER = ".egeunet-demo"  # marks a folder that the next demo may clear
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--output", "-o", help="The output folder.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, output("The output folder.")] = Path("runs/demo"),
     data: Annotated[
         Path | None, typer.Option("--data", help="A real dataset instead of the synthetic one.")
     ] = None,

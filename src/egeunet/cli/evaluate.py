@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import print_json, print_table
+from egeunet.cli.options import Json, Overwrite, flag, output
 
 
 def evaluate(
@@ -33,31 +34,25 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     last: Annotated[
-        bool, typer.Option("--last", help="Score the last epoch of a run, not the selected one.")
+        bool, flag("--last", "Score the last epoch of a run, not the selected one.")
     ] = False,
     tta: Annotated[
-        bool, typer.Option("--tta", help="Average over four mirror images (ONNX files only).")
+        bool, flag("--tta", "Average over four mirror images (ONNX files only).")
     ] = False,
     corruptions: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--corruptions",
-            help="Also score synthetic hair, rulers, blur, noise, JPEG, uneven illumination, white "
+            "Also score synthetic hair, rulers, blur, noise, JPEG, uneven illumination, white "
             "balance and rotation at five severities, and groups by lesion size and skin tone: 41 "
             "times the work.",
         ),
     ] = False,
-    output: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for metrics.json, per_image.csv and figures; RUN/evaluation by default.",
-        ),
+        output("Folder for metrics.json, per_image.csv and figures; RUN/evaluation by default."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing evaluation.")
-    ] = False,
+    overwrite: Overwrite = False,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +61,7 @@ def evaluate(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Score a trained model on a dataset, with 95 % confidence intervals and the worst cases.
 
@@ -93,7 +88,7 @@ def evaluate(
         tta=tta,
         corruptions=corruptions,
         device=device,
-        out=output,
+        out=out,
         overwrite=overwrite,
         record=record,
     )

@@ -8,14 +8,11 @@ from typing import Annotated
 import typer
 
 from egeunet.cli.console import print_json, print_table
-from egeunet.cli.options import Overwrite, check_absent
+from egeunet.cli.options import Json, Overwrite, check_absent, output
 
 
 def export(
-    run: Annotated[
-        Path,
-        typer.Argument(help="A run folder, or a name such as isic2018."),
-    ],
+    run: Annotated[Path, typer.Argument(help="A run folder, or a name such as isic2018.")],
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -24,12 +21,9 @@ def export(
             help="engine, engine-fp16, onnx, onnx-dynamic or onnx-fp16; may be repeated.",
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The folder to write to; the run folder otherwise."),
-    ] = None,
+    out: Annotated[Path | None, output("Folder to write to; by default the run folder.")] = None,
     overwrite: Overwrite = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a trained model in other formats, each checked against torch on images.
 
@@ -46,8 +40,8 @@ def export(
 
     names = formats or DEFAULT
     if not overwrite:
-        check_absent((output or run) / form.file for form in FORMATS if form.name in names)
-    files = egeunet.export(run, output, formats=names)
+        check_absent((out or run) / form.file for form in FORMATS if form.name in names)
+    files = egeunet.export(run, out, formats=names)
     if as_json:
         rows = [
             {"path": str(one.path), "bytes": one.path.stat().st_size, **one.parity.to_dict()}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from egeunet.cli.console import print_json, print_table
-from egeunet.errors import MissingExtraError, UsageError
+from egeunet.cli.options import Json
+from egeunet.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from egeunet.models.registry import ModelInfo
@@ -20,10 +18,7 @@ COLUMNS = (
 )
 
 
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
-) -> None:
+def models(as_json: Json = False) -> None:
     """List the models and what each costs for one image of 256×256.
 
     MACs are the multiply-accumulates of convolutions, linear layers and matrix products.
@@ -37,23 +32,25 @@ def models(
 
     For example:
 
-        egeunet models --markdown
+        egeunet models --json
     """
     from egeunet.models.registry import list_models, model_info
 
-    if as_json and markdown:
-        raise UsageError("--json and --markdown exclude each other: choose one.")
     infos = [model_info(name) for name in list_models()]
-    rows = [_row(info) for info in infos]
     if as_json:
-        print_json(rows)
-        return
-    cells = [_cells(info, row, markdown) for info, row in zip(infos, rows, strict=True)]
-    if markdown:
-        lines = [COLUMNS, ("---", *["---:"] * 5, "---", "---"), *cells]
-        sys.stdout.write("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        print_json([_row(info) for info in infos])
     else:
-        print_table("Models, one image of 256×256", COLUMNS, cells)
+        print_table("Models, one image of 256×256", COLUMNS, [table_row(info) for info in infos])
+
+
+def table_row(info: ModelInfo) -> tuple[str, ...]:
+    """Return the cells of a model under `COLUMNS`."""
+    row = _row(info)
+    cost = (f"needs {row['needs']}", "", "")
+    if not row["needs"]:
+        memory = row["activation_bytes"] / 1e6
+        cost = (f"{row['params']:,}", f"{row['macs'] / 1e9:.4f}", f"{memory:.1f}")
+    return (info.name, *cost, *(info.table or ("–", "–")), info.licence, info.paper)
 
 
 def _row(info: ModelInfo) -> dict[str, Any]:
@@ -75,16 +72,3 @@ def _row(info: ModelInfo) -> dict[str, Any]:
         "paper": info.paper,
         "arxiv": info.arxiv,
     }
-
-
-def _cells(info: ModelInfo, row: dict[str, Any], markdown: bool) -> tuple[str, ...]:
-    name, paper = info.name, info.paper
-    if markdown:
-        name = f"`{name}`"
-        paper = f"[{paper}](https://arxiv.org/abs/{info.arxiv})" if info.arxiv else paper
-    if row["needs"]:
-        cost = (f"needs {row['needs']}", "", "")
-    else:
-        memory = row["activation_bytes"] / 1e6
-        cost = (f"{row['params']:,}", f"{row['macs'] / 1e9:.4f}", f"{memory:.1f}")
-    return (name, *cost, *(info.table or ("–", "–")), info.licence, paper)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from egeunet.cli.console import print_json
-from egeunet.cli.options import Weights
+from egeunet.cli.options import Json, Overwrite, Threshold, Tta, Weights, flag, output
 from egeunet.errors import UsageError
 from egeunet.notice import NOTICE
 from egeunet.progress import bar
@@ -32,24 +32,16 @@ def predict(
             help="Images, folders, glob patterns or URLs; - reads one image from a pipe.",
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Folder to write to; - writes one mask to a pipe."),
-    ],
+    out: Annotated[Path, output("Folder to write to; - writes one mask to a pipe.")],
     weights: Weights = None,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also write the image with the mask drawn over it.")
-    ] = False,
+    overlay: Annotated[bool, flag("--overlay", "Also write images with their mask drawn.")] = False,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Include subfolders, and keep them.")
     ] = False,
     skip_existing: Annotated[
-        bool,
-        typer.Option("--skip-existing", help="Skip images that already have a mask."),
+        bool, flag("--skip-existing", "Skip images that already have a mask.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace masks that exist.")
-    ] = False,
+    overwrite: Overwrite = False,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Images segmented at a time. Default: one per core, at most 8."),
@@ -61,24 +53,13 @@ def predict(
             "webgpu; may be repeated, in order of preference. Falls back to the CPU.",
         ),
     ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Pixels with this probability or more are in the mask. Default: from the weights."
-        ),
-    ] = None,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average over four mirror images, at four times the cost.")
-    ] = False,
+    threshold: Threshold = None,
+    tta: Tta = False,
     largest_component: Annotated[
-        bool, typer.Option("--largest-component", help="Keep only the mask's largest component.")
+        bool, flag("--largest-component", "Keep only the mask's largest component.")
     ] = False,
-    fill_holes: Annotated[
-        bool, typer.Option("--fill-holes", help="Fill the holes of the mask.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the measurements as JSON to stdout.")
-    ] = False,
+    fill_holes: Annotated[bool, flag("--fill-holes", "Fill the holes of the mask.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Segment images: write masks, overlays, and a table of area, box and quality.
 
@@ -111,7 +92,7 @@ def predict(
         largest_component=largest_component,
         fill_holes=fill_holes,
     )
-    if str(output) == "-":
+    if str(out) == "-":
         sources = [] if images == ["-"] else list(find_images(images, recursive))
         _predict_to_pipe(open_segmenter(), sources, overlay, as_json)
         return
@@ -121,14 +102,14 @@ def predict(
     from egeunet.inference.folder import is_done, mask_options, plan, run_jobs
     from egeunet.inference.predictions import TABLE, check_options, open_table, read_rows
 
-    jobs = plan(images, output, recursive, overlay)
+    jobs = plan(images, out, recursive, overlay)
     others = [path for path in find_other_files(images, recursive) if path.stem != Path(TABLE).stem]
     if others:
         logger.info("%d other files were left out, such as %s", len(others), others[0])
-    before = read_rows(output)
+    before = read_rows(out)
     segmenter = open_segmenter()
     if not overwrite:
-        check_options(output, before, mask_options(segmenter))
+        check_options(out, before, mask_options(segmenter))
     skipped = 0
     if skip_existing:
         wanted = [job for job in jobs if not is_done(job, before)]
@@ -147,9 +128,9 @@ def predict(
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
     try:
         with (
-            open_table(output) as add,
+            open_table(out) as add,
             bar("segmenting", len(jobs)) as advance,
-            closing(run_jobs(segmenter, jobs, output, keep_existing=skip_existing)) as stream,
+            closing(run_jobs(segmenter, jobs, out, keep_existing=skip_existing)) as stream,
         ):
             for row in stream:
                 add(row)
@@ -170,7 +151,7 @@ def predict(
         done = len(rows) - failed
         flagged = sum(bool(row.get("review")) for row in rows.values())
         review = f", {flagged} to review" if flagged else ""
-        sys.stdout.write(f"{done} done, {failed} failed{review}{left}: {output}\n")
+        sys.stdout.write(f"{done} done, {failed} failed{review}{left}: {out}\n")
     logger.info(NOTICE)
     if interrupted:
         logger.warning("interrupted: run the same command with --skip-existing to continue.")

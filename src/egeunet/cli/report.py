@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from egeunet.cli.options import Overwrite, check_absent, output
+
 
 def report(
     sources: Annotated[
@@ -16,12 +18,8 @@ def report(
             help="Run folders, folders of these, or .jsonl files of `egeunet evaluate --record`.",
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the page, scores.csv and figures.")
-    ] = Path("report"),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing report.")
-    ] = False,
+    out: Annotated[Path, output("Folder for the page, scores.csv and figures.")] = Path("report"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare evaluated models: scores with 95 % intervals, paired differences, training curves.
 
@@ -31,13 +29,10 @@ def report(
 
         egeunet report runs -o report
     """
-    from egeunet.errors import UsageError
     from egeunet.evaluation.report import find_evaluations, write_report
 
-    if (output / "README.md").exists() and not overwrite:
-        raise UsageError(
-            f"{output} already has a report in it: choose another folder or give --overwrite."
-        )
+    if not overwrite:
+        check_absent([out / "README.md"])
     found = [one for source in sources for one in find_evaluations(source)]
-    for path in write_report(found, output):
+    for path in write_report(found, out):
         typer.echo(path)

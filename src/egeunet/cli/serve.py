@@ -9,25 +9,19 @@ from typing import Annotated
 
 import typer
 
-from egeunet.cli.options import Weights
+from egeunet.cli.options import Threshold, Tta, Weights
 from egeunet.errors import UsageError, needs_extra
 from egeunet.serve.limits import Limits
 
 
 def serve(
     weights: Weights = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Probability from which a pixel is foreground, 0 to 1."),
-    ] = None,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average over four mirrored copies; four times slower.")
-    ] = False,
+    threshold: Threshold = None,
+    tta: Tta = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Worker processes; by default one per core."),
+        int | None, typer.Option(min=1, help="Worker processes; by default one per core.")
     ] = None,
     requests: Annotated[
         int, typer.Option(min=1, help="Requests under way; more are answered with 503.")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from egeunet.cli.options import flag
+
 
 def train(
     recipe: Annotated[
@@ -16,13 +18,10 @@ def train(
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe's."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the checkpoint in the run folder.")
+        bool, flag("--resume", "Continue from the checkpoint in the run folder.")
     ] = False,
     at_once: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="With several seeds: how many train at a time; default: one per core."
-        ),
+        int | None, typer.Option(min=1, help="Seeds that train at a time; default: one per core.")
     ] = None,
 ) -> None:
     """Train a model and write a run folder with weights, curves and an ONNX file.

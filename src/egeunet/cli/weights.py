@@ -9,20 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from egeunet.cli.console import print_json, print_table
+from egeunet.cli.options import Json
 from egeunet.errors import UsageError
 
 
 def weights(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Print the card of these alone.")
+        str | None, typer.Argument(metavar="NAME", help="Print the card of these weights.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """List the weights that come with the package, or print the card of one.
+    """List the shipped weights, or print the card of one.
 
     Weights are under the terms of the data that they were trained on. The score is the pooled Dice
-    of the validation part; the card has those of the test part, with intervals, and says what the
-    weights are for and what they must not be used for.
+    of the validation split. A card has the scores of the test split with intervals, and the
+    intended use.
 
     For example:
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,21 +32,18 @@ FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WebP": (".webp",),
 }
-"""The formats that are read and the suffixes of their files."""
-
-*_most, _last = FORMATS
-FORMAT_NAMES = f"{', '.join(_most)} or {_last}"
-"""The formats, as messages name them."""
+"""Supported formats and the suffixes of their files."""
+FORMAT_NAMES = "JPEG, PNG, BMP, TIFF or WebP"
 
 MAX_PIXELS = 200_000_000
-"""The largest image that is read: what the largest phone cameras give."""
+"""Pixels of an image; the largest phone cameras have as many."""
 MAX_SIDE = 65_500
-"""The longest side of an image that is read: the longest that a JPEG file can have."""
+"""Pixels of a side, the maximum of JPEG."""
 MAX_BYTES = 2_000_000_000
-"""Memory that reading one image may take: the file, the decoder's buffers, and the pixels."""
+"""Memory for reading one image: the file, the decoder's buffers, and the pixels."""
 
 _MAX_RLE_PIXELS = 10_000_000  # of BMP files with run lengths, which Pillow decodes in Python
-_LARGE = 2_000_000  # pixels of an image that is kept as its file
+_LARGE = 2_000_000  # pixels from which an image is kept as its file
 _BAND = 1_000_000  # pixels that are converted at a time
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG", "JpegImagePlugin", "JpegImageFile"),
@@ -64,17 +60,18 @@ _CHECKS: dict[str, Callable[[bytes], int]] = {
     "TIFF": check_tiff,
 }
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-_WEBP = 16  # bytes a pixel that its decoder takes besides
+_WEBP = 16  # bytes per pixel that the decoder needs besides the image
+_DAMAGED = "is damaged or cut short and cannot be decoded."
 _PART = 1 << 20  # bytes of a file that are read at a time
 
 
 class ImageInfo(NamedTuple):
-    """What an image file says of itself.
+    """Size of an image file.
 
     Args:
         width: In pixels, as stored; the EXIF orientation may swap it with the height.
         height: In pixels, as stored.
-        memory: Bytes that decoding all of it takes at most, the file included.
+        memory: Upper bound for the bytes that decoding takes, the file included.
     """
 
     width: int
@@ -89,7 +86,7 @@ class EncodedImage:
     Args:
         shape: (H, W, 3), upright.
         data: The bytes of the image file.
-        name: What the image is called in errors.
+        name: Name of the image in errors.
         max_bytes: As for `read_image`.
     """
 
@@ -110,13 +107,12 @@ def read_image(source: Source, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uint
         source: A path, a URL, the bytes of an image file, an open binary file, a Pillow image, or
             an array, grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4): bool, uint8,
             uint16, or float in 0…1.
-        max_bytes: Memory that reading a file may take, with the file itself. It is estimated from
-            the header, before anything is decoded.
+        max_bytes: Memory for reading a file, estimated from its header before it is decoded.
 
     Returns:
-        RGB, uint8 (H, W, 3). The EXIF orientation is applied, to a Pillow image only as it was
-        opened; transparent pixels are laid on white; 16-bit values are divided by 257; of an
-        animation it is the first frame.
+        RGB, uint8 (H, W, 3). The EXIF orientation is applied (to a Pillow image only as it was
+        opened), transparency is composited on white, 16-bit values are divided by 257, and an
+        animation gives its first frame.
 
     Raises:
         EgeunetError: The source is missing, empty, no image, damaged, larger than `MAX_PIXELS`,
@@ -130,7 +126,7 @@ def read_image(source: Source, *, max_bytes: int = MAX_BYTES) -> NDArray[np.uint
 
 
 def take_snapshot(source: Source, *, max_bytes: int = MAX_BYTES) -> Snapshot:
-    """Read what its owner may change, move on or close before the image is decoded.
+    """Copy what its owner may change or close before the image is decoded.
 
     Args:
         source: As for `read_image`.
@@ -144,21 +140,21 @@ def take_snapshot(source: Source, *, max_bytes: int = MAX_BYTES) -> Snapshot:
         EgeunetError: As for `read_image`.
     """
     name = source_name(source) or "The image"
-    try:
+    if isinstance(source, (str, os.PathLike, bytes)):
+        return source
+    with _one_sentence(name):
         if isinstance(source, np.ndarray):
             return _from_array(source, name)
         if isinstance(source, Image.Image):
             check_size(source.width, source.height, name)
-            turn = read_orientation(source.info.get("exif", b"")) if source.format else 1
-            return _to_rgb(source, 1 if source.format == "TIFF" else turn, name)
-        if isinstance(source, (str, os.PathLike, bytes)):
-            return source
+            # Pillow turns TIFF files itself; an image without a format was changed since.
+            turned = source.format in (None, "TIFF")
+            turn = 1 if turned else read_orientation(source.info.get("exif", b""))
+            return _to_rgb(source, turn, name)
         if isinstance(source, (bytearray, memoryview)):
             return bytes(source)
         if hasattr(source, "read"):
             return _read_file(source, name, max_bytes)
-    except MemoryError as error:
-        raise _no_memory(name) from error
     raise EgeunetError(
         f"Cannot read an image from {type(source).__name__}: "
         "give a path, a URL, bytes, an open file, a Pillow image or a NumPy array."
@@ -180,19 +176,12 @@ def read_bytes(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int
         data = source
     elif is_url(source):
         data = fetch_bytes(str(source))
+    elif os.path.isdir(source):  # noqa: PTH112
+        raise EgeunetError(f"{name} is a folder, not an image: `Segmenter.stream` takes folders.")
     else:
-        try:
-            with Path(source).open("rb") as file:
-                state = os.fstat(file.fileno())
-                if stat.S_ISREG(state.st_mode) and state.st_size > max_bytes:
-                    raise _too_long(name, max_bytes)
-                data = _read_file(file, name, max_bytes)
-        except IsADirectoryError as error:
-            raise EgeunetError(
-                f"{name} is a folder, not an image: `Segmenter.stream` takes folders."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise _unreadable(name, error) from error
+        with _one_sentence(name), Path(source).open("rb") as file:
+            _check_length(os.fstat(file.fileno()).st_size, name, max_bytes)  # 0 of a pipe
+            data = _read_file(file, name, max_bytes)
     if not data:
         raise EgeunetError(f"{name} is empty (0 bytes): expected an image.")
     return data
@@ -201,20 +190,20 @@ def read_bytes(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int
 def read_reduced(
     snapshot: Snapshot, least: int, name: str | None = None, *, max_bytes: int = MAX_BYTES
 ) -> tuple[NDArray[np.uint8] | Image.Image, NDArray[np.uint8] | EncodedImage]:
-    """Decode an image as `read_image` does; of a large JPEG only the coarse part.
+    """Decode an image as `read_image` does, a large JPEG at reduced size.
 
-    JPEG keeps blocks of 8×8 pixels as frequencies, the lowest of which give the image at 1/2, 1/4
-    or 1/8 of its size in a fraction of the time and memory.
+    JPEG stores frequencies of 8×8 blocks; the lowest give the image at 1/2, 1/4 or 1/8 of its size
+    in a fraction of the time and memory.
 
     Args:
-        snapshot: What `take_snapshot` returned.
-        least: What both sides have at least, if the image has it.
-        name: What it is called in errors.
+        snapshot: From `take_snapshot`.
+        least: Minimum length of both sides after the reduction.
+        name: Name of the image in errors.
         max_bytes: As for `read_image`.
 
     Returns:
         The upright image, an RGB Pillow image or uint8 (H, W, 3), at full or reduced size; and what
-        to keep of it: its pixels (H, W, 3) if it is small.
+        to keep of it: its pixels (H, W, 3), or its file if it is large.
 
     Raises:
         EgeunetError: As for `read_image`.
@@ -228,7 +217,7 @@ def read_reduced(
     large = image.size != (width, height) or width * height > _LARGE
     upright: NDArray[np.uint8] | Image.Image = image
     if turn == 1 and image.mode == "RGB" and not image.has_transparency_data:
-        with _decoding(name):
+        with _one_sentence(name, _DAMAGED):
             image.load()
     else:
         upright = _to_rgb(image, turn, name)
@@ -240,11 +229,11 @@ def read_reduced(
 
 
 def inspect_image(data: bytes, least: int | None = None) -> ImageInfo:
-    """Read the size of an image and the memory it takes, and decode nothing.
+    """Read the size of an image and the memory it takes, without decoding it.
 
     Args:
         data: The bytes of the file.
-        least: As for `read_reduced`: tell the memory of that. By default, of decoding all.
+        least: As for `read_reduced`, to get the memory of that; None: of decoding the full size.
 
     Raises:
         EgeunetError: The file is empty, no image of one of `FORMATS`, or larger than `MAX_PIXELS`
@@ -268,13 +257,13 @@ def open_image(
     """
     name = os.fspath(path)
     image, _, turn = _open(read_bytes(path, name, max_bytes), name, max_bytes)
-    with _decoding(name):
+    with _one_sentence(name, _DAMAGED):
         image.load()
         yield image, turn
 
 
 def source_name(source: Source) -> str | None:
-    """Return what a source is called: its path where it has one, else None."""
+    """Return the path of a source if it has one, else None."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     name = getattr(source, "name", None) or getattr(source, "filename", None)
@@ -282,7 +271,7 @@ def source_name(source: Source) -> str | None:
 
 
 def list_sources(images: Source | Iterable[Source]) -> Iterable[Source]:
-    """Return an iterable as it is, and one image in a list, though it may be iterable as well."""
+    """Return an iterable as it is, and one image, even if it is iterable, in a list."""
     if isinstance(images, np.ndarray):
         several = images.ndim not in (2, 3)
     else:
@@ -312,11 +301,12 @@ def _open(
 
     Returns:
         The image, not decoded, a large JPEG at reduced size if `least` is given; its full size and
-        the memory it takes; and the orientation that it still has to be turned by.
+        the memory it takes; and its EXIF orientation, 1 if Pillow applies it.
     """
+    not_an_image = f"is not an image that can be read: expected {FORMAT_NAMES}."
     found = next((one for one in _SIGNATURES if data.startswith(one[0])), None)
     if found is None:
-        raise _no_image(name)
+        raise EgeunetError(f"{name} {not_an_image}")
     _, kind, module, opener = found
     try:
         extra = _CHECKS[kind](data) if kind in _CHECKS else 0
@@ -324,14 +314,9 @@ def _open(
         raise EgeunetError(
             f"{name} is no ordinary {kind} file, and is not read: {error}."
         ) from error
-    try:
+    with _one_sentence(name, not_an_image):
         # Not by `Image.open`, which reads more of a JPEG file, and warns of large images.
         image: Image.Image = getattr(import_module(f"PIL.{module}"), opener)(io.BytesIO(data))
-    except MemoryError as error:
-        raise _no_memory(name) from error
-    except Exception as error:
-        # The headers of damaged files make the decoders raise errors of a dozen kinds.
-        raise _no_image(name) from error
     width, height = image.size
     check_size(width, height, name)
     if kind == "BMP" and image.info.get("compression") in (1, 2):  # RLE8, RLE4
@@ -352,7 +337,6 @@ def _open(
             f"{name} is too large: decoding its {width}×{height} pixels takes "
             f"{memory / 1e6:,.0f} MB, the limit is {max_bytes / 1e6:,.0f} MB. Scale it down."
         )
-    # Pillow turns TIFF files by itself.
     turn = 1 if kind == "TIFF" else read_orientation(image.info.get("exif", b""))
     return image, ImageInfo(width, height, memory), turn
 
@@ -365,44 +349,47 @@ def _decode(data: bytes, name: str, max_bytes: int) -> NDArray[np.uint8]:
 def _read_file(file: IO[bytes], name: str, max_bytes: int) -> bytes:
     """Read an open file of unknown length, no further than the limit."""
     parts = io.BytesIO()
-    try:
+    with _one_sentence(name):
         while parts.tell() <= max_bytes and (part := file.read(_PART)):
+            if isinstance(part, str):
+                raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.")
             parts.write(part)
-    except MemoryError as error:
-        raise _no_memory(name) from error
-    except TypeError as error:
-        raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.") from error
-    except Exception as error:
-        # What an archive or a store has opened raises errors of its own kinds.
-        raise _unreadable(name, error) from error
-    if parts.tell() > max_bytes:
-        raise _too_long(name, max_bytes)
+    _check_length(parts.tell(), name, max_bytes)
     return parts.getvalue()
 
 
-def _unreadable(name: str, error: Exception) -> EgeunetError:
-    reason = str(getattr(error, "strerror", None) or error).rstrip(".")
-    return EgeunetError(f"{name} cannot be read: {reason}.")
+def _check_length(length: int, name: str, max_bytes: int) -> None:
+    if length > max_bytes:
+        raise ImageTooLargeError(f"{name} is too large: the limit is {max_bytes / 1e6:,.0f} MB.")
 
 
-def _no_image(name: str) -> EgeunetError:
-    return EgeunetError(f"{name} is not an image that can be read: expected {FORMAT_NAMES}.")
+@contextmanager
+def _one_sentence(name: str, otherwise: str | None = None) -> Iterator[None]:
+    """Turn any exception into an `EgeunetError`: the errors of decoders and stores are countless.
 
-
-def _too_long(name: str, max_bytes: int) -> EgeunetError:
-    return ImageTooLargeError(f"{name} is too large: the limit is {max_bytes / 1e6:,.0f} MB.")
-
-
-def _no_memory(name: str) -> EgeunetError:
-    return ImageTooLargeError(f"{name} needs more memory than there is: scale it down.")
+    Args:
+        name: Name of the image.
+        otherwise: What follows the name, unless memory ran out; None: the error's own reason.
+    """
+    try:
+        yield
+    except EgeunetError:
+        raise
+    except MemoryError as error:
+        raise ImageTooLargeError(
+            f"{name} needs more memory than there is: scale it down."
+        ) from error
+    except Exception as error:
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise EgeunetError(f"{name} {otherwise or f'cannot be read: {reason}.'}") from error
 
 
 # Pixels
 
 
 def _to_rgb(image: Image.Image, turn: int, name: str) -> NDArray[np.uint8]:
-    """Decode an image, lay it on white and turn it upright: uint8 (H, W, 3)."""
-    with _decoding(name):
+    """Decode an image, composite it on white and turn it upright: uint8 (H, W, 3)."""
+    with _one_sentence(name, _DAMAGED):
         image.load()
         if image.mode.startswith(("I", "F")):
             arrays = (np.asarray(band) for band in _bands(image))
@@ -410,7 +397,7 @@ def _to_rgb(image: Image.Image, turn: int, name: str) -> NDArray[np.uint8]:
             low, high = np.min(extremes), np.max(extremes)  # to which NaN spreads
             kind = np.asarray(image.crop((0, 0, 1, 1))).dtype
             if image.mode == "I" and low >= 0 and high <= 65535:
-                kind = np.dtype(np.uint16)  # so Pillow gives some files of 16 bits
+                kind = np.dtype(np.uint16)  # Pillow opens some 16-bit files in this mode
             _check_values(kind, low, high, name)
             parts = (_to_uint8(np.asarray(band).astype(kind)) for band in _bands(image))
         else:
@@ -419,22 +406,8 @@ def _to_rgb(image: Image.Image, turn: int, name: str) -> NDArray[np.uint8]:
         return _assemble(parts, image.height, image.width, turn)
 
 
-@contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Say in one sentence why an image cannot be decoded."""
-    try:
-        yield
-    except EgeunetError:
-        raise
-    except MemoryError as error:
-        raise _no_memory(name) from error
-    except Exception as error:
-        # As in `_open`: what a damaged file raises depends on its format and on the damage.
-        raise EgeunetError(f"{name} is damaged or cut short and cannot be decoded.") from error
-
-
 def _bands(image: Image.Image) -> Iterator[Image.Image]:
-    """Yield an image a few rows at a time: what is made of them shall take little memory."""
+    """Yield an image a few rows at a time, to convert it in little memory."""
     rows = max(1, _BAND // image.width)
     if rows >= image.height:
         yield image
@@ -446,7 +419,7 @@ def _bands(image: Image.Image) -> Iterator[Image.Image]:
 def _assemble(
     bands: Iterable[NDArray[np.uint8]], height: int, width: int, turn: int
 ) -> NDArray[np.uint8]:
-    """Put bands, (h, W) or (h, W, C), together as an upright RGB image, turned by EXIF."""
+    """Assemble bands, (h, W) or (h, W, C), to an RGB image, turned upright by its orientation."""
     upright = np.empty((width, height, 3) if turn > 4 else (height, width, 3), np.uint8)
     stored = upright.swapaxes(0, 1) if turn > 4 else upright
     if turn in (3, 4, 6, 7):

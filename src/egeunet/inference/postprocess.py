@@ -41,9 +41,7 @@ def keep_largest_component(mask: Mask) -> Mask:
     Pixels are connected along edges: at a corner, they would come apart when the mask is enlarged.
     """
     labels = label_components(mask)
-    if not labels.any():
-        return mask
-    return labels == np.bincount(labels[mask]).argmax()
+    return mask & (labels == np.bincount(labels[mask], minlength=1).argmax())
 
 
 def fill_mask_holes(mask: Mask) -> Mask:
@@ -53,7 +51,7 @@ def fill_mask_holes(mask: Mask) -> Mask:
 
 
 def label_components(mask: Mask) -> NDArray[np.intp]:
-    """Label the connected components of a mask (4-connectivity), as `scipy.ndimage.label` does.
+    """Label the connected components of a mask (4-connectivity).
 
     Args:
         mask: bool (h, w).
@@ -61,32 +59,15 @@ def label_components(mask: Mask) -> NDArray[np.intp]:
     Returns:
         (h, w): 0 outside the mask, else the component's number from 1 on, in reading order.
     """
-    padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
-    steps = np.diff(padded, axis=1)
-    rows, starts = np.nonzero(steps == 1)  # runs of pixels
-    _, ends = np.nonzero(steps == -1)  # exclusive
-    parent = list(range(len(rows)))
-
-    def find(run: int) -> int:
-        while parent[run] != run:
-            parent[run] = parent[parent[run]]
-            run = parent[run]
-        return run
-
-    first = np.searchsorted(rows, np.arange(mask.shape[0] + 1))
-    for row in range(1, mask.shape[0]):
-        above, here = first[row - 1], first[row]
-        while above < first[row] and here < first[row + 1]:
-            if starts[above] < ends[here] and starts[here] < ends[above]:
-                low, high = sorted((find(int(above)), find(int(here))))
-                parent[high] = low
-            if ends[above] < ends[here]:
-                above += 1
-            else:
-                here += 1
-    roots = np.array([find(run) for run in range(len(rows))], np.intp)
-    _, numbers = np.unique(roots, return_inverse=True)
-    change = np.zeros((mask.shape[0], mask.shape[1] + 1), np.intp)
-    change[rows, starts] += numbers + 1
-    change[rows, ends] -= numbers + 1
-    return change.cumsum(axis=1)[:, :-1]
+    padded = np.pad(mask, 1)
+    labels = np.where(padded, np.arange(padded.size).reshape(padded.shape), 0)
+    changed = True
+    while changed:
+        before = labels
+        for _ in range(2):  # along rows, then along columns: the minimum of each run of pixels
+            runs = np.flatnonzero(np.diff(labels.ravel() != 0, prepend=True))
+            lowest = np.minimum.reduceat(labels.ravel(), runs)
+            lengths = np.diff(runs, append=labels.size)
+            labels = np.repeat(lowest, lengths).reshape(labels.shape).T
+        changed = not np.array_equal(labels, before)
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)[1:-1, 1:-1]
