@@ -106,6 +106,16 @@ def test_evaluated_models_are_compared_in_a_report(egeunet, run):
     assert egeunet("report", "several", "-o", "report0")[0] == 2
 
 
+@pytest.fixture(scope="module")
+def evaluated(egeunet, run, tmp_path_factory):
+    """A folder of two evaluated runs."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    for name in ("a", "b"):
+        shutil.copytree(run, folder / name)
+        assert egeunet("evaluate", folder / name, "--overwrite")[0] == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [
@@ -115,13 +125,10 @@ def test_evaluated_models_are_compared_in_a_report(egeunet, run):
         ("per_image.csv", "id,jaccard\na,not a number\n"),
     ],
 )
-def test_damaged_evaluations_are_one_sentence(egeunet, run, tmp_path, file, text):
-    for name in ("a", "b"):
-        shutil.copytree(run, tmp_path / name)
-        words = ("evaluate", tmp_path / name, "--overwrite")
-        assert egeunet(*words)[0] == 0
-    (tmp_path / "a" / "evaluation" / file).write_text(text)
-    code, _, errors = egeunet("report", tmp_path, "-o", tmp_path / "report")
+def test_damaged_evaluations_are_one_sentence(egeunet, evaluated, tmp_path, file, text):
+    shutil.copytree(evaluated, tmp_path / "runs")
+    (tmp_path / "runs" / "a" / "evaluation" / file).write_text(text)
+    code, _, errors = egeunet("report", tmp_path / "runs", "-o", tmp_path / "report")
     assert code == 1
     assert len(errors.splitlines()) == 1
     assert file in errors

@@ -1,5 +1,6 @@
 import csv
 import functools
+import io
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 
 import egeunet
+from egeunet.cli.main import main
 from egeunet.files import sha256_file
 from egeunet.notice import NOTICE
 
@@ -66,10 +68,32 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def predict(*arguments: object, **options: Any) -> subprocess.CompletedProcess[Any]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, env=environment(), check=False, **options
-    )
+def predict(
+    *arguments: object,
+    text: bool = False,
+    cwd: Path | None = None,
+    input: bytes = b"",
+    **options: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Run the program: in this process, which is faster, unless there are options of another."""
+    if options:
+        return subprocess.run(
+            command(*arguments), capture_output=True, env=environment(), text=text, **options
+        )
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd or Path.cwd())
+        patch.setattr(sys, "argv", ["egeunet", "predict", *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input)))
+        patch.setattr(sys, "stdout", streams[0])
+        patch.setattr(sys, "stderr", streams[1])
+        with pytest.raises(SystemExit) as end:
+            main()
+        for stream in streams:
+            stream.flush()
+    written = [stream.buffer.getvalue() for stream in streams]
+    out, errors = [one.decode() for one in written] if text else written
+    return subprocess.CompletedProcess(arguments, end.value.code or 0, out, errors)
 
 
 def command(*arguments: object) -> list[str]:
@@ -185,7 +209,8 @@ def test_existing_masks_are_left_alone_unless_told_otherwise(
 
 def test_a_pipe(weights: Path, photos: Path) -> None:
     data = (photos / "a.jpg").read_bytes()
-    done = predict("-", "-o", "-", "-w", weights, input=data)
+    words = command("-", "-o", "-", "-w", weights)
+    done = subprocess.run(words, input=data, capture_output=True, env=environment())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"\x89PNG")
     same = predict(photos / "a.jpg", "-o", "-", "-w", weights)
@@ -419,7 +444,7 @@ def test_a_name_that_is_no_unicode_stands_escaped_in_the_table(
     assert {row["name"] for row in rows} == {"\\udcff.jpg", "b.png"}
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_console_that_lacks_characters_loses_no_result(
     weights: Path, photos: Path, tmp_path: Path, encoding: str
 ) -> None:

@@ -56,7 +56,7 @@ def create_app(
     """Create the ASGI application.
 
     Args:
-        segmenter: Segments the images; it is tried once here.
+        segmenter: Segments the images; it is run once here.
         name: Name of its weights.
         workers: Number of worker processes; they start with the application.
         limits: Bounds on requests; see `Limits`.

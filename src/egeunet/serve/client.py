@@ -24,9 +24,9 @@ class Client:
     Args:
         url: Address of the service.
         token: Bearer token, if the service requires one.
-        retries: Attempts after the first, when the answer is 503 or there is none. The time between
+        retries: Attempts after the first, if the response is 503 or there is none. The time between
             them doubles from 0.1 s, or is what the service says.
-        timeout: Seconds without a byte until an attempt has failed.
+        timeout: Seconds without a byte after which an attempt has failed.
 
     Raises:
         MissingExtraError: httpx2 is not installed (extra `client`).
@@ -56,7 +56,7 @@ class Client:
         self._no_answer = (httpx2.RequestError, httpx2.InvalidURL)
 
     def close(self) -> None:
-        """Close the connections, as the end of the program does."""
+        """Close the connections."""
         self._http.close()
 
     def segment(self, image: str | Path | bytes) -> dict[str, Any]:
@@ -71,8 +71,7 @@ class Client:
         Raises:
             EgeunetError: The file cannot be read, or the service refuses it or does not answer.
         """
-        row: dict[str, Any] = json.loads(self._segment(image, "json"))
-        return row | {"source": _name(image)}
+        return json.loads(self._segment(image, "json")) | {"source": _name(image)}
 
     def mask(self, image: str | Path | bytes) -> bytes:
         """Return the mask of an image as a PNG file; otherwise as `segment`."""
@@ -92,9 +91,7 @@ class Client:
             EgeunetError: As `segment`, for the whole request.
         """
         files = [("files", (str(index), _read(one))) for index, one in enumerate(images)]
-        rows: list[dict[str, Any]] = json.loads(
-            self._request("POST", "/v1/segment/batch", files=files)
-        )
+        rows = json.loads(self._request("POST", "/v1/segment/batch", files=files))
         return [row | {"source": _name(one)} for row, one in zip(rows, images, strict=True)]
 
     def models(self) -> list[dict[str, Any]]:

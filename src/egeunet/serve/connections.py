@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections with bounds on their number, on the bytes they hold and on time."""
+"""HTTP/1.1 connections with limits on their number, their buffers and time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from egeunet.serve.middleware import log
 
 
 class Connections:
-    """The open connections, the longest inactive first, and the bytes that they hold.
+    """All open connections, the longest inactive first, and the bytes that they hold.
 
     Args:
-        limits: When there are more connections or bytes, the first connection is closed whose
-            request is not complete.
+        limits: Above them, the first connection without a complete request is closed.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -37,12 +36,12 @@ class Connections:
 
 
 class BoundedConnection(H11Protocol):
-    """One connection: closed when a request, or the reading of its answer, takes too long.
+    """A connection that is closed if sending a request or reading its response takes too long.
 
     Args:
-        shared: The open connections.
-        arguments: For uvicorn's protocol.
-        keywords: For uvicorn's protocol.
+        shared: All open connections.
+        arguments: For uvicorn's protocol, as the keywords.
+        keywords: Likewise.
     """
 
     def __init__(self, shared: Connections, *arguments: Any, **keywords: Any) -> None:

@@ -1,4 +1,4 @@
-"""What happens around each request: its id, log line, metrics and security headers."""
+"""Logging, metrics and headers of every request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 log = logging.getLogger("egeunet.serve")
 
 INFO_PER_SECOND, OTHERS_PER_SECOND = 1000, 10
-"""Log lines that are written; the next one says how many were dropped."""
+"""Maximum number of log lines; the next one says how many were dropped."""
 
 _HEADERS = [
     (b"content-security-policy", b"frame-ancestors 'none'"),
@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
     """Formats log records as JSON, one ASCII line each."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line: time, level, message and the fields of the record."""
+        """Return time, level, message and the fields of a record."""
         line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
@@ -39,15 +39,15 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)  # ASCII: no control characters reach a terminal
+        return json.dumps(line)  # in ASCII, so that no control characters reach a terminal
 
 
 class RateLimit(logging.Filter):
-    """Drops log records that come too often, so that no client can fill a disk."""
+    """Drops log records above a rate, so that no client can fill a disk."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen = {True: (0, 0), False: (0, 0)}  # is it INFO: the second, the count within it
+        self._seen = {True: (0, 0), False: (0, 0)}  # for INFO and others: second, count in it
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is written."""
@@ -67,7 +67,7 @@ def configure_logging() -> None:
     handler.setFormatter(JsonFormatter())
     handler.addFilter(RateLimit())
     ours = logging.getLogger("egeunet")
-    ours.handlers, ours.propagate = [], True  # the command line set them for its own messages
+    ours.handlers, ours.propagate = [], True  # replaces the handler of the command line
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)
     for logger in (log, logging.getLogger("uvicorn")):
@@ -78,26 +78,21 @@ class Metrics:
     """Prometheus metrics of one application, in a registry of its own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = own = CollectorRegistry()
+        about = "From the head of a request to the end of its response."
         self.requests = Counter(
-            "egeunet_requests", "Requests answered.", ["route", "status"], registry=self.registry
+            "egeunet_requests", "Requests answered.", ["route", "status"], registry=own
         )
-        self.seconds = Histogram(
-            "egeunet_request_seconds",
-            "From the head of a request to the end of its answer.",
-            ["route"],
-            registry=self.registry,
-        )
-        self.open = Gauge(
-            "egeunet_requests_open", "Requests that are not yet answered.", registry=self.registry
-        )
+        self.seconds = Histogram("egeunet_request_seconds", about, ["route"], registry=own)
+        self.open = Gauge("egeunet_requests_open", "Requests not yet answered.", registry=own)
 
 
 class RequestMiddleware:
-    """Identifies, times, counts and logs requests, and sets security headers.
+    """Measures and logs requests, and sets their headers.
 
-    Neither images nor file names nor addresses are logged. A client that disconnects before it is
-    answered is logged with status 499.
+    Images, file names and addresses are not logged. Files of the page with a hash in their name, in
+    `assets/`, are cached for ever, other responses not. A client that disconnects before it gets a
+    response is logged with status 499.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -115,8 +110,10 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = (b"x-request-id", identity.encode())
-                message["headers"] = [*message["headers"], *_HEADERS, own]
+                hashed = status == 200 and scope["path"].startswith("/assets/")
+                cache = b"public, max-age=31536000, immutable" if hashed else b"no-cache"
+                own = ((b"x-request-id", identity.encode()), (b"cache-control", cache))
+                message["headers"] = [*message["headers"], *_HEADERS, *own]
             await send(message)
 
         self.metrics.open.inc()

@@ -10,7 +10,7 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,14 +22,14 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.notice import NOTICE
 from egeunet.serve.limits import Limits
 
-_SMALL = 24_000_000  # bytes that an image takes without a worker asking for them
+_SMALL = 24_000_000  # bytes of an image for which a worker needs no permission
 
 
 class Job(NamedTuple):
     """An image to segment.
 
     Args:
-        name: What the client calls the file; None if it has no name.
+        name: File name given by the client, if any.
         data: The bytes of the image file.
         form: The form of the answer: "json", "mask" or "overlay".
     """
@@ -49,16 +49,16 @@ class Reply(NamedTuple):
 def work(connection: Connection, segmenter: Segmenter, limits: Limits) -> None:
     """Answer jobs until the connection is closed.
 
-    The first message says that the worker has started. For an image of more than a few megapixels,
-    the worker first sends the bytes it will need and waits for an answer, so that the service can
-    bound the sum.
+    The first message says that the worker has started. Before it decodes a large image, the worker
+    sends the number of bytes it needs and waits for permission, so that the service can bound their
+    sum.
 
     Args:
         connection: Receives a `Job`, sends a `Reply`.
         segmenter: Segments the images.
         limits: Bounds on pixels and memory.
     """
-    # A supervisor may signal all processes of the service; the jobs under way are to be finished.
+    # A supervisor may signal all processes of the service; running jobs should finish.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Native decoders write to stderr, where every line of the service's log is JSON.
@@ -70,19 +70,18 @@ def work(connection: Connection, segmenter: Segmenter, limits: Limits) -> None:
         while True:
             connection.send(_answer(connection.recv(), connection, segmenter, limits))
     except (EOFError, OSError):
-        return  # the service has ended
+        return  # the service ended
 
 
 def _answer(job: Job, connection: Connection, segmenter: Segmenter, limits: Limits) -> Reply:
     try:
         width, height, memory = inspect_image(job.data)
+        most = limits.pixels / 1e6, limits.image_bytes / 1e6
         if width * height > limits.pixels:
-            return _too_large(
-                f"has {width}×{height} pixels; the limit is {limits.pixels / 1e6:g} megapixels"
-            )
+            return _too_large(f"has {width}×{height} pixels; the limit is {most[0]:g} megapixels")
         if memory > limits.image_bytes:
-            limit = f"the limit is {limits.image_bytes / 1e6:.0f}"
-            return _too_large(f"takes {memory / 1e6:.0f} MB of memory to decode; {limit}")
+            takes = f"takes {memory / 1e6:.0f} MB of memory to decode"
+            return _too_large(f"{takes}; the limit is {most[1]:.0f}")
         if memory > _SMALL:
             connection.send(memory)
             connection.recv()
@@ -93,7 +92,7 @@ def _answer(job: Job, connection: Connection, segmenter: Segmenter, limits: Limi
         return Reply(400, str(error).encode())
     except MemoryError:
         return _too_large("takes too much memory")
-    except Exception:  # a defect: the service logs it
+    except Exception:  # a bug: the service logs it
         return Reply(500, traceback.format_exc().encode())
 
 
@@ -103,16 +102,13 @@ def _too_large(why: str) -> Reply:
 
 def _encode(result: Result, job: Job) -> bytes:
     if job.form == "json":
-        return json.dumps(_to_dict(result, job.name), allow_nan=False).encode()
+        row = {"notice": NOTICE, **result.to_dict(), "source": job.name}
+        mask = encode(result.mask.astype(bool, copy=False))
+        return json.dumps({**row, "mask": mask}, allow_nan=False).encode()
     file = io.BytesIO()
     image = result.mask_image() if job.form == "mask" else result.overlay()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def _to_dict(result: Result, name: str | None) -> dict[str, Any]:
-    mask = encode(result.mask.astype(bool, copy=False))
-    return {"notice": NOTICE, **result.to_dict(), "source": name, "mask": mask}
 
 
 def _bound_memory(extra: int) -> None:

@@ -1,4 +1,4 @@
-"""A pool of worker processes: admission slots, deadlines, and a bound on the memory of all."""
+"""A pool of worker processes with admission slots, deadlines and a shared memory budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Condition, Lock
-from types import TracebackType
 from typing import Any
 
 from fastapi import HTTPException
@@ -24,9 +23,9 @@ _START_SECONDS = 120
 
 
 class Workers:
-    """Processes that segment one image each; one that misses its deadline is killed and replaced.
+    """Worker processes; one that misses its deadline is killed and replaced.
 
-    A thread per process waits for its replies, so that the event loop never does.
+    A thread per process waits for its replies, so that the event loop is never blocked.
 
     Args:
         segmenter: Segments the images; each process opens its weights again.
@@ -43,7 +42,7 @@ class Workers:
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
 
     def __enter__(self) -> Workers:
-        """Start the processes and wait until they can work."""
+        """Start the processes and wait until they are ready."""
         for worker in self._workers:
             worker.start()
         for worker in self._workers:
@@ -51,13 +50,8 @@ class Workers:
             self._idle.put(worker)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Kill the processes, whatever they do."""
+    def __exit__(self, *_: object) -> None:
+        """Kill the processes."""
         for worker in self._workers:
             worker.close()
         self._threads.shutdown(cancel_futures=True)
@@ -88,10 +82,10 @@ class Workers:
             self._slots += 1
 
     async def map(self, jobs: Sequence[Job]) -> list[Reply]:
-        """Return the replies to some jobs, in order.
+        """Return the replies to jobs, in order.
 
         Raises:
-            HTTPException: 504, they took too long; 500, a defect of the service.
+            HTTPException: 504 after the time limit, 500 if a worker has a bug.
         """
         deadline = time.monotonic() + self._limits.seconds
         loop = asyncio.get_running_loop()
@@ -193,7 +187,7 @@ class _Worker:
 
 
 class _Budget:
-    """Bytes that threads share."""
+    """A number of bytes that threads share."""
 
     def __init__(self, total: int) -> None:
         self._total = self._free = total
@@ -201,7 +195,7 @@ class _Budget:
 
     @contextmanager
     def take(self, amount: int, deadline: float) -> Iterator[None]:
-        """Hold some of the bytes.
+        """Reserve some of the bytes.
 
         Raises:
             TimeoutError: They are not free by the deadline.
