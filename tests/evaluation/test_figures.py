@@ -53,7 +53,7 @@ def test_an_outline_at_the_border_of_the_image_is_drawn(tmp_path):
     assert drawn > legend + 200
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 9])
+@pytest.mark.parametrize("count", [1, 5])
 def test_grids_of_any_number_and_size(count, tmp_path):
     masks = [np.eye(20 + i, 30, dtype=np.uint8) * 2 for i in range(count)]
     images = [photo(20 + i, 30) for i in range(count)]
@@ -63,7 +63,7 @@ def test_grids_of_any_number_and_size(count, tmp_path):
         assert min(picture.size) > 50
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 60])
+@pytest.mark.parametrize("epochs", [1, 60])
 def test_curves_of_any_length(epochs, tmp_path):
     rows = [
         f"{e},1e-3,{2 / e},{1 / e},{0.8 - 0.3 / e},{0.9 - 0.2 / e},3" for e in range(1, epochs + 1)

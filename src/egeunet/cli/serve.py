@@ -24,7 +24,7 @@ def serve(
         int | None, typer.Option(min=1, help="Worker processes; by default one per core.")
     ] = None,
     requests: Annotated[
-        int, typer.Option(min=1, help="Requests under way; more are answered with 503.")
+        int, typer.Option(min=1, help="Maximum number of open requests; more get status 503.")
     ] = Limits.requests,
     max_mb: Annotated[
         float, typer.Option(min=0, help="Largest request body, in megabytes.")
@@ -35,7 +35,8 @@ def serve(
         int, typer.Option(min=1, help="Maximum number of images in a batch.")
     ] = Limits.files,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Time for a body to arrive, and then to be answered.")
+        float,
+        typer.Option(min=0, help="Time for a body to arrive, and to be segmented."),
     ] = Limits.seconds,
     token: Annotated[
         list[str] | None,
@@ -59,7 +60,7 @@ def serve(
     r"""Segment images over HTTP: masks, overlays or JSON, one image or several per request.
 
     Listens on this machine only unless --host says otherwise. /docs describes the API. Images are
-    kept in memory until they are answered and never logged; the log is JSON on stderr.
+    kept in memory until the response is sent and never logged; the log is JSON on stderr.
 
     Research use only; not a medical device or a diagnosis.
 

@@ -1,1 +1,1 @@
-"""How good a trained system is: scores, intervals, tests, figures."""
+"""Scores with intervals, failure detection, robustness and reports of trained models."""

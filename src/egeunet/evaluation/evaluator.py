@@ -232,7 +232,7 @@ def evaluate_arrays(
                 "means": pd.DataFrame(own).mean().to_dict(),
             }
     if expect_dice:
-        columns["quality"] = np.array([told for batch in batches for told in batch.estimates])
+        columns["quality"] = np.concatenate([batch.estimates for batch in batches])
     per_image = pd.DataFrame(columns, index=pd.Index(arrays.ids, name="id"))
     return Evaluation(
         class_names=names,

@@ -1,7 +1,7 @@
 """Figures: outlines of truth and prediction, and training curves.
 
 Figures are made without pyplot, so they work in any thread and without a display. The truth is
-green and the prediction magenta, which every kind of colour vision tells apart.
+green and the prediction magenta, which remain distinct with colour blindness.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def training_curves(
     figure = Figure(figsize=(11, 6), layout="constrained")
     *axes, legend = figure.subplots(2, 3).ravel()
     legend.axis("off")
-    # Ten colours can be told apart, twenty cannot: lines after the tenth are dashed.
+    # Only ten colours are distinct enough: lines after the tenth are dashed.
     styles = itertools.product(("-", "--", ":"), colormaps["tab10"].colors)  # type: ignore[attr-defined]
     for paths, (dashes, colour) in zip(histories.values(), itertools.cycle(styles), strict=False):
         runs = [_read_history(Path(path)) for path in paths]

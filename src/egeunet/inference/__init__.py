@@ -1,1 +1,1 @@
-"""From a photo to a mask with numpy, Pillow and ONNX Runtime alone; never torch."""
+"""Segmentation with numpy, Pillow and ONNX Runtime only; never imports torch."""

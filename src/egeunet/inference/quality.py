@@ -68,7 +68,7 @@ def features(scores: NDArray[np.float32]) -> NDArray[np.float64]:
         scores: Foreground probability at the network's size, float32 (h, w) in 0…1.
 
     Returns:
-        float64 (2,): log(1.01 - Σp² / Σp), lower when the network is surer of what it marked, and
+        float64 (2,): log(1.01 - Σp² / Σp), lower when the network is more certain, and
         log(0.001 + mean p), the size of the mask: of two equally sure masks the larger is better.
     """
     p = scores.ravel()

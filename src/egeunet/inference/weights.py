@@ -21,8 +21,8 @@ from egeunet.inference.quality import DiceEstimator
 Backend: TypeAlias = Literal["engine", "onnxruntime"]
 DEFAULT = "isic2018"
 SHIPPED = Path(__file__).parents[1] / "weights"
-_LARGEST_SIDE = 4096  # pixels of the network's input
-_NONSENSE = "The metadata of {} makes no sense: expected a file that `egeunet export` wrote."
+_MAX_SIDE = 4096  # pixels of the network's input
+_INVALID = "The metadata of {} are invalid: expected a file that `egeunet export` wrote."
 
 
 def find_weights(weights: str | Path | None = None, backend: Backend | None = None) -> Path:
@@ -30,28 +30,22 @@ def find_weights(weights: str | Path | None = None, backend: Backend | None = No
 
     Args:
         weights: A run folder, an .egeu or .onnx file, the name of shipped weights, a URL with its
-            SHA-256, `https://…/x.onnx#sha256=…`, which is fetched once and kept in the cache
-            folder, or None for the default.
-        backend: What will run the file that a name or folder stands for; by default the engine,
-            where there is a file for it and the installation has one.
+            SHA-256, `https://…/x.onnx#sha256=…`, which is downloaded once to the cache folder, or
+            None for the default weights.
+        backend: Runtime of the file, if a name or a folder has several; by default the engine if it
+            is installed and there is a file for it.
 
     Returns:
         The path of the file.
 
     Raises:
-        UsageError: There is none of that name.
-        EgeunetError: There is none in a run folder or the package, or a file has not the SHA-256
-            that is expected of it; the message says what to do.
+        UsageError: There are no such weights.
+        EgeunetError: The run folder has no such file, or a file has another SHA-256 than expected.
     """
     suffixes = _suffixes(backend)
     if weights is None:
         files = [SHIPPED / f"{DEFAULT}{suffix}" for suffix in suffixes]
-        if found := next((file for file in files if file.is_file()), None):
-            return _verify(found)
-        raise EgeunetError(
-            "No weights were named and none come with this version: give a run folder that "
-            "`egeunet train` left, or an .onnx file from `egeunet export`."
-        )
+        return _verify(next((file for file in files if file.is_file()), files[-1]))
     if is_url(weights):
         return _fetch(str(weights))
     for suffix in suffixes:
@@ -71,32 +65,32 @@ def find_weights(weights: str | Path | None = None, backend: Backend | None = No
     names = ", ".join(list_shipped()) or "none"
     raise UsageError(
         f"There are no weights {str(weights)!r}: expected a run folder, an .onnx file, or the name "
-        f"of weights that come with the package ({names})."
+        f"of shipped weights ({names})."
     )
 
 
 def list_shipped() -> dict[str, Path]:
-    """Return the ONNX files that come with the package by name, each held to SHA256SUMS.
+    """Return the ONNX files in the package by name, checked against SHA256SUMS.
 
     Raises:
-        EgeunetError: A file is not what was shipped.
+        EgeunetError: A file was changed.
     """
     return {path.stem: _verify(path) for path in sorted(SHIPPED.glob("*.onnx"))}
 
 
 def find_shipped(name: str | Path, suffix: str = ".onnx") -> Path | None:
-    """Return the file of weights that come with the package, held to SHA256SUMS beside it.
+    """Return a file of shipped weights, checked against SHA256SUMS.
 
     Args:
-        name: What they are called. A file of that name, or a folder with a run in it, is meant
-            before them; a folder without, such as a dataset in the current folder, is not.
+        name: Their name. A file or a run folder of that name takes precedence; another folder, such
+            as a dataset in the current folder, does not.
         suffix: ".egeu", ".onnx" or ".safetensors".
 
     Returns:
         None if there are no such weights.
 
     Raises:
-        EgeunetError: The file is not what was shipped.
+        EgeunetError: The file was changed.
     """
     path, shipped = Path(name), SHIPPED / f"{name}{suffix}"
     run_files = ("recipe.yaml", "model.egeu", "model.onnx")
@@ -107,7 +101,7 @@ def find_shipped(name: str | Path, suffix: str = ".onnx") -> Path | None:
 
 
 def run_folder(weights: str | Path) -> Path | None:
-    """Return the run folder that weights name; None for a file, a URL, or the package's own."""
+    """Return the run folder that weights name; None for a file, a URL or shipped weights."""
     path = Path(weights)
     return path if path.is_dir() and not find_shipped(path) else None
 
@@ -122,17 +116,15 @@ def _suffixes(backend: Backend | None) -> tuple[str, ...]:
 def _verify(path: Path) -> Path:
     sums = path.with_name("SHA256SUMS")
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
-    if f"{sha256_file(path)}  {path.name}" not in lines:
-        raise EgeunetError(
-            f"{path} is not what was shipped: its SHA-256 is another; install egeunet again."
-        )
+    if not path.is_file() or f"{sha256_file(path)}  {path.name}" not in lines:
+        raise EgeunetError(f"{path} is missing or was changed: install egeunet again.")
     return path
 
 
 def _fetch(url: str) -> Path:
     address, _, digest = url.partition("#sha256=")
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise UsageError(f"{url} does not say what it is: append #sha256= and its 64 digits.")
+        raise UsageError(f"{url} has no checksum: append #sha256= and its 64 digits.")
     suffix = ".egeu" if urlparse(address).path.endswith(".egeu") else ".onnx"
     path = cache_folder() / "weights" / f"{digest}{suffix}"
     if path.is_file() and sha256_file(path) == digest:
@@ -151,15 +143,15 @@ class Metadata:
 
     Args:
         model: Name of the network, as in `egeunet models`.
-        dataset: What it was trained on.
+        dataset: Dataset it was trained on.
         size: Height and width of its input.
-        threshold: Probability from which a pixel is lesion.
-        classes: One name, or one per class with the background first.
-        quality: How the quality of a mask is told; None if the file does not say.
-        protocol: How that was split; empty if the file does not say.
-        data_licence: The terms of that, which bind the weights; empty if the file does not say.
-        scores: Of the epoch that was selected, by name (`val_dice`, …), 0…1 but for the loss.
-        scores_on: The part they are of.
+        threshold: Probability from which a pixel is foreground.
+        classes: Name of the class, or K names with the background first.
+        quality: Estimator of the Dice score of a mask, if the file has one.
+        protocol: How the dataset was split; empty if unknown.
+        data_licence: Terms of the dataset, which bind the weights; empty if unknown.
+        scores: Scores of the selected epoch by name (`val_dice`, …), 0…1 except for the loss.
+        scores_on: Split that they were measured on.
         intended_use: What the weights are for.
     """
 
@@ -177,20 +169,21 @@ class Metadata:
 
 
 def weights_name(path: Path) -> str:
-    """Return what weights are called where they are named: their file, or their run folder."""
+    """Return the name of a file of weights: its stem, or the run folder of a `model.onnx`."""
     return path.absolute().parent.name if path.stem == "model" else path.stem
 
 
 def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
-    """Read the metadata that `egeunet export` writes into a graph.
+    """Parse the metadata that `egeunet export` writes into a file.
 
     Args:
-        entries: The graph's own key-value pairs.
-        name: What the file is called in errors.
+        entries: Its key-value pairs.
+        name: Name of the file in errors.
 
     Raises:
-        EgeunetError: An entry is missing or makes no sense.
+        EgeunetError: An entry is missing or invalid.
     """
+    texts = ("protocol", "data_licence", "scores_on", "intended_use")
     try:
         height, width = (int(side) for side in entries["input_size"].split(","))
         names = json.loads(entries["classes"])
@@ -202,11 +195,8 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             threshold=float(entries["threshold"]),
             classes=tuple(names) if isinstance(names, list) else (),
             quality=DiceEstimator.from_json(entries["quality"]) if "quality" in entries else None,
-            protocol=entries.get("protocol", ""),
-            data_licence=entries.get("data_licence", ""),
             scores={key: float(value) for key, value in scores},
-            scores_on=entries.get("scores_on", ""),
-            intended_use=entries.get("intended_use", ""),
+            **{key: entries.get(key, "") for key in texts},
         )
         preprocessing = entries["preprocessing"]
         count = int(entries["num_classes"])
@@ -216,18 +206,18 @@ def parse_metadata(entries: Mapping[str, str], name: str) -> Metadata:
             "expected a file that `egeunet export` wrote."
         ) from error
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise EgeunetError(_NONSENSE.format(name)) from error
+        raise EgeunetError(_INVALID.format(name)) from error
     if (
-        not 1 <= min(metadata.size) <= max(metadata.size) <= _LARGEST_SIDE
+        not 1 <= min(metadata.size) <= max(metadata.size) <= _MAX_SIDE
         or not 0 < metadata.threshold < 1
         or not 1 <= count <= 255
         or len(metadata.classes) != count
         or not all(isinstance(one, str) for one in metadata.classes)
     ):
-        raise EgeunetError(_NONSENSE.format(name))
+        raise EgeunetError(_INVALID.format(name))
     if preprocessing != preprocess.NAME:
         raise EgeunetError(
-            f"{name} wants the preprocessing {preprocessing!r}, and this version knows "
-            f"{preprocess.NAME!r} only: use the version of egeunet that exported it."
+            f"{name} uses the preprocessing {preprocessing!r}, but this version only knows "
+            f"{preprocess.NAME!r}: use the version of egeunet that exported it."
         )
     return metadata

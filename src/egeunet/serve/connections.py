@@ -52,7 +52,7 @@ class BoundedConnection(H11Protocol):
 
     @property
     def working(self) -> bool:
-        """Whether a request is complete and not yet answered."""
+        """Whether a complete request waits for its response."""
         return bool(self.cycle) and not (self.cycle.more_body or self.cycle.response_complete)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

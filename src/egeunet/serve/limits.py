@@ -1,4 +1,4 @@
-"""Bounds on what one request, and all requests together, may ask of the service."""
+"""Limits of single requests and of all requests together."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the service.
+    """Limits of the service.
 
     Args:
-        body_bytes: Largest request body; larger ones are answered with 413.
-        pixels: Largest image; larger ones are answered with 413 before they are decoded.
-        files: Maximum number of files in a batch; more are answered with 400.
-        seconds: Time for a body to arrive (408), for its images to be segmented (504) and for the
-            answer to be read (the connection is closed).
-        requests: Requests that wait for a worker or are being segmented; more are answered with
-            503 and Retry-After.
+        body_bytes: Largest request body; larger ones get status 413.
+        pixels: Largest image; larger ones get status 413 before they are decoded.
+        files: Maximum number of files in a batch; more get status 400.
+        seconds: Time for a body to arrive (else 408), for its images to be segmented (else 504) and
+            for the response to be read (else the connection is closed).
+        requests: Maximum number of requests that wait for a worker or are being segmented; more get
+            status 503 with Retry-After.
         connections: Open connections. A new one closes the one that has been sending or idle for
             longest.
     """
@@ -40,7 +40,7 @@ class Limits:
 
     @property
     def image_bytes(self) -> int:
-        """Memory that decoding one image may take; images that take more are answered with 413."""
+        """Memory that decoding one image may take; larger images get status 413."""
         return max(600_000_000, 9 * self.pixels)
 
     @property
@@ -50,5 +50,5 @@ class Limits:
 
     @property
     def worker_bytes(self) -> int:
-        """Memory of a worker beyond what it has at rest, which the system enforces on Linux."""
+        """Memory of a worker beyond its memory at rest, enforced by the kernel on Linux."""
         return 2 * self.image_bytes

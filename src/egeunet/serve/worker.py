@@ -112,7 +112,7 @@ def _encode(result: Result, job: Job) -> bytes:
 
 
 def _bound_memory(extra: int) -> None:
-    """Let this process allocate no more than `extra` bytes beyond what it has (Linux only)."""
+    """Limit this process to `extra` bytes beyond its present memory (Linux only)."""
     if sys.platform != "linux":
         return
     import resource
