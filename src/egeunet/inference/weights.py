@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
-from urllib.parse import urlparse
 
 from egeunet.engine.library import load_engine
 from egeunet.errors import EgeunetError, UsageError
@@ -125,7 +124,7 @@ def _fetch(url: str) -> Path:
     address, _, digest = url.partition("#sha256=")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise UsageError(f"{url} has no checksum: append #sha256= and its 64 digits.")
-    suffix = ".egeu" if urlparse(address).path.endswith(".egeu") else ".onnx"
+    suffix = ".egeu" if address.partition("?")[0].endswith(".egeu") else ".onnx"
     path = cache_folder() / "weights" / f"{digest}{suffix}"
     if path.is_file() and sha256_file(path) == digest:
         return path
