@@ -143,7 +143,8 @@ def segment_archive(
             advance = stack.enter_context(bar("segmenting", len(names)))
             advance(len(done))
             begin = time.monotonic()
-            worker = (folder, segmenter.weights, path.read_bytes(), masks, os.getcwd())  # noqa: PTH109
+            home = os.getcwd()  # noqa: PTH109
+            worker = (folder, segmenter.weights, path.suffix, path.read_bytes(), masks, home)
             with closing(_run(worker, offsets, left, address, workers)) as counts:
                 for count in counts:
                     images, errors = images + count[0], errors + count[1]
@@ -169,12 +170,14 @@ def segment_archive(
 class _Worker:
     """Segments shards with one Segmenter; Ray creates one worker per core."""
 
-    def __init__(self, output: Folder, weights: str, data: bytes, masks: bool, home: str) -> None:
+    def __init__(
+        self, output: Folder, weights: str, suffix: str, data: bytes, masks: bool, home: str
+    ) -> None:
         self.output, self.masks = output, masks
         with suppress(OSError):  # other machines need not have it
             os.chdir(home)  # relative paths stay valid
         with tempfile.TemporaryDirectory() as folder:  # other machines lack the path of the weights
-            path = Path(folder, "model.onnx")
+            path = Path(folder, f"model{suffix}")
             path.write_bytes(data)
             self.segmenter = Segmenter(path, threads=1)
         self.segmenter.weights = weights

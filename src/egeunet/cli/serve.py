@@ -81,6 +81,7 @@ def serve(
     from egeunet.inference.segmenter import Segmenter
     from egeunet.inference.weights import find_weights, weights_name
 
+    configure_logging()  # first, so that every line of the log is JSON
     path = find_weights(weights)
     limits = Limits(
         body_bytes=int(max_mb * 1e6),
@@ -98,7 +99,6 @@ def serve(
         origins=allow_origin or (),
         page=page,
     )
-    configure_logging()
     if not token and not _is_local(host):
         log.warning("Anyone who can reach this address may send requests: set EGEUNET_TOKEN.")
     run(app, host, port, limits)
