@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -110,19 +109,14 @@ def train_side_by_side(
                 for one in list(running):
                     if stop.signal_number:
                         one.stop()
-                    code = one.poll()
-                    if code is None:
-                        continue
-                    running.remove(one)
-                    if stop.signal_number and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-                        continue  # its checkpoint is written
                     try:
-                        if code:
-                            raise EgeunetError(one.last_words(code))  # noqa: TRY301
-                        if finished:
+                        if (code := one.poll()) is None:
+                            continue
+                        if finished and code == 0:
                             finished(one.folder)
                     except (EgeunetError, OSError) as error:  # such as a full disk
                         fail(one.folder, error)
+                    running.remove(one)
         finally:
             for one in running:
                 one.kill()
@@ -204,7 +198,11 @@ class _Training:
             raise EgeunetError(f"It cannot start: {error}.") from error
 
     def poll(self) -> int | None:
-        """Log finished epochs; return the exit code, or None while it runs."""
+        """Log finished epochs; return the exit code if it has ended: 0, or that of SIGTERM.
+
+        Raises:
+            EgeunetError: If a process failed. The others are then killed, except after `stop`.
+        """
         codes = [process.poll() for process in self.processes]
         history = read_history(self.folder)
         for epoch in range(self.reported + 1, len(history) + 1):
@@ -212,10 +210,12 @@ class _Training:
             _LOG.info("%s: %s", self.folder.name, describe_epoch(history[:epoch], self.epochs))
             self.advance()
         failed = min((code for code in codes if code), default=0)  # a kill before its consequences
-        if failed and not self.stopping:
+        if None in codes and (self.stopping or not failed):
+            return None
+        if failed and not (self.stopping and failed in (-signal.SIGTERM, 128 + signal.SIGTERM)):
             self.kill()
-            return failed
-        return None if None in codes else failed
+            raise EgeunetError(self._last_words(failed))
+        return failed
 
     def kill(self) -> None:
         for process in self.processes:
@@ -227,10 +227,9 @@ class _Training:
         if not self.stopping:
             self.stopping = True
             for process in self.processes:
-                with suppress(OSError):
-                    process.terminate()
+                process.terminate()  # does nothing to one that has ended
 
-    def last_words(self, code: int) -> str:
+    def _last_words(self, code: int) -> str:
         """Return its error, or how it ended and the last line of its log."""
         lines = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")

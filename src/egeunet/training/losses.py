@@ -76,8 +76,7 @@ class DeepSupervisionLoss(nn.Module):
 def distillation(logits: Tensor, soft: Tensor) -> Tensor:
     """Return the cross-entropy of logits to a teacher's probabilities, both (B, 1, H, W).
 
-    Hinton, Vinyals, Dean. Distilling the knowledge in a neural network. arXiv 1503.02531, with
-    temperature 1.
+    Hinton, Vinyals, Dean, arXiv 1503.02531, with temperature 1.
     """
     return F.binary_cross_entropy_with_logits(logits.float(), soft)
 
@@ -118,21 +117,13 @@ def bce_jaccard_batch(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def tversky(logits: Tensor, target: Tensor) -> Tensor:
-    """Return 1 − T, T = (TP + 1) / (TP + 0.3 FP + 0.7 FN + 1).
-
-    Salehi, Erdogmus, Gholipour. Tversky loss function for image segmentation using 3D fully
-    convolutional deep networks. MLMI 2017.
-    """
+    """Return 1 − T, T = (TP + 1) / (TP + 0.3 FP + 0.7 FN + 1) (Salehi et al., MLMI 2017)."""
     _, *sums = _region_sums(logits, target)
     return 1 - _tversky_index(sums, FALSE_POSITIVES, FALSE_NEGATIVES).mean()
 
 
 def focal_tversky(logits: Tensor, target: Tensor) -> Tensor:
-    """Return (1 − T)^(3/4) with T of `tversky`.
-
-    Abraham, Khan. A novel focal Tversky loss function with improved attention U-Net for lesion
-    segmentation. ISBI 2019.
-    """
+    """Return (1 − T)^(3/4) with T of `tversky` (Abraham & Khan, ISBI 2019)."""
     _, *sums = _region_sums(logits, target)
     missing = 1 - _tversky_index(sums, FALSE_POSITIVES, FALSE_NEGATIVES)
     return missing.clamp(min=1e-6).pow(TVERSKY_EXPONENT).mean()  # the slope at 0 is infinite
@@ -141,9 +132,7 @@ def focal_tversky(logits: Tensor, target: Tensor) -> Tensor:
 def lovasz(logits: Tensor, target: Tensor) -> Tensor:
     """Return the Lovász hinge; of classes, the Lovász-softmax loss.
 
-    Berman, Rannen Triki, Blaschko. The Lovász-Softmax loss: a tractable surrogate for the
-    optimization of the intersection-over-union measure in neural networks. CVPR 2018, equations 9
-    and 11.
+    Berman, Rannen Triki, Blaschko, CVPR 2018, equations 9 and 11.
     """
     logits = _at_least_float32(logits)
     probability, truth = _foreground(logits, target)
@@ -168,9 +157,8 @@ def structure_loss(logits: Tensor, target: Tensor) -> Tensor:
     With w the weights, sums over the pixels of an image, probability p and truth y:
     Σ w CE / Σ w + 1 − (Σ w p y + 1) / (Σ w (p + y − p y) + 1).
 
-    Wei, Wang, Huang. F³Net: Fusion, Feedback and Focus for Salient Object Detection. AAAI 2020. As
-    in TransFuse; the public code of F³Net loses the weights of the cross-entropy through a misspelt
-    argument.
+    F³Net (Wei, Wang, Huang, AAAI 2020), as in TransFuse: the public code of F³Net loses the weights
+    of the cross-entropy through a misspelt argument.
     """
     logits = _at_least_float32(logits)
     probability, truth = _foreground(logits, target)
