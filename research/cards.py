@@ -30,7 +30,8 @@ from egeunet.files import atomic_write, sha256_file
 from egeunet.inference.segmenter import Segmenter
 from egeunet.models import count_cost
 from egeunet.training.checkpoints import WEIGHTS, load_weights, save_weights
-from egeunet.training.run import HISTORY, Run, load_run, open_split, read_parts
+from egeunet.training.history import HISTORY
+from egeunet.training.run import Run, load_run, open_split, read_parts
 from research.paper import DATASETS
 from research.release_report import split_scores
 from research.run_groups import changes_of, label_of, recipe_of

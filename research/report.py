@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from egeunet.evaluation.figures import save_figure, training_curves
 from egeunet.evaluation.results_store import read_results
 from egeunet.files import atomic_write
-from egeunet.training.run import selected_on
+from egeunet.training.history import selected_on
 from research.figure1 import figure1, paper_points, result_points
 from research.figure4 import figures4
 from research.goals import goals

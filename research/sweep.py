@@ -19,15 +19,12 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.evaluation.results_store import read_results
 from egeunet.models.registry import model_info
 from egeunet.training.config import DataSettings, Recipe, Settings
+from egeunet.training.history import read_history
 from egeunet.training.init_from import pin_runs
-from egeunet.training.launcher import (
-    default_at_once,
-    parse_seeds,
-    split_seeds,
-    train_side_by_side,
-)
+from egeunet.training.launcher import default_at_once, train_side_by_side
 from egeunet.training.recipe import explain_mistake, load_recipe, read_yaml
-from egeunet.training.run import open_split, read_history
+from egeunet.training.run import open_split
+from egeunet.training.seeds import parse_seeds, split_seeds
 from research.run_groups import recipe_of
 
 _logger = logging.getLogger("egeunet.research")

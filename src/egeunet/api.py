@@ -110,13 +110,9 @@ def train(
     """
     with needs_extra("train"):
         from egeunet.training.config import Recipe
-        from egeunet.training.launcher import (
-            describe_seeds,
-            split_seeds,
-            summarize_seeds,
-            train_side_by_side,
-        )
+        from egeunet.training.launcher import train_side_by_side
         from egeunet.training.recipe import load_recipe
+        from egeunet.training.seeds import describe_seeds, split_seeds, summarize_seeds
     if isinstance(recipe, Recipe):
         if settings:
             raise UsageError("Settings go with the name of a recipe, not with a Recipe object.")
@@ -136,8 +132,9 @@ def _train_one(recipe: Recipe, resume: bool) -> Path:
     from egeunet.evaluation.figures import save_figure, training_curves
     from egeunet.exporting.formats import export_run
     from egeunet.training.distributed import is_first, world_size
+    from egeunet.training.history import HISTORY, selected_on
     from egeunet.training.launcher import train_side_by_side
-    from egeunet.training.run import HISTORY, load_run, selected_on
+    from egeunet.training.run import load_run
     from egeunet.training.trainer import train as train_recipe
 
     if recipe.devices > 1 and world_size() == 1:
@@ -254,7 +251,7 @@ def evaluate(
 def _keep_beside(folder: Path, target: EvaluationTarget, result: Evaluation) -> dict[str, str]:
     """Write what does not fit into a row of results; return the files, relative to `folder`."""
     from egeunet.evaluation.results_store import write_counts
-    from egeunet.training.run import HISTORY
+    from egeunet.training.history import HISTORY
 
     weights = str(target.row["weights_sha256"])[:16]
     name = "{dataset}-{protocol}-{split}".format(**result.about)

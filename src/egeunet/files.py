@@ -138,6 +138,12 @@ def read_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
         raise EgeunetError(f"{path} is not valid JSON ({error}).") from error
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     digest = hashlib.sha256()

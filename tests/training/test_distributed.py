@@ -23,8 +23,9 @@ from egeunet.errors import EgeunetError, UsageError
 from egeunet.models.registry import create_model
 from egeunet.training.checkpoints import load_checkpoint
 from egeunet.training.distributed import sync_batch_norm
+from egeunet.training.history import read_history
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import load_run, open_split, read_history, read_parts
+from egeunet.training.run import load_run, open_split, read_parts
 from egeunet.training.trainer import train
 
 EPOCHS = 6

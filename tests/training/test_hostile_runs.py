@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.exporting.onnx import _selected_scores
 from egeunet.training.checkpoints import WEIGHTS, load_checkpoint
-from egeunet.training.launcher import summarize_seeds
 from egeunet.training.provenance import EARLIER
 from egeunet.training.recipe import load_recipe
 from egeunet.training.run import load_run, read_environment
+from egeunet.training.seeds import summarize_seeds
 from egeunet.training.trainer import train
 
 NESTED = "[" * 200_000

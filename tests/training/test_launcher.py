@@ -15,8 +15,9 @@ import pytest
 import egeunet
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.training.checkpoints import load_checkpoint
-from egeunet.training.launcher import _least_used_gpu, split_seeds, train_side_by_side
+from egeunet.training.launcher import _least_used_gpu, train_side_by_side
 from egeunet.training.recipe import load_recipe
+from egeunet.training.seeds import split_seeds
 from egeunet.training.trainer import train
 
 

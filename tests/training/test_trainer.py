@@ -19,9 +19,10 @@ from egeunet.errors import EgeunetError, ParityError, UsageError
 from egeunet.exporting import formats
 from egeunet.files import folder_lock
 from egeunet.training.checkpoints import load_checkpoint
+from egeunet.training.history import read_history
 from egeunet.training.losses import DeepSupervisionLoss
 from egeunet.training.recipe import load_recipe
-from egeunet.training.run import load_run, open_split, read_history, read_parts
+from egeunet.training.run import load_run, open_split, read_parts
 from egeunet.training.trainer import train
 
 

@@ -22,8 +22,9 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import find_weights, run_folder
 from egeunet.training.checkpoints import WEIGHTS
 from egeunet.training.distributed import find_device
+from egeunet.training.history import selected_on
 from egeunet.training.provenance import SELECTED, TRAINED, Seen, seen_in, seen_of
-from egeunet.training.run import Run, load_run, open_split, read_environment, selected_on
+from egeunet.training.run import Run, load_run, open_split, read_environment
 
 PROTOCOLS = (*SPLIT_PROTOCOLS, "external")
 SPLITS = ("train", "val", "test")

@@ -40,6 +40,13 @@ from egeunet.training.config import Recipe
 from egeunet.training.distillation import load_teachers, predict_soft_masks
 from egeunet.training.distributed import Group, is_first, open_fabric, sync_batch_norm
 from egeunet.training.ema import ModelEma
+from egeunet.training.history import (
+    describe_epoch,
+    read_history,
+    select_epoch,
+    write_history,
+    write_summary,
+)
 from egeunet.training.init_from import load_initial_weights, pin_runs, record_earlier
 from egeunet.training.losses import TERMS, DeepSupervisionLoss
 from egeunet.training.optimizers import (
@@ -48,22 +55,11 @@ from egeunet.training.optimizers import (
     restore_optimizer,
     set_learning_rate,
 )
-from egeunet.training.run import (
-    check_folder,
-    check_split,
-    describe_epoch,
-    open_split,
-    read_history,
-    record_setup,
-    select_epoch,
-    write_history,
-    write_summary,
-)
+from egeunet.training.run import check_folder, check_split, open_split, record_setup
 from egeunet.training.signals import StopRequest
 from egeunet.training.step import TrainStep
-from egeunet.training.validation import validate
+from egeunet.training.validation import add_preview, validate
 
-PREVIEWS = 4  # images in a TensorBoard preview
 _LOG = logging.getLogger(__name__)
 
 
@@ -218,7 +214,7 @@ class _Trainer:
                 self.loss,
                 self.group,
                 total_loss=self.recipe.select_by == "val_total_loss",
-                show=partial(_add_preview, board, self.epoch + 1) if board and preview else None,
+                show=partial(add_preview, board, self.epoch + 1) if board and preview else None,
             )
         self._stop_if_asked()
         row = {
@@ -332,16 +328,3 @@ def _make_loaders(
     )
     soft = predict_soft_masks(teachers, arrays, group.fabric) if teachers else None
     return make(arrays, augmentation=recipe.augmentation, soft=soft), make(val_arrays)
-
-
-def _add_preview(
-    board: SummaryWriter, epoch: int, images: Tensor, truth: Tensor, logits: Tensor
-) -> None:
-    """Show image (0…255), truth and prediction of the first samples side by side in TensorBoard."""
-    if logits.shape[1] == 1:
-        masks = [truth.float(), torch.sigmoid(logits.float())]
-    else:
-        masks = [m.unsqueeze(1) / (logits.shape[1] - 1) for m in (truth, logits.argmax(1))]
-    columns = [images / 255, *(mask.expand(-1, 3, -1, -1) for mask in masks)]
-    rows = torch.cat([column[:PREVIEWS].cpu() for column in columns], dim=3)
-    board.add_images("image, truth, prediction", rows.clamp(0, 1), epoch)

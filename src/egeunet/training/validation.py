@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from egeunet.data.loader import Loader
 from egeunet.metrics.counts import Counts, PixelCounts
 from egeunet.progress import track
 from egeunet.training.distributed import Group
 from egeunet.training.losses import DeepSupervisionLoss
+
+PREVIEWS = 4  # images in a TensorBoard preview
 
 
 @torch.no_grad()
@@ -63,3 +66,16 @@ def validate(
     scores = counts.pooled()
     found = {"val_loss": val_loss, "val_iou": scores["iou"], "val_dice": scores["dice"]}
     return found | ({"val_total_loss": val_total_loss} if total_loss else {})
+
+
+def add_preview(
+    board: SummaryWriter, epoch: int, images: Tensor, truth: Tensor, logits: Tensor
+) -> None:
+    """Show image (0…255), truth and prediction of the first samples side by side in TensorBoard."""
+    if logits.shape[1] == 1:
+        masks = [truth.float(), torch.sigmoid(logits.float())]
+    else:
+        masks = [m.unsqueeze(1) / (logits.shape[1] - 1) for m in (truth, logits.argmax(1))]
+    columns = [images / 255, *(mask.expand(-1, 3, -1, -1) for mask in masks)]
+    rows = torch.cat([column[:PREVIEWS].cpu() for column in columns], dim=3)
+    board.add_images("image, truth, prediction", rows.clamp(0, 1), epoch)
