@@ -75,7 +75,7 @@ def test_the_attention_maps_are_gone_from_what_runs(tmp_path) -> None:
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(fold(shaken(), (64, 64)).SerializeToString(), options)
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    assert operators.count("Resize") == 5  # the way up, and the logits
+    assert operators.count("Resize") == 9  # two in each of four levels, and the logits
     assert not {"Expand", "Pad", "ReduceMean", "ConstantOfShape"} & set(operators)
 
 

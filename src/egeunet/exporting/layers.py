@@ -1,4 +1,4 @@
-"""Layers written as operators that run fast, numbers unchanged."""
+"""Layers written as operators that run fast, with the same numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from egeunet.exporting.graph import Graph
 
 Array: TypeAlias = NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]
-
-BLOCK = 16  # channels of a block of ONNX Runtime's layout with AVX-512 or NEON; others divide it
 
 
 class Layers(Graph):
@@ -81,24 +79,6 @@ class Layers(Graph):
         x = self.linear(conv, self.flat(x, conv.in_channels))
         return self.tall(x, conv.out_channels, size)
 
-    def rows(self, conv: nn.Conv2d, x: str, rows: int, axis: int) -> str:
-        """A 3×3 convolution that gives several rows of the image as channels.
-
-        So few channels fill a block of the runtime's layout. They come row by row (axis 0), or
-        the rows of each channel together (axis 1).
-        """
-        assert conv.bias is not None
-        kernel, bias = self.constant(numpy_of(conv.weight)), numpy_of(conv.bias)
-        if rows > 1:
-            shifted = [
-                self.add("Pad", kernel, [0, 0, row, 0, 0, 0, rows - 1 - row, 0])
-                for row in range(rows)
-            ]
-            kernel = self.add("Concat", *shifted, axis=axis)
-            kernel = self.add("Reshape", kernel, [-1, conv.in_channels, 2 + rows, 3])
-            bias = np.tile(bias, rows) if axis == 0 else np.repeat(bias, rows)
-        return self.add("Conv", x, kernel, bias, pads=[1] * 4, strides=[rows, 1])
-
     def upsample(self, x: str, factor: Sequence[float] = (2, 2), name: str = "") -> str:
         """Bilinear, the corners kept."""
         return self.add(
@@ -112,13 +92,13 @@ class Layers(Graph):
         )
 
     def affine(self, x: str, norm: nn.Module) -> str:
-        """The weight and bias of a normalisation, a pair for each channel."""
+        """The weight and bias of a normalization, a pair for each channel."""
         weight, bias = affine_of(norm)
         zero = np.zeros_like(weight)
         return self.add("BatchNormalization", x, weight, bias, zero, zero + 1, epsilon=0.0)
 
     def layer_norm(self, x: str, channels: int, norm: nn.Module) -> str:
-        """Normalise (…, C, N) over C, without the affine part."""
+        """Normalize (…, C, N) over C, without the affine part."""
         mean = mean_row(channels)
         return self.divide(self.add("Sub", x, self.add("MatMul", mean, x)), mean, norm)
 
@@ -129,15 +109,15 @@ class Layers(Graph):
         return self.add("Mul", x, self.add("Reciprocal", deviation))
 
     def group_norm(self, norm: nn.GroupNorm, x: str, shape: Sequence[int]) -> str:
-        """A group normalisation without the affine part, its result reshaped."""
+        """A group normalization without the affine part, its result reshaped."""
         one = np.ones(norm.num_groups)
         x = self.add("Reshape", self._flats.get(x, x), [0, norm.num_groups, -1])
         x = self.add("InstanceNormalization", x, one, 0 * one, epsilon=norm.eps)
         return self.add("Reshape", x, [*shape])
 
-    def pool(self, x: str, height: int = 2) -> str:
-        """The maximum of `height` rows and 2 columns."""
-        return self.add("MaxPool", x, kernel_shape=[height, 2], strides=[height, 2])
+    def pool(self, x: str) -> str:
+        """The maximum of 2×2 pixels."""
+        return self.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
 
 
 def numpy_of(tensor: Tensor) -> Array:
@@ -146,7 +126,7 @@ def numpy_of(tensor: Tensor) -> Array:
 
 
 def affine_of(norm: nn.Module) -> tuple[Array, Array]:
-    """The weight and the bias of a normalisation."""
+    """The weight and the bias of a normalization."""
     return numpy_of(norm.weight), numpy_of(norm.bias)  # type: ignore[arg-type]
 
 
