@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from egeunet.engine.library import load_engine
+from egeunet.engine.model import prepare
+from egeunet.engine.model import resize as engine_resize
+
 SIZE = 256
 _ROWS = 4096  # of a mask that are computed at a time
 _VALUES = 16_000_000  # probabilities of several classes that are computed at a time
@@ -70,6 +74,8 @@ def to_input(
     Returns:
         float32 (3, h, w) in 0…255.
     """
+    if isinstance(image, np.ndarray) and load_engine() is not None:
+        return prepare(image, size)
     # Pillow takes the channels apart in less than half of numpy's time.
     planes = np.stack([np.asarray(plane) for plane in _resize(image, size).split()])
     return min_max_normalize(planes)
@@ -88,6 +94,8 @@ def upsample(probability: NDArray[np.float32], size: tuple[int, int]) -> NDArray
     height, width = size
     if probability.shape == (height, width):
         return probability
+    if load_engine() is not None:  # the same numbers in a quarter of the time
+        return engine_resize(np.asarray(probability, np.float32), size)
     image = Image.fromarray(np.ascontiguousarray(probability, dtype=np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
