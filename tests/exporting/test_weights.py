@@ -60,7 +60,7 @@ def test_a_segmenter_without_words_never_imports_torch_and_takes_little_memory(p
 def test_one_changed_byte_is_one_sentence(package: Path, tmp_path: Path) -> None:
     changed = tmp_path / "egeunet"
     shutil.copytree(package, changed)
-    file = changed / "weights" / "isic2018.onnx"
+    file = changed / "weights" / "isic2018.egeu"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
@@ -73,7 +73,7 @@ def test_one_changed_byte_is_one_sentence(package: Path, tmp_path: Path) -> None
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "isic2018.onnx is missing or was changed" in line
+    assert "isic2018.egeu is missing or was changed" in line
 
 
 def test_the_card_says_what_the_row_says(package: Path) -> None:
