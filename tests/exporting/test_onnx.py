@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from egeunet.data.synthetic import draw
-from egeunet.errors import EgeunetError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.exporting.formats import export_run
 from egeunet.exporting.onnx import (
     around_photo,
@@ -77,6 +77,11 @@ def test_dynamic_takes_any_size_in_steps_of_32_and_the_segmenter_names_another(m
 
     with pytest.raises(EgeunetError, match=r"Cannot open .*dynamic\.onnx: .*Use model\.onnx of"):
         Segmenter(dynamic.path)
+
+
+def test_a_model_whose_graph_has_one_size_is_not_exported_as_dynamic(make_run) -> None:
+    with pytest.raises(UsageError, match="made for one image size. Use the format onnx"):
+        export_run(make_run("ultralight_vm_unet"), formats=["onnx-dynamic"])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import nn
 
 from egeunet import __version__
 from egeunet.data.registry import REGISTRY
-from egeunet.errors import EgeunetError
+from egeunet.errors import EgeunetError, UsageError
 from egeunet.exporting.fold import can_fold, fold
 from egeunet.exporting.graph import IR_VERSION, OPSET, Graph, shorten
 from egeunet.files import read_json
@@ -40,7 +40,16 @@ def core_graph(run: Run) -> onnx.ModelProto:
 
 
 def dynamic_graph(run: Run) -> onnx.ModelProto:
-    """Return the graph of the network alone; B, and H and W in steps of 32 from 64 on, are free."""
+    """Return the graph of the network alone; B, and H and W in steps of 32 from 64 on, are free.
+
+    Raises:
+        UsageError: If the graph of this model is made for one size.
+    """
+    if getattr(run.model, "ONE_SIZE", False):
+        raise UsageError(
+            f"{run.recipe.model} cannot be exported as onnx-dynamic: its graph is made for one "
+            "image size. Use the format onnx."
+        )
     return _convert(run.model, run.recipe.data.shape, dynamic=True)
 
 

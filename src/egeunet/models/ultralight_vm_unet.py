@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +125,8 @@ class UltraLightVMUNet(nn.Module):
         in_channels: Channels of the image, in 0…255, min-max scaled per image.
         num_classes: See `create_model`.
     """
+
+    ONE_SIZE: ClassVar[bool] = True  # an exported graph has the scan of one image size
 
     def __init__(self, *, in_channels: int = 3, num_classes: int = 1) -> None:
         super().__init__()
