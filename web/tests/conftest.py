@@ -136,6 +136,7 @@ def saved(page: Page, tmp_path: Path) -> Callable[[str], Path]:
     """Press a button that saves; the file."""
 
     def press(button: str) -> Path:
+        page.wait_for_timeout(300)  # Chromium may drop a download 0.1 s after another
         with page.expect_download() as download:
             page.get_by_role("button", name=button).click()
         path = tmp_path / download.value.suggested_filename

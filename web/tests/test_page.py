@@ -93,7 +93,7 @@ def test_on_real_photos_the_probabilities_are_those_of_python(
         Image.open(path).save(exact)
         upload(exact)
         probability = segmenter(exact).probability
-        for percent in (1, 10, 25, 50, 75, 90, 99):
+        for percent in (1, 25, 50, 75, 99):
             move(page, "threshold", percent)
             mask = read_mask(saved("Save mask"))
             assert mask[probability >= percent / 100 + 1e-4].all()
