@@ -198,7 +198,7 @@ def test_a_declared_size_does_not_hide_the_true_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry", ["classes", "scores", "quality"])
 def test_deeply_nested_metadata_is_one_sentence(tmp_path: Path, entry: str) -> None:
     path = write(tmp_path / "x.onnx", **{entry: "[" * 100_000})
-    with pytest.raises(EgeunetError, match=r"metadata of .* no sense"):
+    with pytest.raises(EgeunetError, match=r"metadata of .* are invalid"):
         Segmenter(path)
 
 

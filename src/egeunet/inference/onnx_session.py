@@ -97,7 +97,7 @@ def _infer_shapes(skeleton: bytes, path: Path) -> dict[str, list[int | str | Non
 
     A crafted graph can abort shape inference, or make it run for minutes and fill the memory.
     """
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import print_shapes as f; f()"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import write_shapes as f; f()"
     command = [sys.executable, "-c", code]  # sys.path: not the current folder unless it is ours
     try:
         done = subprocess.run(command, input=skeleton, capture_output=True, timeout=_CHECK_TIMEOUT)
@@ -109,13 +109,16 @@ def _infer_shapes(skeleton: bytes, path: Path) -> dict[str, list[int | str | Non
     return shapes
 
 
-def print_shapes() -> None:
-    """Read a graph from standard input and print the shapes of its inputs and outputs as JSON."""
+def write_shapes() -> None:
+    """Write the shapes of inputs and outputs of the graph in standard input, as JSON."""
     with suppress(ImportError):  # Windows has no such limits
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (_CHECK_SECONDS, _CHECK_SECONDS))
-        resource.setrlimit(resource.RLIMIT_AS, (_CHECK_BYTES, _CHECK_BYTES))
+        limits = {resource.RLIMIT_CPU: _CHECK_SECONDS, resource.RLIMIT_AS: _CHECK_BYTES}
+        for kind, limit in limits.items():
+            hard = resource.getrlimit(kind)[1]
+            least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(kind, (least, least))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -126,7 +129,7 @@ def print_shapes() -> None:
     skeleton = sys.stdin.buffer.read()
     session = onnxruntime.InferenceSession(skeleton, options, ["CPUExecutionProvider"])
     values = [*session.get_inputs(), *session.get_outputs()]
-    print(json.dumps({one.name: one.shape for one in values}))  # noqa: T201
+    json.dump({one.name: one.shape for one in values}, sys.stdout)
 
 
 def _damaged(path: Path) -> EgeunetError:
