@@ -80,7 +80,7 @@ def test_dynamic_takes_any_size_in_steps_of_32_and_the_segmenter_names_another(m
 
 
 def test_a_model_whose_graph_has_one_size_is_not_exported_as_dynamic(make_run) -> None:
-    with pytest.raises(UsageError, match="made for one image size. Use the format onnx"):
+    with pytest.raises(UsageError, match=r"made for one image size. Use the format onnx"):
         export_run(make_run("ultralight_vm_unet"), formats=["onnx-dynamic"])
 
 

@@ -203,7 +203,7 @@ def test_deeply_nested_metadata_is_one_sentence(tmp_path: Path, entry: str) -> N
 
 
 def test_a_size_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EgeunetError, match="no sense"):
+    with pytest.raises(EgeunetError, match="are invalid"):
         Segmenter(write(tmp_path / "x.onnx", input_size="1,1000000000"))
 
 
