@@ -1,6 +1,7 @@
 # The service: docker build -t egeunet . && docker run --rm -p 127.0.0.1:8000:8000 egeunet
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /source
+# hadolint ignore=DL3008 # the compiler of the base image's release, whichever it is
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 COPY pyproject.toml constraints.txt hatch_build.py README.md LICENSE ./
 COPY recipes recipes

@@ -167,21 +167,21 @@ def evaluate(
     """Score a trained model on a split of a dataset.
 
     Args:
-        weights: A run folder, or an ONNX file, its name or its URL as `Segmenter` takes them. The
-            Dice estimates of an ONNX file are scored too.
+        weights: A run folder, or an .egeu or .onnx file, its name or URL, as `Segmenter` takes. The
+            Dice estimates of an exported file are scored too.
         data: A dataset's name or folder; the run's own by default.
         protocol: "paper", "holdout", or "external": all images of `data` that were not seen in
             training or selection, as far as the weights say. By default that of the run, and of an
-            ONNX file on the dataset it was trained on; "external" on another dataset.
+            exported file on the dataset it was trained on; "external" on another dataset.
         split: "train", "val" or "test"; "external" has no splits.
         last: Take the last epoch of a run instead of the selected one.
-        tta: Average over four mirror images; needs an ONNX file.
+        tta: Average over four mirror images; needs an exported file.
         corruptions: Also score eight corruptions at five severities each, and groups by lesion size
             and skin tone: 41 times the work.
-        device: "auto", "cpu" or "cuda"; ONNX files run on the CPU.
+        device: "auto", "cpu" or "cuda"; exported files run on the CPU.
         out: Folder for `metrics.json`, `per_image.csv` and `worst_cases.png`. By default the folder
-            `evaluation` of a run, `evaluation-NAME` for other data than its own; none for an ONNX
-            file.
+            `evaluation` of a run, `evaluation-NAME` for other data than its own; none for an
+            exported file.
         overwrite: Replace an evaluation in that folder.
         record: A `.jsonl` file to which a row of results is appended. The pixel counts per image go
             to `per_image/` beside it and the epochs of a run to `history/`, so that runs can be

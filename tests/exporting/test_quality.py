@@ -65,7 +65,7 @@ def test_photos_that_were_trained_on_are_not_fitted_on(few, trained: Path, tmp_p
 
 
 def test_a_run_folder_takes_no_tta(trained: Path) -> None:
-    with pytest.raises(UsageError, match="tta needs an ONNX file"):
+    with pytest.raises(UsageError, match="tta needs an exported file"):
         egeunet.evaluate(trained, tta=True)
 
 

@@ -15,7 +15,8 @@ def evaluate(
     weights: Annotated[
         str,
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS", help="A run folder, an ONNX file, or the name or URL of one."
+            metavar="RUN_OR_WEIGHTS",
+            help="A run folder, an .egeu or .onnx file, or the name or URL of one.",
         ),
     ],
     data: Annotated[
@@ -29,7 +30,7 @@ def evaluate(
         typer.Option(
             help="paper (7:3, selected on test), holdout (70/10/20), or external (all images of "
             "--data not seen in training, as far as the weights say). By default the run's own; "
-            "external for an ONNX file on another dataset than its own."
+            "external for an exported file on another dataset than its own."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
@@ -37,7 +38,7 @@ def evaluate(
         bool, flag("--last", "Score the last epoch of a run, not the selected one.")
     ] = False,
     tta: Annotated[
-        bool, flag("--tta", "Average over four mirror images (ONNX files only).")
+        bool, flag("--tta", "Average over four mirror images (exported files only).")
     ] = False,
     corruptions: Annotated[
         bool,
@@ -66,7 +67,7 @@ def evaluate(
     """Score a trained model on a dataset, with 95 % confidence intervals and the worst cases.
 
     Pooled scores are the paper's: one confusion matrix over all pixels. Intervals are bootstrapped
-    over images. For an ONNX file the Dice estimates of its masks are scored too, and drawn as
+    over images. For an exported file the Dice estimates of its masks are scored too, and drawn as
     quality.png.
 
     For example:

@@ -45,7 +45,7 @@ class EvaluationTarget:
         seen: The images it was trained or selected on, as far as is known.
         protocol: How the dataset was split.
         run: Its run, if it is a run folder.
-        segmenter: Its segmenter, if it is an ONNX file.
+        segmenter: Its segmenter, if it is an exported file.
     """
 
     predict: Predictor
@@ -106,12 +106,12 @@ def open_target(weights: str | Path, last: bool, tta: bool, device: str) -> Eval
     """
     if folder := run_folder(weights):
         if tta:
-            raise UsageError("tta needs an ONNX file: name the one in the run folder.")
+            raise UsageError("tta needs an exported file: name the one in the run folder.")
         return _open_run(folder, last, find_device(device))
     if last:
-        raise UsageError("last needs a run folder: an ONNX file has one set of weights.")
+        raise UsageError("last needs a run folder: an exported file has one set of weights.")
     if device not in ("auto", "cpu"):
-        raise UsageError(f"The device {device} needs a run folder: ONNX files run on the CPU.")
+        raise UsageError(f"The device {device} needs a run folder: exported files run on the CPU.")
     path = find_weights(weights)
     return segmenter_target(Segmenter(path, tta=tta), path)
 
@@ -156,7 +156,9 @@ def choose_samples(
     """
     run = target.run
     if run is None and data is None:
-        raise UsageError("An ONNX file does not name its data: give a dataset or folder as data.")
+        raise UsageError(
+            "An exported file does not name its data: give a dataset or folder as data."
+        )
     if data is None and protocol == "external":
         raise UsageError("The protocol external needs other data than the run's: give data.")
     dataset = None if data is None else open_data(data)

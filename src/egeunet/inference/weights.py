@@ -63,8 +63,8 @@ def find_weights(weights: str | Path | None = None, backend: Backend | None = No
         return path
     names = ", ".join(list_shipped()) or "none"
     raise UsageError(
-        f"There are no weights {str(weights)!r}: expected a run folder, an .onnx file, or the name "
-        f"of shipped weights ({names})."
+        f"There are no weights {str(weights)!r}: expected a run folder, an .egeu or .onnx file, "
+        f"or the name of shipped weights ({names})."
     )
 
 
