@@ -83,7 +83,7 @@ def test_the_published_network_beside_an_onnx_file(
 
     caplog.set_level("INFO")
     run = make_run(size=256)
-    export_run(run)
+    export_run(run, formats=["onnx"])
     others = partial(published_backends, published)
     report = benchmark(run.folder / "model.onnx", others=others, rounds=10)
     names = [row["name"] for row in report["rows"]]

@@ -20,7 +20,7 @@ from egeunet.exporting.parity import make_reference
 from egeunet.inference.onnx_session import check_graph, open_session
 from egeunet.inference.preprocess import to_input, upsample
 from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import find_weights, parse_metadata
+from egeunet.inference.weights import SHIPPED, parse_metadata
 from egeunet.models import list_models
 
 
@@ -100,13 +100,13 @@ def test_photo_gives_the_probability_at_the_photos_size(around, size, num_classe
     expected = np.stack([upsample(plane, size) for plane in scores])
     assert given.shape == (size if num_classes == 1 else (3, *size))
     given = given.reshape(expected.shape)
-    # A photo smaller than the map: the two libraries weigh the pixels at its rim differently.
-    np.testing.assert_allclose(given, expected, atol=0.05 if min(size) > 1 else 0.1)
+    # The two libraries round a few bytes differently, which a network of random weights amplifies.
+    np.testing.assert_allclose(given, expected, atol=0.1)
     assert np.abs(given - expected).mean() < 0.005 or size == (1, 1)
 
 
 def test_the_shipped_weights_take_a_photo_as_the_segmenter_does() -> None:
-    session = open_graph(around_photo(onnx.load(find_weights("isic2018"))))
+    session = open_graph(around_photo(onnx.load(SHIPPED / "isic2018.onnx")))
     photo = draw(8, (300, 400))[0]
     result = Segmenter("isic2018")(photo)
     probability, scores = session.run(["probability", "scores"], {"photo": photo})
