@@ -124,6 +124,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence_and_leaves_no_plan(program,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc on this system")
 def test_a_local_ray_is_private_and_ends_with_its_job(program, many, tmp_path):
     home = tmp_path / "home"

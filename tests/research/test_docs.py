@@ -45,6 +45,7 @@ def test_generated_regions_are_fresh(generate, page):
     assert path.read_text(encoding="utf-8") == generate.render(path), "stale: run `make docs`"
 
 
+@pytest.mark.slow
 def test_the_report_is_fresh(generate, tmp_path):
     """Pictures are not compared, but the page names those that are there."""
     for picture in generate.REPORT.glob("*.png"):

@@ -48,6 +48,7 @@ def planned(place, *settings):
     return plan([place / "two.yaml"], *words, out=place / "runs", record=record)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
 def test_a_sweep_that_is_killed_goes_on_and_does_nothing_twice(place):
     record = place / "results" / "runs.jsonl"
