@@ -7,6 +7,7 @@ import torch._inductor.config as inductor
 from egeunet.errors import UsageError
 from egeunet.evaluation.figures import save_figure
 from egeunet.exporting.benchmark import benchmark, latency_figure
+from egeunet.inference.weights import SHIPPED
 
 PUBLISHED = """
 import torch
@@ -74,25 +75,21 @@ def test_a_run_without_a_compiler(trained: Path, samples: Path, tmp_path: Path, 
 
 
 def test_the_published_network_beside_an_onnx_file(
-    make_run, published: Path, capfd: pytest.CaptureFixture[str], caplog, monkeypatch
+    published: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog, monkeypatch
 ) -> None:
-    from egeunet.exporting.formats import export_run
-
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     from published import load_published, published_backends
 
     caplog.set_level("INFO")
-    run = make_run(size=256)
-    export_run(run, formats=["onnx"])
     others = partial(published_backends, published)
-    report = benchmark(run.folder / "model.onnx", others=others, rounds=10)
+    report = benchmark(SHIPPED / "isic2018.onnx", others=others, rounds=10)
     names = [row["name"] for row in report["rows"]]
     assert names == ["published, torch eager", "published, ONNX", "ONNX"]
     assert all(row["dice"] is None for row in report["rows"])
     assert "of a file there is one row" in caplog.text
     assert "was built" not in capfd.readouterr().out
     with pytest.raises(UsageError, match=r"not a checkout.*models/egeunet\.py"):
-        load_published(run.folder)
+        load_published(tmp_path / "elsewhere")
 
 
 def test_too_few_rounds_are_refused(trained: Path) -> None:

@@ -22,6 +22,7 @@ from egeunet.inference.preprocess import to_input, upsample
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import SHIPPED, parse_metadata
 from egeunet.models import list_models
+from egeunet.training.run import load_run
 
 
 def open_graph(graph) -> onnxruntime.InferenceSession:
@@ -59,7 +60,7 @@ def around(make_run):
 
     @cache
     def of(num_classes=1):
-        run = make_run(num_classes=num_classes)
+        run = load_run("isic2018") if num_classes == 1 else make_run(num_classes=num_classes)
         return run, open_graph(photo_graph(run))
 
     return of
@@ -92,16 +93,18 @@ def test_a_model_whose_graph_has_one_size_is_not_exported_as_dynamic(make_run) -
 )
 def test_photo_gives_the_probability_at_the_photos_size(around, size, num_classes) -> None:
     run, session = around(num_classes)
-    photo = draw(3, (max(16, size[0]), max(16, size[1])))[0][: size[0], : size[1]].copy()
+    photo = draw(3, (max(16, size[0]), max(16, size[1])))[0][: size[0], : size[1]].astype(float)
+    # Full contrast: min-max normalization of a dark image amplifies differences of rounding.
+    photo = ((photo - photo.min()) / max(1, np.ptp(photo)) * 255).round().astype(np.uint8)
     (given,) = session.run(["probability"], {"photo": photo})
     with torch.no_grad():
-        logits = run.model(torch.from_numpy(to_input(photo, (64, 64))[None]))[0]
+        logits = run.model(torch.from_numpy(to_input(photo, run.recipe.data.shape)[None]))[0]
     scores = (logits.sigmoid() if num_classes == 1 else logits.softmax(0)).numpy()
     expected = np.stack([upsample(plane, size) for plane in scores])
     assert given.shape == (size if num_classes == 1 else (3, *size))
     given = given.reshape(expected.shape)
-    # The two libraries round a few bytes differently, which a network of random weights amplifies.
-    np.testing.assert_allclose(given, expected, atol=0.1)
+    # A photo smaller than the map: the two libraries weigh the pixels at its rim differently.
+    np.testing.assert_allclose(given, expected, atol=0.05 if min(size) > 1 else 0.1)
     assert np.abs(given - expected).mean() < 0.005 or size == (1, 1)
 
 
@@ -120,7 +123,7 @@ def test_a_photo_of_one_colour(around) -> None:
     photo = np.full((50, 70, 3), 93, np.uint8)
     (given,) = session.run(["probability"], {"photo": photo})
     with torch.no_grad():
-        expected = run.model(torch.zeros(1, 3, 64, 64)).sigmoid()[0, 0].numpy()
+        expected = run.model(torch.zeros(1, 3, *run.recipe.data.shape)).sigmoid()[0, 0].numpy()
     np.testing.assert_allclose(given.mean(), upsample(expected, (50, 70)).mean(), atol=0.01)
 
 
