@@ -184,6 +184,16 @@ def test_four_images_are_learned_by_heart(name):
     pytest.fail(f"loss {losses[0]:.3f} → {losses[-1]:.3f}, IoU {iou:.3f}")
 
 
+@pytest.mark.parametrize("supervised", ["mk_unet_t", "ucm_net"])
+def test_deep_supervision_off_computes_the_same_without_its_heads(supervised):
+    full = create_model(supervised).eval()
+    bare = create_model(supervised, deep_supervision=False)
+    images = image(height=128)
+    assert isinstance(bare(images), torch.Tensor)
+    bare.load_state_dict({k: v for k, v in full.state_dict().items() if k in bare.state_dict()})
+    assert torch.equal(bare.eval()(images), full(images))
+
+
 def test_a_misspelt_name_or_option_is_answered():
     with pytest.raises(UsageError, match="did you mean 'egeunet_no_dw'"):
         create_model("egeunet_nodw")

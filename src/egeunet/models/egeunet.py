@@ -28,6 +28,7 @@ from egeunet.models.layers import (
     GELU,
     ChannelLayerNorm,
     check_input,
+    conv3x3,
     foreground_logit,
     gelu,
     init_fan_out,
@@ -200,8 +201,8 @@ class EGEUNet(nn.Module):
         self.in_channels = in_channels
         self.deep_supervision = deep_supervision and mask
         levels = list(itertools.pairwise(widths))  # (C, C of the next deeper level)
-        makers = [_conv3x3, _conv3x3, block, block, block]
-        self.encoder = nn.ModuleList([_EncoderStage(_conv3x3(in_channels, widths[0]), widths[0])])
+        makers = [conv3x3, conv3x3, block, block, block]
+        self.encoder = nn.ModuleList([_EncoderStage(conv3x3(in_channels, widths[0]), widths[0])])
         self.encoder.extend(
             _EncoderStage(make(shallow, deep), deep)
             for make, (shallow, deep) in zip(makers[:-1], levels[:-1], strict=True)
@@ -277,10 +278,6 @@ class _DecoderStage(nn.Module):
         return gelu(resize(self.norm(x), size))
 
 
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-
-
 def _refine(conv: type[nn.Conv1d | nn.Conv2d], channels: int) -> nn.Sequential:
     return nn.Sequential(
         conv(channels, channels, 3, padding=1, groups=channels),
@@ -332,9 +329,9 @@ def _convert_official(published: StateDict) -> dict[str, Tensor]:
 # name: (what is changed, parameters (M) and GFLOPs as printed)
 _ABLATIONS: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
     "": ({}, ("0.053", "0.072")),
-    "_baseline": ({"block": _conv3x3, "bridge": None, "mask": False}, ("0.107", "0.076")),
+    "_baseline": ({"block": conv3x3, "bridge": None, "mask": False}, ("0.107", "0.076")),
     "_baseline_ghpa": ({"bridge": None, "mask": False}, ("0.034", "0.058")),
-    "_baseline_gab": ({"block": _conv3x3}, ("0.126", "0.086")),
+    "_baseline_gab": ({"block": conv3x3}, ("0.126", "0.086")),
     "_no_multi_axis": ({"block": PlaneGHPA}, ("0.074", "0.074")),
     "_no_dw": ({"block": functools.partial(GHPA, refine=False)}, ("0.050", "0.072")),
     "_no_mask": (

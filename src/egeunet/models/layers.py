@@ -40,6 +40,11 @@ class ChannelLayerNorm(nn.Module):
         return normal * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+def conv3x3(in_channels: int, out_channels: int) -> nn.Module:
+    """Return a 3×3 convolution with bias, from (B, C_in, H, W) to (B, C_out, H, W)."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
 def gelu(x: Tensor) -> Tensor:
     """Return x Φ(x) (Hendrycks & Gimpel 2016), Φ being the normal distribution function."""
     return kernels.gelu(x) if kernels.usable(x) else F.gelu(x)

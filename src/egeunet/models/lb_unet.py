@@ -23,6 +23,7 @@ from egeunet.models.layers import (
     GELU,
     ChannelLayerNorm,
     check_input,
+    conv3x3,
     foreground_logit,
     gelu,
     init_fan_out,
@@ -101,16 +102,16 @@ class LBUNet(nn.Module):
         first, second, third, fourth, fifth, _ = WIDTHS
         self.encoder = nn.ModuleList(
             (
-                nn.Sequential(_conv3x3(in_channels, first), *_down(first)),
-                nn.Sequential(_conv3x3(first, second), *_down(second)),
-                nn.Sequential(_conv3x3(second, third), ConvMLP(third), *_down(third)),
+                nn.Sequential(conv3x3(in_channels, first), *_down(first)),
+                nn.Sequential(conv3x3(first, second), *_down(second)),
+                nn.Sequential(conv3x3(second, third), ConvMLP(third), *_down(third)),
                 nn.Sequential(GroupShuffle(third, fourth), *_pool(fourth)),
                 nn.Sequential(GroupShuffle(fourth, fifth), *_pool(fifth)),
             )
         )
         self.bottleneck = GroupShuffle(*levels[-1])
         # From here on index 0 is the deepest level, in the order of the decoder.
-        makers = [GroupShuffle, GroupShuffle, GroupShuffle, _conv3x3, _conv3x3]
+        makers = [GroupShuffle, GroupShuffle, GroupShuffle, conv3x3, conv3x3]
         self.decoder = nn.ModuleList(
             nn.Sequential(make(deep, shallow), nn.GroupNorm(GROUPS, shallow))
             for make, (shallow, deep) in zip(makers, levels[::-1], strict=True)
@@ -154,10 +155,6 @@ class LBUNet(nn.Module):
         if self.training and self.deep_supervision:
             return logits, tuple(resize(stage, size) for stage in stages)
         return logits
-
-
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
 def _separable(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.models.layers import check_input, init_fan_out, resize
+from egeunet.models.layers import check_input, conv3x3, init_fan_out, resize
 from egeunet.models.registry import StateDict, register
 
 GROUPS = 4
@@ -131,23 +131,16 @@ class ChannelAttention(nn.Module):
         return [torch.sigmoid(head(mixed))[:, :, None, None] for head in self.heads]
 
 
-def attend_skips(
-    features: Sequence[Tensor], spatial: SpatialAttention, channel: ChannelAttention
-) -> list[Tensor]:
-    """Apply both attentions with their residuals to the encoder features of all levels.
+def _attend_down(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Sequential(
+        ExternalAttention(in_channels), DilatedGatedAttention(in_channels, out_channels)
+    )
 
-    Args:
-        features: (B, C, H, W) each.
-        spatial: SAB.
-        channel: CAB of these levels.
 
-    Returns:
-        The skips, in the same shapes.
-    """
-    seen = [x * spatial(x) for x in features]
-    sums = [x + y for x, y in zip(features, seen, strict=True)]
-    triples = zip(seen, sums, channel(sums), strict=True)
-    return [y + weight * total for y, total, weight in triples]
+def _attend_up(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Sequential(
+        DilatedGatedAttention(in_channels, out_channels), ExternalAttention(out_channels)
+    )
 
 
 class MALUNet(nn.Module):
@@ -157,6 +150,8 @@ class MALUNet(nn.Module):
         in_channels: Channels of the image, in 0…255, min-max scaled per image.
         num_classes: See `create_model`.
         widths: Channels of the six stages, each divisible by 4.
+        down: Makes the block of a deep encoder stage from (C_in, C_out).
+        up: Makes the block of a deep decoder stage from (C_in, C_out).
     """
 
     def __init__(
@@ -165,6 +160,8 @@ class MALUNet(nn.Module):
         in_channels: int = 3,
         num_classes: int = 1,
         widths: Sequence[int] = (8, 16, 24, 32, 48, 64),
+        down: Callable[[int, int], nn.Module] = _attend_down,
+        up: Callable[[int, int], nn.Module] = _attend_up,
     ) -> None:
         super().__init__()
         if len(widths) != 6 or any(width < GROUPS or width % GROUPS for width in widths):
@@ -173,16 +170,16 @@ class MALUNet(nn.Module):
             )
         self.in_channels = in_channels
         stages = list(itertools.pairwise((in_channels, *widths)))
-        makers = [_conv3x3, _conv3x3, _conv3x3, _attend_down, _attend_down]
+        makers = [conv3x3, conv3x3, conv3x3, down, down]
         self.encoder = nn.ModuleList(
             nn.Sequential(make(*pair), nn.GroupNorm(GROUPS, pair[1]))
             for make, pair in zip(makers, stages[:-1], strict=True)
         )
-        self.bottleneck = _attend_down(*stages[-1])
+        self.bottleneck = down(*stages[-1])
         self.spatial = SpatialAttention()
         self.channel = ChannelAttention(widths[:-1])
         # From here on index 0 is the deepest level, in the order of the decoder.
-        makers = [_attend_up, _attend_up, _attend_up, _conv3x3, _conv3x3]
+        makers = [up, up, up, conv3x3, conv3x3]
         self.decoder = nn.ModuleList(
             nn.Sequential(make(deep, shallow), nn.GroupNorm(GROUPS, shallow))
             for make, (shallow, deep) in zip(makers, stages[:0:-1], strict=True)
@@ -199,7 +196,10 @@ class MALUNet(nn.Module):
             x = F.gelu(F.max_pool2d(stage(x), 2))
             features.append(x)
         x = F.gelu(self.bottleneck(x))  # (B, C6, H/32, W/32)
-        skips = attend_skips(features, self.spatial, self.channel)
+        seen = [feature * self.spatial(feature) for feature in features]
+        sums = [feature + y for feature, y in zip(features, seen, strict=True)]
+        triples = zip(seen, sums, self.channel(sums), strict=True)
+        skips = [y + weight * total for y, total, weight in triples]
         for decode in self.decoder:
             skip = skips.pop()
             x = decode(x)
@@ -207,22 +207,6 @@ class MALUNet(nn.Module):
                 x = resize(x, skip.shape[-2:])
             x = F.gelu(x) + skip
         return resize(self.head(x), size)
-
-
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-
-
-def _attend_down(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Sequential(
-        ExternalAttention(in_channels), DilatedGatedAttention(in_channels, out_channels)
-    )
-
-
-def _attend_up(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Sequential(
-        DilatedGatedAttention(in_channels, out_channels), ExternalAttention(out_channels)
-    )
 
 
 def _separable(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:

@@ -15,7 +15,6 @@ published counts, not part of the MACs.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import ClassVar
 
@@ -23,16 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egeunet.models.layers import check_input, init_fan_out, resize
-from egeunet.models.malunet import ChannelAttention, SpatialAttention, attend_skips
+from egeunet.models.malunet import GROUPS, MALUNet
 from egeunet.models.registry import register
 
-WIDTHS = (8, 16, 24, 32, 48, 64)
-GROUPS = 4
 STATES = 16  # N, per channel
 KERNEL = 4  # of the causal convolution
 EXPANSION = 2
-MULTIPLE = 32
 
 
 def scan(decay: Tensor, value: Tensor) -> Tensor:
@@ -118,8 +113,8 @@ class ParallelMamba(nn.Module):
         return self.mix(self.norm(tokens)).mT.unflatten(-1, x.shape[-2:])
 
 
-class UltraLightVMUNet(nn.Module):
-    """UltraLight VM-UNet.
+class UltraLightVMUNet(MALUNet):
+    """UltraLight VM-UNet: MALUNet with parallel Mamba in its deep stages.
 
     Args:
         in_channels: Channels of the image, in 0…255, min-max scaled per image.
@@ -129,48 +124,13 @@ class UltraLightVMUNet(nn.Module):
     ONE_SIZE: ClassVar[bool] = True  # an exported graph has the scan of one image size
 
     def __init__(self, *, in_channels: int = 3, num_classes: int = 1) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        stages = list(itertools.pairwise((in_channels, *WIDTHS)))
-        makers = [_conv3x3, _conv3x3, _conv3x3, ParallelMamba, ParallelMamba]
-        self.encoder = nn.ModuleList(
-            nn.Sequential(make(*pair), nn.GroupNorm(GROUPS, pair[1]))
-            for make, pair in zip(makers, stages[:-1], strict=True)
+        super().__init__(
+            in_channels=in_channels, num_classes=num_classes, down=ParallelMamba, up=ParallelMamba
         )
-        self.bottleneck = ParallelMamba(*stages[-1])
-        self.spatial = SpatialAttention()
-        self.channel = ChannelAttention(WIDTHS[:-1])
-        # From here on index 0 is the deepest level, in the order of the decoder.
-        makers = [ParallelMamba, ParallelMamba, ParallelMamba, _conv3x3, _conv3x3]
-        self.decoder = nn.ModuleList(
-            nn.Sequential(make(deep, shallow), nn.GroupNorm(GROUPS, shallow))
-            for make, (shallow, deep) in zip(makers, stages[:0:-1], strict=True)
-        )
-        self.head = nn.Conv2d(WIDTHS[0], num_classes, 1)
-        self.apply(_init)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, C, H, W), H and W divisible by 32, to logits (B, num_classes, H, W)."""
-        check_input(x, self.in_channels, MULTIPLE)
-        size = x.shape[-2:]
-        features: list[Tensor] = []
-        for stage in self.encoder:
-            x = F.gelu(F.max_pool2d(stage(x), 2))
-            features.append(x)
-        x = F.gelu(self.bottleneck(x))  # (B, 64, H/32, W/32)
-        skips = attend_skips(features, self.spatial, self.channel)
-        for decode in self.decoder:
-            skip = skips.pop()
-            x = F.gelu(resize(decode(x), skip.shape[-2:])) + skip
-        return resize(self.head(x), size)
+        self.apply(_init_linear)
 
 
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-
-
-def _init(module: nn.Module) -> None:
-    init_fan_out(module)
+def _init_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
