@@ -12,6 +12,8 @@ from typing import Any
 
 _FOLDER = Path(__file__).parent
 _LOG = logging.getLogger(__name__)
+_RESIZING = [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_void_p, c_size_t]
+# Result and arguments of each function in egeunet.h.
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "egeunet_model_size": (c_size_t, [c_char_p, c_size_t]),
     "egeunet_load": (c_int, [c_char_p, c_size_t, c_void_p, c_size_t, c_void_p]),
@@ -20,17 +22,10 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "egeunet_workspace_size": (c_size_t, [c_void_p, c_int, c_int]),
     "egeunet_run": (c_int, [c_void_p, c_void_p, c_int, c_int, c_void_p, c_void_p, c_size_t]),
     "egeunet_instruction_set": (c_char_p, []),
-    **{
-        name: value
-        for step in ("prepare", "resize")
-        for name, value in (
-            (f"egeunet_{step}_size", (c_size_t, [c_int] * 4)),
-            (
-                f"egeunet_{step}",
-                (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_void_p, c_size_t]),
-            ),
-        )
-    },
+    "egeunet_prepare_size": (c_size_t, [c_int] * 4),
+    "egeunet_prepare": (c_int, _RESIZING),
+    "egeunet_resize_size": (c_size_t, [c_int] * 4),
+    "egeunet_resize": (c_int, _RESIZING),
 }
 
 
@@ -84,6 +79,9 @@ def _to_c(value: Any) -> Any:
 
 def _load(name: str, effect: str) -> Any:
     path = _FOLDER / name
+    if os.name == "nt":
+        _LOG.warning("%s of egeunet is not built on Windows yet, so %s.", name, effect)
+        return None
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
