@@ -16,7 +16,8 @@ from PIL import Image
 
 import egeunet
 from egeunet.errors import EgeunetError
-from egeunet.inference.image_io import MAX_SIDE, inspect_image, read_image
+from egeunet.inference.image_io import inspect_image, read_image
+from egeunet.inference.pixels import MAX_SIDE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does")
 HOSTILE = Path(__file__).with_name("hostile.py")

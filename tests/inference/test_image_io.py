@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from egeunet.errors import EgeunetError
-from egeunet.inference import image_io
 from egeunet.inference.image_io import EncodedImage, read_image, read_reduced
+from egeunet.inference.pixels import MAX_PIXELS
 
 
 def encode(image: Image.Image, suffix: str, **options: object) -> bytes:
@@ -349,7 +349,7 @@ def test_pillows_own_limit_is_left_as_it_was() -> None:
     before = Image.MAX_IMAGE_PIXELS
     read_image(encode(Image.new("L", (2, 2)), "PNG"))
     assert before == Image.MAX_IMAGE_PIXELS
-    assert image_io.MAX_PIXELS == 200_000_000
+    assert MAX_PIXELS == 200_000_000
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of some of the damage
@@ -454,6 +454,6 @@ def test_a_large_jpeg_that_is_cut_short_is_an_error(large: Image.Image) -> None:
 def test_the_limit_is_on_the_whole_photo(
     large: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_io, "MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr("egeunet.inference.pixels.MAX_PIXELS", 1_000_000)
     with pytest.raises(EgeunetError, match="1280×960"):
         read_reduced(encode(large, "JPEG"), least=200)

@@ -18,6 +18,7 @@ from PIL import Image
 from egeunet.errors import EgeunetError, ImageTooLargeError
 from egeunet.inference.fetch import fetch_bytes, is_url
 from egeunet.inference.image_checks import check_jpeg, check_png, check_tiff, read_orientation
+from egeunet.inference.pixels import DAMAGED, array_to_rgb, check_size, one_sentence, to_rgb
 
 Source: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any]
@@ -35,16 +36,11 @@ FORMATS = {
 """Supported formats and the suffixes of their files."""
 FORMAT_NAMES = "JPEG, PNG, BMP, TIFF or WebP"
 
-MAX_PIXELS = 200_000_000
-"""Pixels of an image; the largest phone cameras have as many."""
-MAX_SIDE = 65_500
-"""Pixels of a side, the maximum of JPEG."""
 MAX_BYTES = 2_000_000_000
 """Memory for reading one image: the file, the decoder's buffers, and the pixels."""
 
 _MAX_RLE_PIXELS = 10_000_000  # of BMP files with run lengths, which Pillow decodes in Python
 _LARGE = 2_000_000  # pixels from which an image is kept as its file
-_BAND = 1_000_000  # pixels that are converted at a time
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG", "JpegImagePlugin", "JpegImageFile"),
     (b"\x89PNG\r\n\x1a\n", "PNG", "PngImagePlugin", "PngImageFile"),
@@ -61,7 +57,6 @@ _CHECKS: dict[str, Callable[[bytes], int]] = {
 }
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 _WEBP = 16  # bytes per pixel that the decoder needs besides the image
-_DAMAGED = "is damaged or cut short and cannot be decoded."
 _PART = 1 << 20  # bytes of a file that are read at a time
 
 
@@ -142,15 +137,15 @@ def take_snapshot(source: Source, *, max_bytes: int = MAX_BYTES) -> Snapshot:
     name = source_name(source) or "The image"
     if isinstance(source, (str, os.PathLike, bytes)):
         return source
-    with _one_sentence(name):
+    with one_sentence(name):
         if isinstance(source, np.ndarray):
-            return _from_array(source, name)
+            return array_to_rgb(source, name)
         if isinstance(source, Image.Image):
             check_size(source.width, source.height, name)
             # Pillow turns TIFF files itself; an image without a format was changed since.
             turned = source.format in (None, "TIFF")
             turn = 1 if turned else read_orientation(source.info.get("exif", b""))
-            return _to_rgb(source, turn, name)
+            return to_rgb(source, turn, name)
         if isinstance(source, (bytearray, memoryview)):
             return bytes(source)
         if hasattr(source, "read"):
@@ -179,7 +174,7 @@ def read_bytes(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int
     elif os.path.isdir(source):  # noqa: PTH112
         raise EgeunetError(f"{name} is a folder, not an image: `Segmenter.stream` takes folders.")
     else:
-        with _one_sentence(name), Path(source).open("rb") as file:
+        with one_sentence(name), Path(source).open("rb") as file:
             _check_length(os.fstat(file.fileno()).st_size, name, max_bytes)  # 0 of a pipe
             data = _read_file(file, name, max_bytes)
     if not data:
@@ -217,10 +212,10 @@ def read_reduced(
     large = image.size != (width, height) or width * height > _LARGE
     upright: NDArray[np.uint8] | Image.Image = image
     if turn == 1 and image.mode == "RGB" and not image.has_transparency_data:
-        with _one_sentence(name, _DAMAGED):
+        with one_sentence(name, DAMAGED):
             image.load()
     else:
-        upright = _to_rgb(image, turn, name)
+        upright = to_rgb(image, turn, name)
     if turn > 4 or (image.format == "TIFF" and image.size != (width, height)):
         width, height = height, width
     if large:
@@ -257,7 +252,7 @@ def open_image(
     """
     name = os.fspath(path)
     image, _, turn = _open(read_bytes(path, name, max_bytes), name, max_bytes)
-    with _one_sentence(name, _DAMAGED):
+    with one_sentence(name, DAMAGED):
         image.load()
         yield image, turn
 
@@ -280,20 +275,6 @@ def list_sources(images: Source | Iterable[Source]) -> Iterable[Source]:
     return cast("Iterable[Source]", images) if several else [cast("Source", images)]
 
 
-def check_size(width: int, height: int, name: str) -> None:
-    """Refuse an image without pixels, or with more than `MAX_PIXELS` or `MAX_SIDE`."""
-    if width * height == 0:
-        raise EgeunetError(f"{name} has no pixels ({width}×{height}).")
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise ImageTooLargeError(
-            f"{name} is too large ({width}×{height} pixels, the limit is "
-            f"{MAX_PIXELS // 1_000_000} megapixels and {MAX_SIDE} pixels a side): scale it down."
-        )
-
-
-# Files
-
-
 def _open(
     data: bytes, name: str, max_bytes: int | None, least: int | None = None
 ) -> tuple[Image.Image, ImageInfo, int]:
@@ -314,7 +295,7 @@ def _open(
         raise EgeunetError(
             f"{name} is no ordinary {kind} file, and is not read: {error}."
         ) from error
-    with _one_sentence(name, not_an_image):
+    with one_sentence(name, not_an_image):
         # Not by `Image.open`, which reads more of a JPEG file, and warns of large images.
         image: Image.Image = getattr(import_module(f"PIL.{module}"), opener)(io.BytesIO(data))
     width, height = image.size
@@ -343,13 +324,13 @@ def _open(
 
 def _decode(data: bytes, name: str, max_bytes: int) -> NDArray[np.uint8]:
     image, _, turn = _open(data, name, max_bytes)
-    return _to_rgb(image, turn, name)
+    return to_rgb(image, turn, name)
 
 
 def _read_file(file: IO[bytes], name: str, max_bytes: int) -> bytes:
     """Read an open file of unknown length, no further than the limit."""
     parts = io.BytesIO()
-    with _one_sentence(name):
+    with one_sentence(name):
         while parts.tell() <= max_bytes and (part := file.read(_PART)):
             if isinstance(part, str):
                 raise EgeunetError(f"{name} is open as text: open it as binary, with mode 'rb'.")
@@ -361,137 +342,3 @@ def _read_file(file: IO[bytes], name: str, max_bytes: int) -> bytes:
 def _check_length(length: int, name: str, max_bytes: int) -> None:
     if length > max_bytes:
         raise ImageTooLargeError(f"{name} is too large: the limit is {max_bytes / 1e6:,.0f} MB.")
-
-
-@contextmanager
-def _one_sentence(name: str, otherwise: str | None = None) -> Iterator[None]:
-    """Turn any exception into an `EgeunetError`: the errors of decoders and stores are countless.
-
-    Args:
-        name: Name of the image.
-        otherwise: What follows the name, unless memory ran out; None: the error's own reason.
-    """
-    try:
-        yield
-    except EgeunetError:
-        raise
-    except MemoryError as error:
-        raise ImageTooLargeError(
-            f"{name} needs more memory than there is: scale it down."
-        ) from error
-    except Exception as error:
-        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
-        raise EgeunetError(f"{name} {otherwise or f'cannot be read: {reason}.'}") from error
-
-
-# Pixels
-
-
-def _to_rgb(image: Image.Image, turn: int, name: str) -> NDArray[np.uint8]:
-    """Decode an image, composite it on white and turn it upright: uint8 (H, W, 3)."""
-    with _one_sentence(name, _DAMAGED):
-        image.load()
-        if image.mode.startswith(("I", "F")):
-            arrays = (np.asarray(band) for band in _bands(image))
-            extremes = [(values.min(), values.max()) for values in arrays]
-            low, high = np.min(extremes), np.max(extremes)  # to which NaN spreads
-            kind = np.asarray(image.crop((0, 0, 1, 1))).dtype
-            if image.mode == "I" and low >= 0 and high <= 65535:
-                kind = np.dtype(np.uint16)  # Pillow opens some 16-bit files in this mode
-            _check_values(kind, low, high, name)
-            parts = (_to_uint8(np.asarray(band).astype(kind)) for band in _bands(image))
-        else:
-            convert = _on_white if image.has_transparency_data else _convert
-            parts = (np.asarray(convert(band)) for band in _bands(image))
-        return _assemble(parts, image.height, image.width, turn)
-
-
-def _bands(image: Image.Image) -> Iterator[Image.Image]:
-    """Yield an image a few rows at a time, to convert it in little memory."""
-    rows = max(1, _BAND // image.width)
-    if rows >= image.height:
-        yield image
-        return
-    for top in range(0, image.height, rows):
-        yield image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _assemble(
-    bands: Iterable[NDArray[np.uint8]], height: int, width: int, turn: int
-) -> NDArray[np.uint8]:
-    """Assemble bands, (h, W) or (h, W, C), to an RGB image, turned upright by its orientation."""
-    upright = np.empty((width, height, 3) if turn > 4 else (height, width, 3), np.uint8)
-    stored = upright.swapaxes(0, 1) if turn > 4 else upright
-    if turn in (3, 4, 6, 7):
-        stored = stored[::-1]
-    if turn in (2, 3, 7, 8):
-        stored = stored[:, ::-1]
-    top = 0
-    for band in bands:
-        stored[top : top + len(band)] = band if band.ndim == 3 else band[..., None]
-        top += len(band)
-    return upright
-
-
-def _convert(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-# Arrays
-
-
-def _from_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Return a copy of an array as RGB, uint8 (H, W, 3): the caller's own may change."""
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise EgeunetError(
-            f"{name} is an array of shape {array.shape}: expected (height, width), or "
-            "(height, width, channels) with 1, 3 or 4 channels."
-        )
-    height, width = array.shape[:2]
-    check_size(width, height, name)
-    low, high = (array.min(), array.max()) if array.dtype.kind in "uf" else (0, 0)
-    _check_values(array.dtype, low, high, name)
-    rows = max(1, _BAND // width)
-    bands = (_to_uint8(array[top : top + rows]) for top in range(0, height, rows))
-    if array.ndim == 3 and array.shape[2] == 4:
-        images = (Image.fromarray(np.ascontiguousarray(band)) for band in bands)
-        bands = (np.asarray(_on_white(image)) for image in images)
-    return _assemble(bands, height, width, 1)
-
-
-def _check_values(dtype: np.dtype[Any], low: Any, high: Any, name: str) -> None:
-    """Refuse values of a type or range that stands for no brightness."""
-    if dtype == np.uint8 or dtype.kind == "b":
-        return
-    if dtype.itemsize == 2 and dtype.kind == "u":
-        if 0 < high <= 255:
-            raise EgeunetError(
-                f"{name} has values up to {high} in 16 bits, which hold 65535: make them "
-                "8 bits (uint8)."
-            )
-    elif dtype.kind == "f":
-        if not (low >= 0 and high <= 1):
-            raise EgeunetError(
-                f"{name} has floating-point values from {low:g} to {high:g}: "
-                "expected finite values in 0…1, or uint8 in 0…255."
-            )
-    else:
-        raise EgeunetError(
-            f"{name} has values of type {dtype}: expected uint8, uint16, or float in 0…1."
-        )
-
-
-def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype.kind == "f":
-        return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
-    if values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return values.astype(np.uint8, copy=False)

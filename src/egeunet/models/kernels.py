@@ -8,19 +8,26 @@ compute the plain formulas of `layers.py` and `egeunet.py` where the answer is n
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function, forward_ad
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-from egeunet.engine.library import Long, call, load_kernels
+from egeunet.engine.library import load_kernels
+from egeunet.models.kernel_functions import (
+    GROUPS,
+    Bridge,
+    ChannelNorm,
+    Gelu,
+    MaskSums,
+    NormPool,
+    NormResize,
+    Resize,
+)
 
-_GROUPS = 4
 _BRIDGE_EPS = 1e-6  # EPS_BRIDGE in `kernels.c`
 _MAX_DILATION = 8  # PAD in `kernels.c`, the border of zeros around a plane
 _MAX_ROW = 1 << 16  # floats of one row of a map, which `kernels.c` keeps on the stack
@@ -54,7 +61,7 @@ def usable_norm(x: Tensor, norm: Any) -> bool:
         _mode_is_plain()
         and type(norm) is nn.GroupNorm
         and _untouched(norm)
-        and norm.num_groups == _GROUPS
+        and norm.num_groups == GROUPS
         and norm.weight is not None
         and usable(x, norm.weight, norm.bias)
         and norm.weight.shape == norm.bias.shape == x.shape[1:2]
@@ -75,7 +82,7 @@ def usable_bridge(
 
     if not _mode_is_plain() or type(tail) is not nn.Sequential:
         return False
-    kinds = [ChannelLayerNorm, *[nn.Conv2d] * _GROUPS, nn.Sequential, ChannelLayerNorm, nn.Conv2d]
+    kinds = [ChannelLayerNorm, *[nn.Conv2d] * GROUPS, nn.Sequential, ChannelLayerNorm, nn.Conv2d]
     layers = [norm, *convs, tail, *tail]
     if [type(layer) for layer in layers] != kinds or not all(map(_untouched, layers)):
         return False
@@ -85,14 +92,14 @@ def usable_bridge(
     if any(weight is None for weight in weights) or not usable(*inputs, *weights):
         return False
     B, C, H, W = low.shape
-    group = C // _GROUPS * 2 + (mask is not None)
+    group = C // GROUPS * 2 + (mask is not None)
     return (
-        _is_channel_norm(norm, _GROUPS * group, _GROUPS)
+        _is_channel_norm(norm, GROUPS * group, GROUPS)
         and all(_is_conv(conv, (group, 1, 3, 3), group) for conv in convs)
         and all(conv.padding == conv.dilation for conv in convs)
         and all(d[0] == d[1] <= _MAX_DILATION for d in (conv.dilation for conv in convs))
-        and _is_channel_norm(tail_norm, _GROUPS * group, groups=1)
-        and _is_conv(out, (C, _GROUPS * group, 1, 1), groups=1)
+        and _is_channel_norm(tail_norm, GROUPS * group, groups=1)
+        and _is_conv(out, (C, GROUPS * group, 1, 1), groups=1)
         and out.padding == (0, 0)
         and high.shape[:2] == low.shape[:2]
         and (mask is None or mask.shape == (B, 1, H, W))
@@ -145,27 +152,27 @@ def _untouched(layer: nn.Module) -> bool:
 
 def norm_pool(x: Tensor, norm: Any) -> Tensor:
     """Group normalization, then 2×2 max-pooling: (B, C, H, W) → (B, C, H/2, W/2)."""
-    return _NormPool.apply(x, *_affine(norm))
+    return NormPool.apply(x, *_affine(norm))
 
 
 def norm_resize(x: Tensor, norm: Any, size: Sequence[int]) -> Tensor:
     """Group normalization, then bilinear resizing: (B, C, h, w) → (B, C, *size)."""
-    return _NormResize.apply(x, *_affine(norm), *size)
+    return NormResize.apply(x, *_affine(norm), *size)
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resizing with aligned corners: (B, C, h, w) → (B, C, *size)."""
-    return _Resize.apply(x, *size)
+    return Resize.apply(x, *size)
 
 
 def gelu(x: Tensor) -> Tensor:
     """Return x Φ(x) of (B, C, H, W), Φ being the normal distribution function."""
-    return _Gelu.apply(x)
+    return Gelu.apply(x)
 
 
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer normalization over all channels of each pixel of (B, C, H, W)."""
-    return _ChannelNorm.apply(x, weight.contiguous(), bias.contiguous(), float(eps))
+    return ChannelNorm.apply(x, weight.contiguous(), bias.contiguous(), float(eps))
 
 
 def bridge(
@@ -178,7 +185,7 @@ def bridge(
 ) -> Tensor:
     """A group aggregation bridge after its first projection; see `egeunet.models.egeunet.GAB`."""
     tail_norm, out = tail
-    return _Bridge.apply(
+    return Bridge.apply(
         high,
         low,
         mask,
@@ -194,7 +201,7 @@ def bridge(
 
 def mask_sums(logits: Tensor, target: Tensor) -> Tensor:
     """Σ cross-entropy, Σ p·y, Σ p, Σ y of each image, (B, 4); no gradient for the target."""
-    return _MaskSums.apply(logits, target)
+    return MaskSums.apply(logits, target)
 
 
 def bce_dice(logits: Tensor, target: Tensor, smooth: float) -> Tensor:
@@ -204,204 +211,6 @@ def bce_dice(logits: Tensor, target: Tensor, smooth: float) -> Tensor:
     return entropy.sum() / logits.numel() + 1 - dice.mean()
 
 
-class _NormPool(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        x = _packed(x)
-        B, C, H, W = x.shape
-        out, mean, rstd = _empty(B, C, H // 2, W // 2), _empty(B, _GROUPS), _empty(B, _GROUPS)
-        _call("norm_pool", x, weight, bias, eps, out, mean, rstd, B, H, W, C)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
-        B, C, H, W = x.shape
-        dx, dw, db = _empty(B, C, H, W), _empty(B, C), _empty(B, C)
-        _call("norm_pool_back", x, weight, _packed(grad), mean, rstd, dx, dw, db, B, H, W, C)
-        return dx, dw.sum(0), db.sum(0), None
-
-
-class _NormResize(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, H: int, W: int
-    ) -> Tensor:
-        x = _packed(x)
-        B, C, h, w = x.shape
-        out, mean, rstd = _empty(B, C, H, W), _empty(B, _GROUPS), _empty(B, _GROUPS)
-        _call("norm_resize", x, weight, bias, eps, out, mean, rstd, B, h, w, H, W, C)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
-        B, C, h, w = x.shape
-        sizes = (B, h, w, *grad.shape[-2:], C)
-        dx, dw, db = _empty(B, C, h, w), _empty(B, C), _empty(B, C)
-        _call("norm_resize_back", x, weight, _packed(grad), mean, rstd, dx, dw, db, *sizes)
-        return dx, dw.sum(0), db.sum(0), None, None, None
-
-
-class _Resize(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, H: int, W: int) -> Tensor:
-        B, C, h, w = ctx.shape = x.shape
-        out = _empty(B, C, H, W)
-        _call("resize", _packed(x), out, B, h, w, H, W, C)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        B, C, h, w = ctx.shape
-        dx = _empty(B, C, h, w)
-        _call("resize_back", _packed(grad), dx, B, h, w, *grad.shape[-2:], C)
-        return dx, None, None
-
-
-class _Gelu(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = _packed(x)
-        out = torch.empty_like(x)
-        _call("gelu", x, out, Long(x.numel()))
-        ctx.save_for_backward(x)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        dx = torch.empty_like(x)
-        _call("gelu_back", x, _packed(grad), dx, Long(x.numel()))
-        return dx
-
-
-class _ChannelNorm(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        x, ctx.eps = _packed(x), eps
-        B, C, H, W = x.shape
-        out = _empty(B, C, H, W)
-        _call("channel_norm", x, weight, bias, eps, out, B, Long(H * W), C)
-        ctx.save_for_backward(x, weight)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        B, C, H, W = x.shape
-        dx, dw, db = _empty(B, C, H, W), _empty(B, C), _empty(B, C)
-        sizes = (B, Long(H * W), C)
-        _call("channel_norm_back", x, weight, _packed(grad), ctx.eps, dx, dw, db, *sizes)
-        return dx, dw.sum(0), db.sum(0), None
-
-
-class _BridgeLayout(ctypes.Structure):
-    """The `Bridge` of `kernels.c`."""
-
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("h", "w", "H", "W", "C", "masked")),
-        ("dilation", ctypes.c_int * _GROUPS),
-        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "conv_weight")),
-        *((name, ctypes.c_void_p) for name in ("conv_bias", "tail_weight", "tail_bias")),
-        *((name, ctypes.c_void_p) for name in ("out_weight", "out_bias")),
-    )
-
-
-class _Bridge(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        high: Tensor,
-        low: Tensor,
-        mask: Tensor | None,
-        dilations: tuple[int, ...],
-        *weights: Tensor,
-    ) -> Tensor:
-        high, low, ctx.dilations = _packed(high), _packed(low), dilations
-        mask = None if mask is None else mask.contiguous()
-        ctx.save_for_backward(high, low, mask, *weights)
-        out = _empty(*low.shape)
-        layout = _bridge_layout(high, low, mask, weights, dilations)
-        _call("bridge", layout, high, low, mask, out, len(low))
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        high, low, mask, *weights = ctx.saved_tensors
-        layout = _bridge_layout(high, low, mask, weights, ctx.dilations)
-        dmask = None if mask is None else torch.empty_like(mask)
-        inputs = [_empty(*high.shape), _empty(*low.shape), dmask]
-        per_image = [_empty(len(low), weight.numel()) for weight in weights]
-        _call("bridge_back", layout, high, low, mask, _packed(grad), *inputs, *per_image, len(low))
-        sums = (part.sum(0) for part in per_image)
-        return (
-            *inputs,
-            None,
-            *(part.view_as(one) for part, one in zip(sums, weights, strict=True)),
-        )
-
-
-def _bridge_layout(
-    high: Tensor,
-    low: Tensor,
-    mask: Tensor | None,
-    weights: Sequence[Tensor],
-    dilations: tuple[int, ...],
-) -> Any:
-    sizes = (*high.shape[-2:], *low.shape[-2:], low.shape[1], mask is not None)
-    pointers = (weight.data_ptr() for weight in weights)
-    return ctypes.byref(_BridgeLayout(*sizes, (ctypes.c_int * _GROUPS)(*dilations), *pointers))
-
-
-class _MaskSums(Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.shape != target.shape:  # C would read beyond the smaller one
-            raise ValueError(
-                f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ"
-            )
-        logits, target = logits.contiguous(), target.contiguous()
-        sums = _empty(len(logits), 4)
-        _call("mask_sums", logits, target, sums, len(logits), Long(logits[0].numel()))
-        ctx.save_for_backward(logits, target)
-        return sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, target = ctx.saved_tensors
-        out = torch.empty_like(logits)
-        entropy, overlap, predicted, _ = grad.t().contiguous().unbind()
-        sizes = (len(logits), Long(logits[0].numel()))
-        _call("mask_sums_back", logits, target, entropy, overlap, predicted, out, *sizes)
-        return out, None
-
-
-def _call(name: str, *arguments: Any) -> None:
-    call(load_kernels(), name, *arguments)
-
-
-def _packed(x: Tensor) -> Tensor:
-    """The same values with the channels of a pixel next to each other in memory."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _affine(norm: Any) -> tuple[Tensor, Tensor, float]:
     """Weight, bias and eps as C reads them: contiguous, and a float even if it was set to 1."""
     return norm.weight.contiguous(), norm.bias.contiguous(), float(norm.eps)
-
-
-def _empty(*shape: int) -> Tensor:
-    """An uninitialized tensor; a map (B, C, H, W) has channels last."""
-    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    # Explicit, whatever the caller has set as torch's default type and device.
-    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=layout)
