@@ -23,6 +23,7 @@ from egeunet.data.registry import REGISTRY
 from egeunet.errors import EgeunetError, UsageError
 from egeunet.exporting.fold import can_fold, fold
 from egeunet.exporting.graph import IR_VERSION, OPSET, Graph, shorten
+from egeunet.exporting.rewrite import fit_float16
 from egeunet.files import read_json
 from egeunet.inference import preprocess
 from egeunet.inference.segmenter import Segmenter
@@ -34,9 +35,10 @@ from egeunet.training.run import Run
 
 def core_graph(run: Run) -> onnx.ModelProto:
     """Return the graph of the network alone, at the size it was trained with; B is free."""
-    if isinstance(run.model, EGEUNet) and can_fold(run.model):
-        return fold(run.model, run.recipe.data.shape)
-    return _convert(run.model, run.recipe.data.shape, dynamic=False)
+    model = fit_float16(run.model)
+    if isinstance(model, EGEUNet) and can_fold(model):
+        return fold(model, run.recipe.data.shape)
+    return _convert(model, run.recipe.data.shape, dynamic=False)
 
 
 def dynamic_graph(run: Run) -> onnx.ModelProto:
@@ -50,7 +52,7 @@ def dynamic_graph(run: Run) -> onnx.ModelProto:
             f"{run.recipe.model} cannot be exported as onnx-dynamic: its graph is made for one "
             "image size. Use the format onnx."
         )
-    return _convert(run.model, run.recipe.data.shape, dynamic=True)
+    return _convert(fit_float16(run.model), run.recipe.data.shape, dynamic=True)
 
 
 def photo_graph(run: Run) -> onnx.ModelProto:
