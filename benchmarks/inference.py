@@ -1,10 +1,11 @@
 """Inference speed: one photo, a folder of photos, a large photo, the start; and whether all agree.
 
-    python benchmarks/inference.py runs/x --data isic2018 --official CHECKOUT --formats --record F
+    python benchmarks/inference.py --data isic2018 --official CHECKOUT --formats --record FILE
 
-With --official, a checkout of https://github.com/JCruan519/EGE-UNet, the published network runs in
-turns with ours in the same process. With --formats, every way to run the network is measured and
-scored as `egeunet benchmark` does. Each part prints what it found; the row holds all of them.
+It measures the shipped weights "isic2018" in the engine and in ONNX Runtime. With --official, a
+checkout of https://github.com/JCruan519/EGE-UNet, the published network runs in turns with them in
+the same process. With --formats, every way to run the network is measured and scored as
+`egeunet benchmark` does. Each part prints its figures; the row holds all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from PIL import Image
 from published import published_backends
@@ -32,27 +34,27 @@ from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.environment import count_cores, environment
 from egeunet.evaluation.results_store import append_result
-from egeunet.exporting.backends import onnx_backend
+from egeunet.exporting.backends import engine_backend, onnx_backend
 from egeunet.exporting.benchmark import benchmark
 from egeunet.exporting.formats import export_run
-from egeunet.exporting.parity import open_graph
 from egeunet.files import sha256_file
 from egeunet.inference.folder import plan, run_jobs
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input, upsample
-from egeunet.inference.segmenter import Segmenter
-from egeunet.inference.weights import DEFAULT, SHIPPED
+from egeunet.inference.segmenter import Segmenter, sigmoid
+from egeunet.inference.weights import DEFAULT
 from egeunet.training.run import load_run
 
 PHOTOS, AGREE = 500, 100
 ROUNDS = 5  # of 500 photos each
 LARGE = (4000, 3000)
+ENGINE = "ours, engine"
 
 START = """
 import sys, time
 start = time.perf_counter()
 import egeunet
-egeunet.Segmenter(*sys.argv[1:])
+egeunet.Segmenter()
 seconds = time.perf_counter() - start
 assert "torch" not in sys.modules
 with open("/proc/self/status") as file:
@@ -61,30 +63,35 @@ print(seconds, peak)
 """
 
 
-def latency(core: Path, official: Path | None, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of one image of 256×256 with one thread, in turns."""
+def latency(
+    engine: Path, core: Path, official: Path | None, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Seconds for one image of 256×256 with one thread, in turns."""
     torch.set_num_threads(1)
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 256, 256)).astype(np.float32)
-    contenders = [onnx_backend("ours, ONNX", core)]
+    backends = [engine_backend(ENGINE, engine), onnx_backend("ours, ONNX", core)]
     if official:
-        contenders += published_backends(official, core.parent, (256, 256))
-    runners = {one.name: one.open(1) for one in contenders}
-    works = {name: functools.partial(run, image) for name, run in runners.items()}
+        backends += published_backends(official, core.parent, (256, 256))
+    runners = {one.name: one.open(1) for one in backends}
+    works: dict[str, Callable[[], Any]] = {
+        name: functools.partial(run, image) for name, run in runners.items()
+    }
     found = alternate(works, rounds, settled=True)
-    ours = found["ours, ONNX"]["median"]
+    ours = found[ENGINE]["median"]
     for name, timing in found.items():
         timing["times_ours"] = timing["median"] / ours
-        print(f"  {name:24} {1e3 * timing['median']:7.2f} ms   {timing['times_ours']:.2f} × ours")
+        print(f"  {name:24} {1e3 * timing['median']:7.2f} ms   {timing['times_ours']:.2f} × engine")
     return found
 
 
-def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, Any]:
-    """Photos per second end to end, of decoding alone and of inference alone.
+def folder_rate(photos: list[Path], threads: int) -> dict[str, Any]:
+    """Photos per second: of decoding, of inference, and of both, in memory and to PNG files.
 
-    `stream` gives masks in memory; `files` also writes them as PNG. The share is that of `stream`
-    in the slower of the two alone, which have as many threads.
+    `share` is the rate of `stream` divided by 1 / (1/decode + 1/infer), what the two allow together
+    on as many cores as threads. `stream_onnx` does the same work in ONNX Runtime.
     """
-    segmenter = Segmenter(weights, threads=threads)
+    segmenter = Segmenter(threads=threads)
+    with_onnx = Segmenter(threads=threads, backend="onnxruntime")
     size = segmenter.metadata.size
     images = [to_input(read_image(photo), size)[None] for photo in photos[:50]]
 
@@ -99,7 +106,7 @@ def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, An
     def infer() -> None:
         spread_out(lambda index: segmenter.logits(images[index % len(images)]))
 
-    def stream() -> None:
+    def stream(segmenter: Segmenter) -> None:
         for result in segmenter.stream(photos):
             assert result.mask is not None
 
@@ -108,21 +115,27 @@ def folder_rate(weights: Path, photos: list[Path], threads: int) -> dict[str, An
             for row in run_jobs(segmenter, plan(photos, Path(name)), Path(name)):
                 assert row["error"] is None
 
-    works = {"decode": decode, "infer": infer, "stream": stream, "files": files}
+    works: dict[str, Callable[[], Any]] = {
+        "decode": decode,
+        "infer": infer,
+        "stream": functools.partial(stream, segmenter),
+        "files": files,
+        "stream_onnx": functools.partial(stream, with_onnx),
+    }
     timings = alternate(works, ROUNDS)
     found = {name: len(photos) / timing["median"] for name, timing in timings.items()}
-    share = found["stream"] / min(found["decode"], found["infer"])
+    share = found["stream"] * (1 / found["decode"] + 1 / found["infer"])
     print(
         f"  threads {threads}: "
         + ", ".join(f"{name} {rate:.0f}/s" for name, rate in found.items())
-        + f"; the stream has {share:.0%} of the slower"
+        + f"; the stream reaches {share:.0%} of what decoding and inference allow together"
     )
     return {"threads": threads, "photos": len(photos), "per_second": found, "share": share}
 
 
-def large_photo(weights: Path, photo: Path) -> dict[str, float]:
+def large_photo(photo: Path) -> dict[str, float]:
     """Milliseconds from a file of 12 megapixels to its mask, on one core."""
-    segmenter = Segmenter(weights, threads=1)
+    segmenter = Segmenter(threads=1)
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:
@@ -145,53 +158,79 @@ def enlarged(photo: Path) -> bytes:
     return file.getvalue()
 
 
-def start(weights: Path, repeats: int = 10) -> dict[str, Any]:
+def start(repeats: int = 10) -> dict[str, Any]:
     """Seconds and peak megabytes of `import egeunet; egeunet.Segmenter()` in a fresh process."""
-    shipped = (SHIPPED / f"{DEFAULT}.onnx").is_file()
-    command = [sys.executable, "-c", START, *([] if shipped else [str(weights)])]
     found = []
     for _ in range(repeats + 1):
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", START], check=True, capture_output=True, text=True
+        )
         found.append([float(word) for word in done.stdout.split()])
     times, peaks = zip(*found[1:], strict=True)  # the first filled the disk cache
     print(f"  {statistics.median(times):.3f} s, peak {max(peaks):.0f} MB")
-    return {"shipped": shipped, "seconds": spread(times), "peak_mb": max(peaks)}
+    return {"seconds": spread(times), "peak_mb": max(peaks)}
 
 
-def agreement(run_folder: Path, core: Path, photo: Path, samples: Sequence[Sample]) -> Any:
-    """IoU with torch's masks, at the photo's size, of the two graphs and of the Segmenter."""
-    run, segmenter = load_run(run_folder), Segmenter(core, threads=1)
-    graphs = {"core": open_graph(core), "photo": open_graph(photo)}
-    found: dict[str, list[float]] = {"core": [], "photo": [], "Segmenter": []}
+def agreement(core: Path, photo: Path, samples: Sequence[Sample]) -> Any:
+    """Compare with torch: IoU of the masks at the photo's size, and the probabilities.
+
+    Compared are the engine, the two ONNX graphs and the Segmenter.
+    """
+    run, segmenter = load_run(DEFAULT), Segmenter(threads=1)
+    core_session, photo_session = (
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for path in (core, photo)
+    )
+    ious: dict[str, list[float]] = {}
+    differences: dict[str, float] = {}
     for sample in samples:
         pixels = read_image(sample.image)
         size = (pixels.shape[0], pixels.shape[1])
-        image = torch.from_numpy(to_input(pixels, segmenter.metadata.size)[None])
+        image = to_input(pixels, segmenter.metadata.size)[None]
         with torch.no_grad():
-            truth = upsample(run.model(image).sigmoid()[0, 0].numpy(), size) >= 0.5
-        (logits,) = graphs["core"].run(["logits"], {"image": image.numpy()})
-        (probability,) = graphs["photo"].run(["probability"], {"photo": pixels})
-        masks = {
-            "core": upsample(1 / (1 + np.exp(-logits[0, 0])), size) >= 0.5,
-            "photo": probability >= 0.5,
-            "Segmenter": segmenter(sample.image).mask,
+            expected = upsample(run.model(torch.from_numpy(image)).sigmoid()[0, 0].numpy(), size)
+        (logits,) = core_session.run(["logits"], {"image": image})
+        (whole,) = photo_session.run(["probability"], {"photo": pixels})
+        result = segmenter(sample.image)
+        maps = {
+            "engine": upsample(sigmoid(segmenter.logits(image)[0, 0]), size),
+            "core": upsample(sigmoid(logits[0, 0]), size),
+            "photo": whole,
+            "Segmenter": result.probability,
         }
-        for name, mask in masks.items():
+        for name, probability in maps.items():
+            mask, truth = probability >= 0.5, expected >= 0.5
+            if name == "Segmenter":
+                mask = result.mask
             union = np.count_nonzero(mask | truth)
-            found[name].append(np.count_nonzero(mask & truth) / union if union else 1.0)
-    result = {
-        name: {"mean": statistics.fmean(ious), "min": min(ious), "n": len(ious)}
-        for name, ious in found.items()
+            ious.setdefault(name, []).append(
+                np.count_nonzero(mask & truth) / union if union else 1.0
+            )
+            off = float(abs(probability - expected).max())
+            differences[name] = max(differences.get(name, 0.0), off)
+    found = {
+        name: {
+            "mean": statistics.fmean(values),
+            "min": min(values),
+            "n": len(values),
+            "probability": differences[name],
+        }
+        for name, values in ious.items()
     }
-    for name, iou in result.items():
-        print(f"  {name:10} IoU with torch {iou['mean']:.5f}, least {iou['min']:.5f}")
-    return result
+    for name, iou in found.items():
+        print(
+            f"  {name:10} IoU with torch {iou['mean']:.5f}, least {iou['min']:.5f}; "
+            f"probability differs by at most {iou['probability']:.1e}"
+        )
+    return found
 
 
-def formats(run: Path, data: Path, official: Path | None) -> list[dict[str, Any]]:
-    """The rows of `egeunet benchmark`."""
+def formats(data: Path, official: Path | None) -> list[dict[str, Any]]:
+    """Return the rows of `egeunet benchmark`."""
     rows: list[dict[str, Any]] = benchmark(
-        run, data=data, others=functools.partial(published_backends, official) if official else None
+        DEFAULT,
+        data=data,
+        others=functools.partial(published_backends, official) if official else None,
     )["rows"]
     for row in rows:
         score = "not scored" if row["dice"] is None else f"DSC {row['dice']:.2f} %"
@@ -202,7 +241,6 @@ def formats(run: Path, data: Path, official: Path | None) -> list[dict[str, Any]
 def main() -> None:
     """Measure everything, print it and, with --record, keep it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="a run folder of the EGE-UNet, one class")
     parser.add_argument("--data", type=Path, required=True, help="the folder of ISIC 2018")
     parser.add_argument("--official", type=Path, help="a checkout of the published code")
     parser.add_argument("--rounds", type=int, default=200)
@@ -222,23 +260,22 @@ def main() -> None:
         "shared": options.shared,
     }
     with tempfile.TemporaryDirectory() as name:
-        core, photo = (one.path for one in export_run(load_run(options.run), Path(name)))
-        row["weights_sha256"] = sha256_file(core)
+        files = export_run(load_run(DEFAULT), Path(name), ["engine", "onnx"])
+        engine, core, photo = (one.path for one in files)
+        row["weights_sha256"] = sha256_file(engine)
         print("start:")
-        row["start"] = start(core)
+        row["start"] = start()
         print("latency, one thread, batch 1:")
-        row["latency"] = latency(core, options.official, options.rounds)
+        row["latency"] = latency(engine, core, options.official, options.rounds)
         print(f"a folder of {len(photos)} photos:")
-        row["folder"] = [
-            folder_rate(core, photos, threads) for threads in sorted({1, count_cores()})
-        ]
+        row["folder"] = [folder_rate(photos, threads) for threads in sorted({1, count_cores()})]
         print("a photo of 12 megapixels, one core:")
-        row["large"] = large_photo(core, photos[0])
+        row["large"] = large_photo(photos[0])
         print("agreement:")
-        row["agreement"] = agreement(options.run, core, photo, spaced)
+        row["agreement"] = agreement(core, photo, spaced)
         if options.formats:
             print("every format:")
-            row["formats"] = formats(options.run, options.data, options.official)
+            row["formats"] = formats(options.data, options.official)
     if options.record:
         append_result(options.record, {**row, **environment()})
 

@@ -6,10 +6,8 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +87,8 @@ def _ram_gb() -> float | None:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # here, because `import egeunet` shall not wait for it
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -114,6 +114,8 @@ def _command() -> str:
 
 def _output(*command: str) -> str | None:
     """Return what a program prints; None if it is missing or fails."""
+    import subprocess
+
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

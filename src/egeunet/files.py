@@ -27,6 +27,11 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
+def is_url(name: object) -> bool:
+    """Return whether something is the URL of a file on the web."""
+    return isinstance(name, str) and name.startswith(("https://", "http://"))
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file atomically: `path` has either the new content or the old one.

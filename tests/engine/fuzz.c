@@ -161,7 +161,16 @@ static void try_images(void) {
     workspace = allocate(bytes);
     require(!egeunet_resize(map, height, width, image, h, w, workspace, bytes), "no map");
     for (size_t i = 0; i < inner; i++) require(image[i] > -1 && image[i] < 256, "no range");
-    free(workspace), free(map), free(image), free(rgb);
+    free(workspace);
+    bytes = egeunet_resize_mask_size(height, width, h, w);
+    workspace = allocate(bytes);
+    uint8_t *mask = allocate(inner);
+    const float threshold = map[random_below(pixels)];
+    require(!egeunet_resize_mask(map, height, width, threshold, mask, h, w, workspace, bytes),
+            "no mask");
+    for (size_t i = 0; i < inner; i++)
+        require(mask[i] == (image[i] >= threshold), "the mask is not that of the map");
+    free(mask), free(workspace), free(map), free(image), free(rgb);
 }
 
 int main(int count, char **words) {

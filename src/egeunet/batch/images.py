@@ -14,7 +14,8 @@ from egeunet.batch.plan import Shard
 from egeunet.batch.storage import Stored, StoreError, find_filesystem, store_errors
 from egeunet.batch.tables import read_table
 from egeunet.errors import EgeunetError
-from egeunet.inference.fetch import fetch_bytes, is_url
+from egeunet.files import is_url
+from egeunet.inference.fetch import fetch_bytes
 from egeunet.inference.paths import is_image
 from egeunet.inference.prefetch import prefetch_map
 

@@ -91,6 +91,18 @@ EGEUNET_API egeunet_status egeunet_resize(const float *map, int height, int widt
                                           int out_height, int out_width, void *workspace,
                                           size_t workspace_bytes);
 
+/* Bytes of workspace that `egeunet_resize_mask` needs; 0 if a size is not valid. */
+EGEUNET_API size_t egeunet_resize_mask_size(int height, int width, int out_height, int out_width);
+
+/* Compute where the map that `egeunet_resize` returns reaches the threshold, without that map.
+ *
+ * mask: bytes (out_height, out_width), 1 or 0.
+ */
+EGEUNET_API egeunet_status egeunet_resize_mask(const float *map, int height, int width,
+                                               float threshold, uint8_t *mask, int out_height,
+                                               int out_width, void *workspace,
+                                               size_t workspace_bytes);
+
 /* The instruction set that `egeunet_run` uses here: "avx512", "avx2" or "baseline". */
 EGEUNET_API const char *egeunet_instruction_set(void);
 

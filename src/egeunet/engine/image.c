@@ -10,6 +10,15 @@
 #include "egeunet.h"
 
 #define PRECISION 22 /* bits after the point of the weights for bytes, as in Pillow */
+#define CHUNK 64     /* values that are computed at a time, so that loops become vector code */
+
+/* The inner loops are compiled twice where the loader can choose: SSE2 has no product of 32-bit
+ * integers. Without FMA, so that both give the same bits. */
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define CLONES
+#endif
 
 /* The input pixels of each output pixel of one axis: `first`, `count` and their weights. */
 typedef struct {
@@ -64,8 +73,10 @@ static char *plan_axis(Axis *axis, int from, int to, char *memory) {
             if (total != 0) weight[k] /= total;
             axis->fixed[(size_t)i * axis->most + k] = (int32_t)(weight[k] * (1 << PRECISION) + 0.5);
         }
+        int kept = high - low; /* without the zeros at the end */
+        while (kept > 1 && weight[kept - 1] == 0) kept--;
         axis->first[i] = low;
-        axis->count[i] = high - low;
+        axis->count[i] = kept;
     }
     return memory;
 }
@@ -73,6 +84,76 @@ static char *plan_axis(Axis *axis, int from, int to, char *memory) {
 static uint8_t to_byte(int32_t sum) {
     sum >>= PRECISION;
     return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
+/* Resize rows of RGB bytes, (height, from, 3) to (height, to, 3), rounded as in Pillow. */
+static CLONES void resize_rows(const uint8_t *rgb, int height, const Axis *across, uint8_t *out) {
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < across->to; x++, out += 3) {
+            const uint8_t *in = rgb + ((size_t)y * across->from + across->first[x]) * 3;
+            const int32_t *weight = across->fixed + (size_t)x * across->most;
+            int32_t r = 1 << (PRECISION - 1), g = r, b = r;
+            for (int k = 0; k < across->count[x]; k++, in += 3) {
+                r += in[0] * weight[k];
+                g += in[1] * weight[k];
+                b += in[2] * weight[k];
+            }
+            out[0] = to_byte(r), out[1] = to_byte(g), out[2] = to_byte(b);
+        }
+}
+
+/* A row of bytes of the resized image: the weighted sum of `count` rows that lie `row` apart. */
+static CLONES void mix_bytes(const uint8_t *rows, size_t row, int count, const int32_t *weight,
+                             uint8_t *out) {
+    for (size_t x = 0; x < row; x += CHUNK) {
+        const size_t length = row - x < CHUNK ? row - x : CHUNK;
+        int32_t sum[CHUNK];
+        for (int i = 0; i < CHUNK; i++) sum[i] = 1 << (PRECISION - 1);
+        for (int k = 0; k < count; k++) {
+            const uint8_t *in = rows + k * row + x;
+            for (size_t i = 0; i < length; i++) sum[i] += in[i] * weight[k];
+        }
+        for (size_t i = 0; i < length; i++) out[x + i] = to_byte(sum[i]);
+    }
+}
+
+/* The same of floats, and of the first `width` of a row. */
+static CLONES void mix_floats(const float *rows, size_t row, int count, const double *weight,
+                              size_t width, float *out) {
+    for (size_t x = 0; x < width; x += CHUNK) {
+        const size_t length = width - x < CHUNK ? width - x : CHUNK;
+        double sum[CHUNK] = {0};
+        for (int k = 0; k < count; k++) {
+            const float *in = rows + k * row + x;
+            for (size_t i = 0; i < length; i++) sum[i] += in[i] * weight[k];
+        }
+        for (size_t i = 0; i < length; i++) out[x + i] = (float)sum[i];
+    }
+}
+
+/* Resize the rows of a map, (height, from) to (height, to). */
+static void widen(const float *map, int height, const Axis *across, float *out) {
+    for (int y = 0; y < height; y++, map += across->from)
+        for (int x = 0; x < across->to; x++) {
+            const float *in = map + across->first[x];
+            const double *weight = across->weight + (size_t)x * across->most;
+            double sum = 0;
+            for (int k = 0; k < across->count[x]; k++) sum += in[k] * weight[k];
+            *out++ = (float)sum;
+        }
+}
+
+/* Scale bytes (pixels, 3) to floats (3, pixels), the darkest to 0 and the brightest to 255. */
+static CLONES void scale(const uint8_t *rgb, size_t pixels, float *image) {
+    uint8_t low = 255, high = 0;
+    for (size_t i = 0; i < 3 * pixels; i++) {
+        low = rgb[i] < low ? rgb[i] : low;
+        high = rgb[i] > high ? rgb[i] : high;
+    }
+    const float span = (float)(high > low ? high - low : 1);
+    for (int c = 0; c < 3; c++)
+        for (size_t i = 0; i < pixels; i++)
+            *image++ = (float)(rgb[3 * i + c] - low) / span * 255.0f;
 }
 
 static int valid(int side) { return side > 0 && side <= EGEUNET_MAX_IMAGE_SIDE; }
@@ -111,53 +192,22 @@ egeunet_status egeunet_prepare(const uint8_t *rgb, int height, int width, float 
     const egeunet_status status = make_plan(&plan, height, width, out_height, out_width, workspace,
                                             workspace_bytes, needed);
     if (status) return status;
-    const Axis across = plan.across, down = plan.down;
+    const Axis *across = &plan.across, *down = &plan.down;
     const size_t row = (size_t)out_width * 3;
     const uint8_t *from = rgb;
-
     if (width != out_width) { /* rows first, rounded to bytes, as in Pillow */
         uint8_t *narrow = (uint8_t *)plan.pixels;
-        for (int y = 0; y < height; y++)
-            for (int x = 0; x < out_width; x++) {
-                const uint8_t *in = rgb + ((size_t)y * width + across.first[x]) * 3;
-                const int32_t *weight = across.fixed + (size_t)x * across.most;
-                int32_t r = 1 << (PRECISION - 1), g = r, b = r;
-                for (int k = 0; k < across.count[x]; k++, in += 3) {
-                    r += in[0] * weight[k];
-                    g += in[1] * weight[k];
-                    b += in[2] * weight[k];
-                }
-                uint8_t *out = narrow + (size_t)y * row + 3 * x;
-                out[0] = to_byte(r), out[1] = to_byte(g), out[2] = to_byte(b);
-            }
+        resize_rows(rgb, height, across, narrow);
         from = narrow;
     }
     if (height != out_height) {
         uint8_t *small = (uint8_t *)plan.pixels + align((size_t)height * row);
-        for (int y = 0; y < out_height; y++) {
-            const uint8_t *in = from + (size_t)down.first[y] * row;
-            const int32_t *weight = down.fixed + (size_t)y * down.most;
-            uint8_t *out = small + (size_t)y * row;
-            for (size_t x = 0; x < row; x++) {
-                int32_t sum = 1 << (PRECISION - 1);
-                for (int k = 0; k < down.count[y]; k++) sum += in[(size_t)k * row + x] * weight[k];
-                out[x] = to_byte(sum);
-            }
-        }
+        for (int y = 0; y < out_height; y++)
+            mix_bytes(from + (size_t)down->first[y] * row, row, down->count[y],
+                      down->fixed + (size_t)y * down->most, small + (size_t)y * row);
         from = small;
     }
-
-    const size_t pixels = (size_t)out_height * out_width;
-    int low = 255, high = 0;
-    for (size_t i = 0; i < 3 * pixels; i++) {
-        if (from[i] < low) low = from[i];
-        if (from[i] > high) high = from[i];
-    }
-    float scaled[256];
-    for (int v = low; v <= high; v++)
-        scaled[v] = (float)(v - low) / (float)(high > low ? high - low : 1) * 255.0f;
-    for (size_t i = 0; i < pixels; i++)
-        for (int c = 0; c < 3; c++) image[c * pixels + i] = scaled[from[3 * i + c]];
+    scale(from, (size_t)out_height * out_width, image);
     return EGEUNET_OK;
 }
 
@@ -174,24 +224,52 @@ egeunet_status egeunet_resize(const float *map, int height, int width, float *ou
     const egeunet_status status = make_plan(&plan, height, width, out_height, out_width, workspace,
                                             workspace_bytes, needed);
     if (status) return status;
-    const Axis across = plan.across, down = plan.down;
+    const Axis *down = &plan.down;
     float *wide = (float *)plan.pixels;
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < out_width; x++) {
-            const float *in = map + (size_t)y * width + across.first[x];
-            const double *weight = across.weight + (size_t)x * across.most;
-            double sum = 0;
-            for (int k = 0; k < across.count[x]; k++) sum += in[k] * weight[k];
-            wide[(size_t)y * out_width + x] = (float)sum;
-        }
+    widen(map, height, &plan.across, wide);
+    for (int y = 0; y < out_height; y++)
+        mix_floats(wide + (size_t)down->first[y] * out_width, out_width, down->count[y],
+                   down->weight + (size_t)y * down->most, out_width, out + (size_t)y * out_width);
+    return EGEUNET_OK;
+}
+
+size_t egeunet_resize_mask_size(int height, int width, int out_height, int out_width) {
+    const uint64_t wide = (uint64_t)height * out_width;
+    return plan_bytes(height, width, out_height, out_width, wide * sizeof(float), wide);
+}
+
+egeunet_status egeunet_resize_mask(const float *map, int height, int width, float threshold,
+                                   uint8_t *mask, int out_height, int out_width, void *workspace,
+                                   size_t workspace_bytes) {
+    if (!map || !mask) return EGEUNET_BAD_ARGUMENT;
+    Plan plan;
+    const size_t needed = egeunet_resize_mask_size(height, width, out_height, out_width);
+    const egeunet_status status = make_plan(&plan, height, width, out_height, out_width, workspace,
+                                            workspace_bytes, needed);
+    if (status) return status;
+    const Axis *down = &plan.down;
+    const size_t row = out_width, values = (size_t)height * row;
+    float *wide = (float *)plan.pixels;
+    uint8_t *above = (uint8_t *)plan.pixels + align(values * sizeof(float));
+    widen(map, height, &plan.across, wide);
+    for (size_t i = 0; i < values; i++) above[i] = wide[i] >= threshold;
     for (int y = 0; y < out_height; y++) {
-        const float *in = wide + (size_t)down.first[y] * out_width;
-        const double *weight = down.weight + (size_t)y * down.most;
-        for (int x = 0; x < out_width; x++) {
-            double sum = 0;
-            for (int k = 0; k < down.count[y]; k++) sum += in[(size_t)k * out_width + x] * weight[k];
-            out[(size_t)y * out_width + x] = (float)sum;
+        const uint8_t *sides = above + down->first[y] * row;
+        for (size_t x = 0; x < row; x += CHUNK, mask += CHUNK) {
+            const size_t length = row - x < CHUNK ? row - x : CHUNK;
+            int same = 1; /* a mean of values on one side of the threshold is on that side */
+            for (int k = 1; k < down->count[y] && same; k++)
+                same = !memcmp(sides + x, sides + k * row + x, length);
+            if (same) {
+                memcpy(mask, sides + x, length);
+            } else {
+                float mixed[CHUNK];
+                mix_floats(wide + down->first[y] * row + x, row, down->count[y],
+                           down->weight + (size_t)y * down->most, length, mixed);
+                for (size_t i = 0; i < length; i++) mask[i] = mixed[i] >= threshold;
+            }
         }
+        mask -= (CHUNK - row % CHUNK) % CHUNK; /* the last chunk of a row may be shorter */
     }
     return EGEUNET_OK;
 }

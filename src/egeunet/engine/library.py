@@ -6,7 +6,7 @@ import ctypes
 import functools
 import logging
 import os
-from ctypes import c_char_p, c_int, c_size_t, c_void_p
+from ctypes import c_char_p, c_float, c_int, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "egeunet_prepare": (c_int, _RESIZING),
     "egeunet_resize_size": (c_size_t, [c_int] * 4),
     "egeunet_resize": (c_int, _RESIZING),
+    "egeunet_resize_mask_size": (c_size_t, [c_int] * 4),
+    "egeunet_resize_mask": (c_int, [*_RESIZING[:3], c_float, *_RESIZING[3:]]),
 }
 
 

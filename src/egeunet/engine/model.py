@@ -124,6 +124,20 @@ def resize(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     return out
 
 
+def resize_mask(
+    values: NDArray[np.float32], size: tuple[int, int], threshold: float
+) -> NDArray[np.bool_]:
+    """Return `resize(values, size) >= threshold`, bool (H, W), without that map."""
+    values = np.ascontiguousarray(values)
+    out = np.empty(size, np.bool_)
+    library, sides = _library(), _sides(*values.shape, *size)
+    needed = library.egeunet_resize_mask_size(*sides)
+    _call(
+        library.egeunet_resize_mask, needed, values, *sides[:2], float(threshold), out, *sides[2:]
+    )
+    return out
+
+
 def _library() -> Any:
     library = load_engine()
     if library is None:

@@ -19,11 +19,6 @@ SECONDS = 120.0
 _SILENCE = 20  # seconds without a byte
 
 
-def is_url(name: object) -> bool:
-    """Return whether something is the URL of a file on the web."""
-    return isinstance(name, str) and name.startswith(("https://", "http://"))
-
-
 def fetch_bytes(url: str) -> bytes:
     """Download a file.
 

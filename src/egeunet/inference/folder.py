@@ -18,8 +18,7 @@ import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import check_folder, escape_name, remove_temporary, sha256_file
-from egeunet.inference.fetch import is_url
+from egeunet.files import check_folder, escape_name, is_url, remove_temporary, sha256_file
 from egeunet.inference.image_io import read_bytes
 from egeunet.inference.paths import find_images
 from egeunet.inference.predictions import JOURNAL, TABLE, Row

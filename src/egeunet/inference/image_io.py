@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from egeunet.errors import EgeunetError, ImageTooLargeError
-from egeunet.inference.fetch import fetch_bytes, is_url
+from egeunet.files import is_url
 from egeunet.inference.image_checks import check_jpeg, check_png, check_tiff, read_orientation
 from egeunet.inference.pixels import DAMAGED, array_to_rgb, check_size, one_sentence, to_rgb
 
@@ -170,6 +170,8 @@ def read_bytes(source: str | os.PathLike[str] | bytes, name: str, max_bytes: int
     if isinstance(source, bytes):
         data = source
     elif is_url(source):
+        from egeunet.inference.fetch import fetch_bytes  # http and ssl take long to import
+
         data = fetch_bytes(str(source))
     elif os.path.isdir(source):  # noqa: PTH112
         raise EgeunetError(f"{name} is a folder, not an image: `Segmenter.stream` takes folders.")
@@ -220,7 +222,8 @@ def read_reduced(
         width, height = height, width
     if large:
         return upright, EncodedImage((height, width, 3), data, name, max_bytes)
-    return upright, np.asarray(upright)
+    pixels = np.asarray(upright)
+    return pixels, pixels
 
 
 def inspect_image(data: bytes, least: int | None = None) -> ImageInfo:

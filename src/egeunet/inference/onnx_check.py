@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 
 from egeunet.errors import EgeunetError
 
-MAX_BYTES = 512 * 2**20
-"""Size of a file."""
 MAX_ELEMENTS = 2**26
 """Elements of one value, for one image (256 MB in float32)."""
 MAX_TOTAL = 2**30

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.onnx_check import MAX_BYTES, read_onnx
+from egeunet.inference.onnx_check import read_onnx
 from egeunet.inference.weights import SHIPPED, Metadata, parse_metadata
 
 if TYPE_CHECKING:
@@ -65,22 +65,6 @@ def open_session(
                 f"{provider} cannot start here: install its libraries, or leave it out."
             )
     return session
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a file of weights.
-
-    Raises:
-        EgeunetError: It cannot be read or is too large.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise EgeunetError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > MAX_BYTES:
-        raise EgeunetError(f"{path} is larger than {MAX_BYTES // 2**20} MB.")
-    return data
 
 
 def _check(data: bytes, path: Path) -> None:

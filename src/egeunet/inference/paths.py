@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.inference.fetch import is_url
+from egeunet.files import is_url
 from egeunet.inference.image_io import FORMAT_NAMES, FORMATS
 
 SUFFIXES = frozenset().union(*FORMATS.values())

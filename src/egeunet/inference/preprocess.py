@@ -5,6 +5,7 @@ The trainer, the exported graphs and the browser page are tested against these f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from egeunet.engine.library import load_engine
-from egeunet.engine.model import prepare
+from egeunet.engine.model import prepare, resize_mask
 from egeunet.engine.model import resize as engine_resize
 
 SIZE = 256
-_ROWS = 4096  # of a mask that are computed at a time
-_VALUES = 16_000_000  # probabilities of several classes that are computed at a time
+_VALUES = 16_000_000  # probabilities that are computed at a time
 NAME = "rgb-bilinear-minmax255"
 """Name of this preprocessing in the metadata of exported weights."""
 
@@ -103,11 +103,7 @@ def upsample(probability: NDArray[np.float32], size: tuple[int, int]) -> NDArray
 def upsample_mask(
     probability: NDArray[np.float32], size: tuple[int, int], threshold: float
 ) -> NDArray[np.bool_]:
-    """Compute `upsample(probability, size) >= threshold` without the probability of each pixel.
-
-    Along a row of the image, the probability is linear between the centres of two columns of the
-    map, so the mask changes where it crosses the threshold. Both agree except for pixels whose
-    probability equals the threshold up to rounding.
+    """Compute `upsample(probability, size) >= threshold`, without that map at once.
 
     Args:
         probability: float32 (h, w) in 0…1.
@@ -117,17 +113,12 @@ def upsample_mask(
     Returns:
         bool (H, W).
     """
-    height, width = size
-    rows, columns = probability.shape
-    if height <= rows or width <= columns:  # shrinking averages, and small images need no haste
-        return upsample(probability, size) >= np.float32(threshold)
-    # The outermost values reach to the rim.
-    padded = np.pad(probability.astype(np.float64), ((0, 0), (1, 1)), "edge")
-    flips = np.zeros((height, width), np.uint8)
-    for top in range(0, height, _ROWS):
-        knots = _stretch(padded, height, top, min(top + _ROWS, height)) - threshold
-        _mark_crossings(knots, flips[top:])
-    return np.bitwise_xor.accumulate(flips, axis=1, out=flips).view(np.bool_)
+    if load_engine() is not None:
+        return resize_mask(np.asarray(probability, np.float32), size, threshold)
+    mask = np.empty(size, np.bool_)
+    for rows, (band,) in _bands(probability[None], size):
+        np.greater_equal(band, np.float32(threshold), out=mask[rows])
+    return mask
 
 
 def upsample_classes(scores: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -140,43 +131,27 @@ def upsample_classes(scores: NDArray[np.float32], size: tuple[int, int]) -> NDAr
     Returns:
         uint8 (H, W).
     """
-    (height, width), planes = size, [Image.fromarray(np.ascontiguousarray(one)) for one in scores]
-    found = np.empty(size, np.uint8)
-    rows = max(1, _VALUES // (width * len(planes)))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        box = (
-            0,
-            top * scores.shape[1] / height,
-            scores.shape[2],
-            bottom * scores.shape[1] / height,
+    classes = np.empty(size, np.uint8)
+    for rows, band in _bands(scores, size):
+        classes[rows] = np.argmax(band, axis=0)
+    return classes
+
+
+def _bands(
+    scores: NDArray[np.float32], size: tuple[int, int]
+) -> Iterator[tuple[slice, list[NDArray[np.float32]]]]:
+    """Upsample maps (K, h, w) to (K, H, W), and yield some rows at a time of all of them."""
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in scores]
+    height, width = size
+    step = max(1, _VALUES // (width * len(planes)))
+    scale = scores.shape[1] / height
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        box = (0, top * scale, scores.shape[2], bottom * scale)
+        yield (
+            slice(top, bottom),
+            [
+                np.asarray(plane.resize((width, bottom - top), Image.Resampling.BILINEAR, box))
+                for plane in planes
+            ],
         )
-        shape = (width, bottom - top)
-        band = [np.asarray(one.resize(shape, Image.Resampling.BILINEAR, box)) for one in planes]
-        found[top:bottom] = np.argmax(band, axis=0)
-    return found
-
-
-def _mark_crossings(knots: NDArray[np.float64], flips: NDArray[np.uint8]) -> None:
-    """Mark in each row of `flips` (h, W) where a row of `knots` (h, w + 2) changes its sign."""
-    width, columns = flips.shape[1], knots.shape[1] - 2
-    inside = knots >= 0
-    at, left = np.nonzero(inside[:, 1:] != inside[:, :-1])
-    before, after = knots[at, left], knots[at, left + 1]
-    crossing = (left - 0.5 + before / (before - after)) * width / columns - 0.5
-    # A pixel whose centre is the crossing itself has the threshold's probability: it is inside.
-    first = np.where(after >= 0, np.ceil(crossing), np.floor(crossing) + 1)
-    kept = first < width
-    np.bitwise_xor.at(flips, (at[kept], first[kept].clip(0).astype(np.intp)), 1)
-    flips[: len(knots), 0] ^= inside[:, 0]
-
-
-def _stretch(
-    values: NDArray[np.float64], length: int, first: int, last: int
-) -> NDArray[np.float64]:
-    """Return rows `first` to `last` of (h, w) interpolated to (length, w), pixel centres kept."""
-    position = (np.arange(first, last) + 0.5) * len(values) / length - 0.5
-    position = position.clip(0, len(values) - 1)
-    low = np.minimum(position.astype(np.intp), len(values) - 2) if len(values) > 1 else 0
-    weight = (position - low)[:, None]
-    return values[low] * (1 - weight) + values[np.minimum(low + 1, len(values) - 1)] * weight

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from egeunet.compat import keep_freed_memory
 from egeunet.environment import count_cores
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import sha256_file
-from egeunet.inference.fetch import is_url
+from egeunet.files import is_url, sha256_file
 from egeunet.inference.image_io import (
     MAX_BYTES,
     Snapshot,
@@ -28,13 +27,15 @@ from egeunet.inference.image_io import (
     take_snapshot,
 )
 from egeunet.inference.network import open_network
-from egeunet.inference.onnx_session import Provider
 from egeunet.inference.paths import find_images
 from egeunet.inference.postprocess import postprocess
 from egeunet.inference.prefetch import prefetch_map
 from egeunet.inference.preprocess import to_input
 from egeunet.inference.result import Result
 from egeunet.inference.weights import Backend, find_weights, weights_name
+
+if TYPE_CHECKING:
+    from egeunet.inference.onnx_session import Provider
 
 _OVERSAMPLING = 2  # a large JPEG is decoded at no less than this times the network's size
 _MAX_THREADS = 8  # by default, to limit memory

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 Color = tuple[int, int, int]
 _BAND = 1_000_000  # pixels that are looked at at a time, so that large masks take little memory
@@ -155,6 +155,8 @@ def draw_overlay(
         An RGB image of the same size; the outline is 1/256 of its shorter side wide.
     """
     drawn = Image.fromarray(image)
+    from PIL import ImageDraw  # here, because `import egeunet` shall not wait for it
+
     draw = ImageDraw.Draw(drawn)
     width = max(1, round(min(drawn.size) / 256))
     for index in np.flatnonzero(np.bincount(classes.ravel(), minlength=1)):

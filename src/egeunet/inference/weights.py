@@ -12,9 +12,8 @@ from typing import Literal, TypeAlias
 
 from egeunet.engine.library import load_engine
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.files import atomic_write, cache_folder, sha256_file
+from egeunet.files import atomic_write, cache_folder, is_url, sha256_file
 from egeunet.inference import preprocess
-from egeunet.inference.fetch import fetch_bytes, is_url
 from egeunet.inference.quality import DiceEstimator
 
 Backend: TypeAlias = Literal["engine", "onnxruntime"]
@@ -128,6 +127,8 @@ def _fetch(url: str) -> Path:
     path = cache_folder() / "weights" / f"{digest}{suffix}"
     if path.is_file() and sha256_file(path) == digest:
         return path
+    from egeunet.inference.fetch import fetch_bytes  # http and ssl take long to import
+
     data = fetch_bytes(address)
     if hashlib.sha256(data).hexdigest() != digest:
         raise EgeunetError(f"{address} is another file than expected: its SHA-256 differs.")
