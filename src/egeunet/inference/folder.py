@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import BoundedSemaphore
 
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
@@ -145,13 +144,11 @@ def run_jobs(
     process = partial(
         _process,
         segmenter=segmenter,
-        network=BoundedSemaphore(segmenter.threads),
         output=output,
         keep_existing=keep_existing,
         options=mask_options(segmenter),
     )
-    # Besides those in the network, one thread reads and two write.
-    threads = segmenter.threads + 3
+    threads = segmenter.threads + 1  # one waits for the disk
     yield from prefetch_map(process, jobs, threads=threads, limit=threads)
 
 
@@ -171,7 +168,6 @@ def _process(
     job: Job,
     *,
     segmenter: Segmenter,
-    network: BoundedSemaphore,
     output: Path,
     keep_existing: bool,
     options: Row,
@@ -181,7 +177,7 @@ def _process(
     kept = job.existing if keep_existing else []
     try:
         data = read_bytes(job.source, str(job.source), segmenter.max_bytes)
-        result = segmenter.segment(data, str(job.source), network)
+        result = segmenter.segment(data, str(job.source))
     except EgeunetError as error:
         if not keep_existing:
             for path in (job.mask, _overlay_of(job.mask)):  # of what the file held before

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +48,8 @@ class Segmenter:
         backend: "engine" (the package's own C code, for EGE-UNet) or "onnxruntime". Default: what
             the file is for; of a name or run folder the engine's file if there is one and this
             installation has the engine, and no providers are given.
-        threads: Images of a list or stream that are in the network at a time, while another one is
-            decoded. Default: one per core, at most 8. One image uses one thread: the network is
-            too small to gain from more.
+        threads: Images of a list or stream that are processed at a time. Default: one per core, at
+            most 8. One image uses one thread: the network is too small to gain from more.
         providers: ONNX Runtime execution providers in order of preference, such as "cuda",
             "coreml", "nnapi", "openvino" or "webgpu" where the installed build has them, in full
             ("CUDAExecutionProvider") or short; in a list also with their options,
@@ -64,7 +61,7 @@ class Segmenter:
         largest_component: Keep only the largest component of the mask. One class only.
         fill_holes: Fill the holes of the mask. One class only.
         max_bytes: Memory that reading one image may take (see
-            `egeunet.inference.image_io.read_image`); up to `threads` + 1 are read at a time.
+            `egeunet.inference.image_io.read_image`); up to `threads` are read at a time.
 
     Attributes:
         backend: What runs the network, "engine" or "onnxruntime".
@@ -206,14 +203,13 @@ class Segmenter:
             raise UsageError(f"on_error is {on_error!r}: expected 'raise' or 'return'.")
         if isinstance(images, (str, os.PathLike)) and not is_url(images):
             images = list(find_images([os.fspath(images)], recursive))
-        network = BoundedSemaphore(self.threads)
 
         def run(item: tuple[Snapshot | EgeunetError, str | None]) -> Result | EgeunetError:
             try:
                 snapshot, name = item
                 if isinstance(snapshot, EgeunetError):
                     return snapshot
-                return self.segment(snapshot, name, network)
+                return self.segment(snapshot, name)
             except EgeunetError as error:
                 return error
 
@@ -221,7 +217,7 @@ class Segmenter:
         items = ((self._take(image), source_name(image)) for image in list_sources(images))
         # More than the threads: a slow image should not stop the others.
         limit = 2 * self.threads + 1
-        results = prefetch_map(run, items, threads=self.threads + 1, limit=limit)
+        results = prefetch_map(run, items, threads=self.threads, limit=limit)
         try:
             for result in results:
                 if on_error == "raise" and isinstance(result, EgeunetError):
@@ -230,18 +226,12 @@ class Segmenter:
         finally:
             results.close()
 
-    def segment(
-        self,
-        snapshot: Snapshot,
-        name: str | None = None,
-        network: AbstractContextManager[Any] | None = None,
-    ) -> Result:
+    def segment(self, snapshot: Snapshot, name: str | None = None) -> Result:
         """Segment one image under a given name.
 
         Args:
             snapshot: A path, a URL, the bytes of an image file, or RGB, uint8 (H, W, 3).
             name: Name of the image, for its result and its errors.
-            network: Entered while the network runs, such as a semaphore that threads share.
 
         Raises:
             EgeunetError: The image cannot be read.
@@ -252,8 +242,7 @@ class Segmenter:
             whole, kept = read_reduced(snapshot, least, name, max_bytes=self.max_bytes)
             image = to_input(whole, size)
             del whole  # a large one should not wait for the network
-            with network or nullcontext():
-                logits = self.logits(image[None])[0]
+            logits = self.logits(image[None])[0]
         except MemoryError as error:
             raise EgeunetError(f"{name or 'The image'} needs more memory than there is.") from error
         if not np.isfinite(logits.sum()):  # NaN and infinity spread to the sum
