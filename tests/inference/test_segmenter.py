@@ -121,8 +121,9 @@ def test_a_stream_reads_only_a_few_photos_ahead(
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_a_photo_is_read_while_another_is_waited_for(
-    segmenter: Segmenter, lesion: NDArray[np.uint8], tmp_path: Path
+    write_graph, lesion: NDArray[np.uint8], tmp_path: Path
 ) -> None:
+    segmenter = Segmenter(write_graph(), threads=2)
     file = io.BytesIO()
     Image.fromarray(lesion).save(file, "PNG")
     pipes = [tmp_path / "first.png", tmp_path / "second.png"]
