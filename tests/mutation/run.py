@@ -28,27 +28,30 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "egeunet"
 TIMEOUT = 600  # seconds for the tests of one mutant
 
+WIRING = ["training/test_wiring.py"]
 # module: the test files that are expected to notice a change of it
 TARGETS = {
     "training/checkpoints": ["training/test_checkpoints.py", "training/test_hostile_runs.py"],
     "training/ema": ["training/test_ema.py"],
     "training/losses": ["training/test_losses.py"],
-    "training/optimizers": ["training/test_optimizers.py", "training/test_wiring.py"],
+    "training/optimizers": ["training/test_optimizers.py", *WIRING],
     "training/provenance": ["training/test_distillation.py"],
     "training/recipe": ["training/test_recipe.py", "training/test_hostile_runs.py"],
     "training/soap": ["training/test_soap.py"],
-    "training/step": ["training/test_wiring.py"],
-    "training/trainer": ["training/test_wiring.py", "training/test_trainer.py"],
-    "training/validation": ["training/test_wiring.py", "training/test_trainer.py"],
-    "data/loader": ["data/test_loader.py"],
-    "data/augmentation/geometry": ["data/augmentation/test_geometry.py"],
+    "training/step": WIRING,
+    "training/trainer": [*WIRING, "training/test_trainer.py"],
+    "training/validation": [*WIRING, "training/test_trainer.py"],
+    "data/loader": ["data/test_loader.py", *WIRING],
+    "data/augmentation/geometry": [
+        "data/augmentation/test_geometry.py",
+        "data/augmentation/test_color.py",
+    ],
     "data/augmentation/color": ["data/augmentation/test_color.py"],
     "data/augmentation/artifacts": ["data/augmentation/test_artifacts.py"],
     "metrics/counts": ["metrics/test_counts.py"],
     "metrics/surface": ["metrics/test_surface.py"],
 }
 
-WIRING = ["training/test_wiring.py"]
 # name: (module, text, its replacement, test files)
 NAMED = {
     "AdamW is Adam": (

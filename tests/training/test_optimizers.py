@@ -1,10 +1,17 @@
-"""The learning rate of each step, against the framework's schedulers."""
+"""The learning rate of each step against the framework's schedulers; the state of optimizers."""
+
+from copy import deepcopy
 
 import pytest
 import torch
 
-from egeunet.training.config import SchedulerSettings
-from egeunet.training.optimizers import learning_rate, set_learning_rate
+from egeunet.training.config import OptimizerSettings, SchedulerSettings
+from egeunet.training.optimizers import (
+    learning_rate,
+    make_optimizer,
+    restore_optimizer,
+    set_learning_rate,
+)
 
 
 def test_milestones_multiply_the_rate():
@@ -57,3 +64,52 @@ def test_a_rate_that_a_recorded_step_reads_is_set_in_place():
         assert optimizer.param_groups[0]["lr"] is rate or isinstance(lr, float)
         ends.append(weight.detach())
     torch.testing.assert_close(ends[0], ends[1])
+
+
+def train_steps(model, optimizer, steps):
+    """Train on images that depend on the number of the step."""
+    for step in steps:
+        images = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+KINDS = [
+    *({"name": name} for name in ("adamw", "adam", "soap", "sgd")),
+    {"name": "sgd", "betas": (0.0, 0.999)},
+]
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=lambda s: "-".join(map(str, s.values())))
+def test_an_optimizer_continues_from_its_state(settings):
+    settings = OptimizerSettings(lr=0.01, weight_decay=0.1, **settings)
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 4, 3)
+    optimizer = make_optimizer(settings, model, on_cuda=False)
+    train_steps(model, optimizer, range(3))
+    copy = torch.nn.Conv2d(3, 4, 3)
+    copy.load_state_dict(model.state_dict())
+    other = make_optimizer(settings, copy, on_cuda=False)
+    restore_optimizer(other, deepcopy(optimizer.state_dict()))
+    assert torch.equal(
+        train_steps(model, optimizer, range(3, 6)), train_steps(copy, other, range(3, 6))
+    )
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    settings = OptimizerSettings(lr=0.01)
+    model = torch.nn.Conv2d(3, 4, 3)
+    optimizer = make_optimizer(settings, model, on_cuda=False)
+    with pytest.raises(ValueError, match="no state"):
+        restore_optimizer(optimizer, optimizer.state_dict())
+    train_steps(model, optimizer, range(1))
+    state = optimizer.state_dict()
+    del state["state"][0]["exp_avg_sq"]
+    with pytest.raises(ValueError, match="lacks exp_avg_sq"):
+        restore_optimizer(make_optimizer(settings, model, on_cuda=False), state)
+    other = torch.nn.Conv2d(3, 4, 1)
+    train_steps(other, wrong := make_optimizer(settings, other, on_cuda=False), range(1))
+    with pytest.raises(ValueError, match="another shape"):
+        restore_optimizer(optimizer, wrong.state_dict())

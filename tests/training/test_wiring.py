@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from egeunet.data.augmentation.geometry import Augmentation
 from egeunet.data.cache import load_arrays
@@ -166,3 +167,13 @@ def test_the_average_is_what_is_validated(base):
 
 def test_settings_of_where_a_run_computes_change_nothing(base):
     assert base("workers=2", "trainer.preview_every=1", "device=cpu") == base.plain
+
+
+def test_pictures_are_recorded_after_the_first_and_every_nth_epoch(words, tmp_path):
+    settings = ["trainer.epochs=5", "trainer.preview_every=2", f"out={tmp_path / 'run'}"]
+    folder = train(load_recipe(words[0], [*words[1:], *settings]))
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()["images"]
+    assert tags
+    for tag in tags:
+        assert [event.step for event in events.Images(tag)] == [1, 2, 4]

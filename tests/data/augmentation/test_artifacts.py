@@ -1,8 +1,11 @@
 """Light and camera: what they do to a photo, and to the samples of a training."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from egeunet.data.augmentation import artifacts
 from egeunet.data.augmentation.artifacts import (
@@ -10,6 +13,10 @@ from egeunet.data.augmentation.artifacts import (
     gaussian_blur,
     gaussian_noise,
     jpeg_compression,
+    ruler,
+    synthetic_hair,
+    to_bytes,
+    to_floats,
     uneven_illumination,
 )
 from egeunet.data.augmentation.geometry import Augmentation
@@ -97,3 +104,32 @@ def test_the_loader_changes_images_and_not_masks(arrays):
     assert all((one != other).any() for one, other in zip(plain.images, moved.images, strict=True))
     assert moved.images.amin() == 0  # scaled by their own extremes, as at inference
     assert moved.images.amax().item() == pytest.approx(255)
+
+
+GOLDEN = Path(__file__).with_name("artifacts.npz")
+DRAWN = {
+    "hair": lambda rng, image: to_bytes(synthetic_hair(rng, to_floats(image))),
+    "ruler": lambda rng, image: to_bytes(ruler(rng, to_floats(image))),
+    "light": lambda rng, image: uneven_illumination(rng, image, 0.8),
+    "camera": lambda rng, image: degrade(rng, image, 0.5, 0.9),
+}
+
+
+def draw_thumbnails(name):
+    """Eight images of 96×128 that a function drew on, reduced to 24×32."""
+    y, x = np.mgrid[:96, :128]
+    image = np.stack([150 + x // 2, 120 + y // 2, 90 + (x + y) // 3], axis=2).astype(np.uint8)
+    drawn = (DRAWN[name](np.random.default_rng(seed), image) for seed in range(8))
+    return np.stack([np.asarray(Image.fromarray(one).reduce(4)) for one in drawn])
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_seed_draws_what_it_drew_when_the_results_were_made(name):
+    """`python tests/data/augmentation/test_artifacts.py` draws the file anew."""
+    with np.load(GOLDEN) as golden:
+        difference = np.abs(draw_thumbnails(name).astype(int) - golden[name])
+    assert difference.max() <= 3  # rounding, of processors and of the JPEG decoder
+
+
+if __name__ == "__main__":
+    np.savez_compressed(GOLDEN, **{name: draw_thumbnails(name) for name in DRAWN})

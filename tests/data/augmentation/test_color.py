@@ -64,6 +64,33 @@ def test_each_sample_gets_colors_of_its_own():
     assert len({sample.numpy().tobytes() for sample in moved}) == 6
 
 
+def draw_colors(value, **settings):
+    """A pixel in the colors of 2,000 samples."""
+    colors = Augmentation(**settings).sample_colors(2000, np.random.default_rng(0))
+    pixel = torch.tensor(value, dtype=torch.uint8).expand(2000, 1, 1, 3).contiguous()
+    return recolor(pixel, colors).numpy().reshape(2000, 3).astype(float)
+
+
+def test_gains_lie_on_both_sides_of_1():
+    """The largest of three gains leaves its channel as it is, so that nothing is clipped."""
+    ratios = draw_colors([255, 255, 255], gain=0.3).min(axis=1) / 255
+    assert 0.7 / 1.3 - 0.01 <= ratios.min() < 0.6
+    assert ratios.max() > 0.97
+
+
+def test_gammas_lie_on_both_sides_of_1():
+    levels = draw_colors([128, 128, 128], gamma=0.3)[:, 0] / 255
+    np.testing.assert_allclose([levels.min(), levels.max()], [0.5**1.3, 0.5**0.7], atol=0.01)
+    assert abs(np.median(levels) - 0.5) < 0.02
+
+
+def test_saturations_lie_on_both_sides_of_1():
+    """Of 0.5 to 1.5: the difference of two channels, 100 before."""
+    differences = np.ptp(draw_colors([150, 50, 50], saturation=0.5), axis=1)
+    np.testing.assert_allclose([differences.min(), differences.max()], [50, 150], atol=3)
+    assert abs(np.median(differences) - 100) < 5
+
+
 def test_the_loader_recolors_images_and_not_masks():
     """The network sees them scaled by their own extremes, as at inference."""
     arrays = Arrays(

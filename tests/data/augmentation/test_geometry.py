@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from scipy.stats import kstest
 
 from egeunet.compat import import_torchvision
@@ -195,6 +196,29 @@ def test_rotation_angles_cover_the_full_circle_uniformly():
     angles = np.rad2deg(np.arctan2(maps[:, 1, 0], maps[:, 1, 1])) % 360
     assert_uniform(angles, 0, 360)
     np.testing.assert_allclose(np.linalg.det(maps[:, :, :2]), 1, atol=1e-6)
+
+
+def test_angles_do_not_depend_on_whether_a_sample_is_turned():
+    maps = draw(moving(rotation=0.3), np.ones(20_000, np.float32)).astype(float)
+    turned = maps[maps[:, 0, 1] != 0]
+    assert_uniform(np.rad2deg(np.arctan2(turned[:, 1, 0], turned[:, 1, 1])) % 360, 0, 360)
+
+
+@pytest.mark.parametrize(
+    ("setting", "largest", "too_large"),
+    [
+        *((name, 1.0, 1.001) for name in ("horizontal_flip", "vertical_flip", "rotation")),
+        *((name, 1.0, 1.001) for name in ("translation", "hair", "saturation", "light", "camera")),
+        *((name, 0.999, 1.0) for name in ("gain", "gamma")),
+        ("shear", 45.0, 45.001),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, largest, too_large):
+    for value in (0.0, largest):
+        assert getattr(Augmentation(**{setting: value}), setting) == value
+    for value in (-0.001, too_large):
+        with pytest.raises(ValidationError, match=setting):
+            Augmentation(**{setting: value})
 
 
 def test_flips_and_rotation_happen_independently_as_often_as_asked():
