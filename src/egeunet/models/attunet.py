@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from egeunet.models.layers import check_input
+from egeunet.models.layers import check_input, conv_norm
 from egeunet.models.registry import register
 from egeunet.models.unet import WIDTHS, UNet, encode
 
@@ -32,9 +32,9 @@ class AttentionGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gate = _conv1x1(channels, channels // 2)
-        self.skip = _conv1x1(channels, channels // 2)
-        self.attention = _conv1x1(channels // 2, 1)
+        self.gate = conv_norm(channels, channels // 2)
+        self.skip = conv_norm(channels, channels // 2)
+        self.attention = conv_norm(channels // 2, 1)
 
     def forward(self, gate: Tensor, skip: Tensor) -> Tensor:
         """Return the skip (B, C, H, W) times an attention map (B, 1, H, W) in 0…1."""
@@ -64,15 +64,10 @@ class AttentionUNet(UNet):
         return self.head(x)
 
 
-def _conv1x1(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels))
-
-
 def _upsample(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Upsample(scale_factor=2),  # nearest
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
+        *conv_norm(in_channels, out_channels, 3),
         nn.ReLU(),
     )
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egeunet.models.layers import check_input, resize
+from egeunet.models.layers import check_input, conv_norm, resize
 from egeunet.models.registry import register
 
 WIDTHS = (5, 10, 15, 25, 35, 60)
@@ -71,11 +71,7 @@ class LightSkipGate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gate = nn.Sequential(
-            nn.Conv2d(2 * channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.Sigmoid(),
-        )
+        self.gate = nn.Sequential(*conv_norm(2 * channels, channels, bias=False), nn.Sigmoid())
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map the decoder and the encoder feature, both (B, C, H, W), to their sum."""
@@ -95,8 +91,7 @@ class AULUNet(nn.Module):
         self.in_channels = in_channels
         levels = list(itertools.pairwise(WIDTHS))
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(WIDTHS[0]),
+            *conv_norm(in_channels, WIDTHS[0], 3, bias=False),
             nn.ReLU(),
             AdaptiveKernelFusion(WIDTHS[0]),
         )
@@ -127,9 +122,7 @@ class AULUNet(nn.Module):
 
 
 def _project(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
-    )
+    return nn.Sequential(*conv_norm(in_channels, out_channels, bias=False), nn.ReLU())
 
 
 register("aulunet", AULUNet, paper="Rahman et al., AULUNet, BMVC 2025", licence="no licence")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egeunet.models.layers import check_input
+from egeunet.models.layers import check_input, conv_norm, upsample
 from egeunet.models.registry import register
 
 WIDTHS = (8, 16, 32, 64, 128)
@@ -101,15 +101,12 @@ class CMUNeXtS(nn.Module):
             skips.append(x)
         x = skips.pop()  # (B, 128, H/16, W/16)
         for up, fuse in zip(self.ups, self.fusions, strict=True):
-            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = fuse(skips.pop(), up(x))
+            x = fuse(skips.pop(), up(upsample(x)))
         return self.head(x)
 
 
 def _conv3x3(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()
-    )
+    return nn.Sequential(*conv_norm(in_channels, out_channels, 3), nn.ReLU())
 
 
 def _bottleneck(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:

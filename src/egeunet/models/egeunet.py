@@ -33,6 +33,7 @@ from egeunet.models.layers import (
     gelu,
     init_fan_out,
     resize,
+    separable,
 )
 from egeunet.models.registry import StateDict, register
 
@@ -289,10 +290,7 @@ def _refine(conv: type[nn.Conv1d | nn.Conv2d], channels: int) -> nn.Sequential:
 def _mix(in_channels: int, out_channels: int) -> nn.Sequential:
     """The end of a GHPA block: LayerNorm → depthwise 3×3 → GELU → 1×1."""
     return nn.Sequential(
-        ChannelLayerNorm(in_channels),
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
-        GELU(),
-        nn.Conv2d(in_channels, out_channels, 1),
+        ChannelLayerNorm(in_channels), *separable(in_channels, out_channels, GELU())
     )
 
 

@@ -45,6 +45,34 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
+def conv_norm(
+    in_channels: int, out_channels: int, kernel: int = 1, *, groups: int = 1, bias: bool = True
+) -> nn.Sequential:
+    """Return a convolution that keeps H and W (odd kernel), followed by batch normalization."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=bias),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def separable(
+    in_channels: int, out_channels: int, *between: nn.Module, kernel: int = 3, bias: bool = True
+) -> nn.Sequential:
+    """Return a depthwise convolution (odd kernel), the layers `between`, and a 1×1 convolution."""
+    return nn.Sequential(
+        nn.Conv2d(
+            in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels, bias=bias
+        ),
+        *between,
+        nn.Conv2d(in_channels, out_channels, 1, bias=bias),
+    )
+
+
+def upsample(x: Tensor, factor: int = 2) -> Tensor:
+    """Upsample (B, C, H, W) bilinearly by a factor, without aligned corners."""
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
 def gelu(x: Tensor) -> Tensor:
     """Return x Φ(x) (Hendrycks & Gimpel 2016), Φ being the normal distribution function."""
     return kernels.gelu(x) if kernels.usable(x) else F.gelu(x)

@@ -28,6 +28,7 @@ from egeunet.models.layers import (
     gelu,
     init_fan_out,
     resize,
+    separable,
 )
 from egeunet.models.registry import register
 
@@ -52,9 +53,9 @@ class GroupShuffle(nn.Module):
         group = in_channels // GROUPS
         self.norm = ChannelLayerNorm(in_channels)
         self.tensors = nn.ParameterList(torch.ones(1, group, 8, 8) for _ in range(GROUPS))
-        self.refine = nn.ModuleList(_separable(group, group) for _ in range(GROUPS))
+        self.refine = nn.ModuleList(separable(group, group, GELU()) for _ in range(GROUPS))
         self.mix = nn.Sequential(
-            ChannelLayerNorm(in_channels), *_separable(in_channels, out_channels)
+            ChannelLayerNorm(in_channels), *separable(in_channels, out_channels, GELU())
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,15 +156,6 @@ class LBUNet(nn.Module):
         if self.training and self.deep_supervision:
             return logits, tuple(resize(stage, size) for stage in stages)
         return logits
-
-
-def _separable(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Depthwise 3×3 → GELU → 1×1."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels),
-        GELU(),
-        nn.Conv2d(in_channels, out_channels, 1),
-    )
 
 
 def _down(channels: int) -> Sequence[nn.Module]:

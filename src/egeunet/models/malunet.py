@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.models.layers import check_input, conv3x3, init_fan_out, resize
+from egeunet.models.layers import check_input, conv3x3, init_fan_out, resize, separable
 from egeunet.models.registry import StateDict, register
 
 GROUPS = 4
@@ -211,11 +211,7 @@ class MALUNet(nn.Module):
 
 def _separable(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
     """Depthwise convolution → GroupNorm → 1×1 convolution."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels),
-        nn.GroupNorm(GROUPS, in_channels),
-        nn.Conv2d(in_channels, out_channels, 1),
-    )
+    return separable(in_channels, out_channels, nn.GroupNorm(GROUPS, in_channels), kernel=kernel)
 
 
 def _convert_official(published: StateDict) -> dict[str, Tensor]:

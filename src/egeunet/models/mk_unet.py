@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egeunet.errors import UsageError
-from egeunet.models.layers import check_input
+from egeunet.models.layers import check_input, conv_norm, upsample
 from egeunet.models.registry import register
 
 KERNELS = (1, 3, 5)
@@ -39,12 +39,13 @@ class MultiKernelBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         wide = in_channels * EXPANSION
-        self.widen = nn.Sequential(_conv(in_channels, wide), nn.ReLU6())
+        self.widen = nn.Sequential(conv_norm(in_channels, wide, bias=False), nn.ReLU6())
         self.depthwise = nn.ModuleList(
-            nn.Sequential(_conv(wide, wide, kernel, groups=wide), nn.ReLU6()) for kernel in KERNELS
+            nn.Sequential(conv_norm(wide, wide, kernel, groups=wide, bias=False), nn.ReLU6())
+            for kernel in KERNELS
         )
         self.shuffle_groups = math.gcd(wide, out_channels)
-        self.narrow = _conv(wide, out_channels)
+        self.narrow = conv_norm(wide, out_channels, bias=False)
         self.residual = (
             nn.Identity()
             if in_channels == out_channels
@@ -103,9 +104,9 @@ class GroupedAttentionGate(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.gate = _conv(channels, half, 3, groups=half, bias=True)
-        self.skip = _conv(channels, half, 3, groups=half, bias=True)
-        self.weigh = nn.Sequential(nn.ReLU(), _conv(half, 1, bias=True), nn.Sigmoid())
+        self.gate = conv_norm(channels, half, 3, groups=half)
+        self.skip = conv_norm(channels, half, 3, groups=half)
+        self.weigh = nn.Sequential(nn.ReLU(), conv_norm(half, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map the decoder feature x and the skip, both (B, C, H, W), to the weighted skip."""
@@ -169,27 +170,13 @@ class MKUNet(nn.Module):
         stages: list[Tensor] = []
         for level, decode in enumerate(self.decoder):
             x = self.spatial_attention(self.channel_attention[level](x))
-            x = F.relu(_upsample(decode(x), 2))
+            x = F.relu(upsample(decode(x)))
             if self.training and self.mask_heads and 1 <= level <= 3:
-                stages.append(_upsample(self.mask_heads[level - 1](x), 2 ** (4 - level)))
+                stages.append(upsample(self.mask_heads[level - 1](x), 2 ** (4 - level)))
             if skips:
                 x = x + self.gates[level](x, skips.pop())
         logits = self.head(x)
         return (logits, tuple(stages)) if stages else logits
-
-
-def _conv(
-    in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1, bias: bool = False
-) -> nn.Sequential:
-    """Convolution that keeps the size → batch normalisation."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=bias),
-        nn.BatchNorm2d(out_channels),
-    )
-
-
-def _upsample(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def _init(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from egeunet.models.backbones import Normalize, timm_model
-from egeunet.models.layers import check_input, resize
+from egeunet.models.layers import check_input, conv_norm, resize
 from egeunet.models.registry import register
 
 MULTIPLE = 32
@@ -48,8 +48,7 @@ class SANet(nn.Module):
         )
         self.normalize = Normalize(self.backbone, in_channels)
         self.reduce = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, WIDTH, 1), nn.BatchNorm2d(WIDTH), nn.ReLU())
-            for width in BACKBONE_WIDTHS
+            nn.Sequential(*conv_norm(width, WIDTH), nn.ReLU()) for width in BACKBONE_WIDTHS
         )
         self.head = nn.Conv2d(3 * WIDTH, num_classes, 1)
         for module in (*self.reduce.modules(), self.head):

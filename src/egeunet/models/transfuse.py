@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from egeunet.errors import UsageError
 from egeunet.models.backbones import Normalize, timm_model
-from egeunet.models.layers import check_input, resize
+from egeunet.models.layers import check_input, conv_norm, resize
 from egeunet.models.registry import register
 
 MULTIPLE = 16
@@ -80,18 +80,16 @@ class BiFusion(nn.Module):
 
     def __init__(self, cnn: int, transformer: int, reduction: int) -> None:
         super().__init__()
-        self.spatial = nn.Sequential(
-            nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1), nn.Sigmoid()
-        )
+        self.spatial = nn.Sequential(*conv_norm(2, 1, 7, bias=False), nn.Sigmoid())
         self.channel = nn.Sequential(
             nn.Conv2d(transformer, transformer // reduction, 1),
             nn.ReLU(),
             nn.Conv2d(transformer // reduction, transformer, 1),
             nn.Sigmoid(),
         )
-        self.project_cnn = _conv_norm(cnn, cnn, 1)
-        self.project_transformer = _conv_norm(transformer, cnn, 1)
-        self.product = nn.Sequential(_conv_norm(cnn, cnn, 3), nn.ReLU())
+        self.project_cnn = conv_norm(cnn, cnn, 1)
+        self.project_transformer = conv_norm(transformer, cnn, 1)
+        self.product = nn.Sequential(conv_norm(cnn, cnn, 3), nn.ReLU())
         joined = cnn + transformer + cnn
         self.mix = nn.Sequential(
             _norm_conv(joined, cnn // 2, 1),
@@ -124,9 +122,9 @@ class Up(nn.Module):
         super().__init__()
         self.gate = AttentionGate(deep, skip, channels) if skip else None
         self.convs = nn.Sequential(
-            _conv_norm(deep + skip, channels, 3), nn.ReLU(), _conv_norm(channels, channels, 3)
+            conv_norm(deep + skip, channels, 3), nn.ReLU(), conv_norm(channels, channels, 3)
         )
-        self.shortcut = _conv_norm(deep + skip, channels, 1)
+        self.shortcut = conv_norm(deep + skip, channels, 1)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Map (B, C_deep, H, W), skip (B, C_skip, 2H, 2W) to (B, C, 2H, 2W)."""
@@ -141,9 +139,9 @@ class AttentionGate(nn.Module):
 
     def __init__(self, deep: int, skip: int, channels: int) -> None:
         super().__init__()
-        self.deep = _conv_norm(deep, channels, 1)
-        self.skip = _conv_norm(skip, channels, 1)
-        self.weight = nn.Sequential(nn.ReLU(), _conv_norm(channels, 1, 1), nn.Sigmoid())
+        self.deep = conv_norm(deep, channels, 1)
+        self.skip = conv_norm(skip, channels, 1)
+        self.weight = nn.Sequential(nn.ReLU(), conv_norm(channels, 1, 1), nn.Sigmoid())
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         """Map (B, C_deep, H, W) and (B, C_skip, H, W) to the shape of the skip."""
@@ -183,7 +181,7 @@ class TransFuse(nn.Module):
         self.up = nn.ModuleList([Up(deep, middle, skip=middle), Up(middle, shallow, skip=shallow)])
         self.head = _head(shallow, num_classes)
         self.fusion_head = nn.Sequential(
-            _conv_norm(deep, shallow, 1), nn.ReLU(), _head(shallow, num_classes)
+            conv_norm(deep, shallow, 1), nn.ReLU(), _head(shallow, num_classes)
         )
         self.transformer_head = _head(shallow, num_classes)
         self.apply(_init)
@@ -227,13 +225,6 @@ class TransFuse(nn.Module):
         return (logits, (fusion, transformer)) if self.training else logits
 
 
-def _conv_norm(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2),
-        nn.BatchNorm2d(out_channels),
-    )
-
-
 def _norm_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
         nn.BatchNorm2d(in_channels),
@@ -244,7 +235,7 @@ def _norm_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Sequentia
 
 def _head(channels: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(
-        _conv_norm(channels, channels, 3),
+        conv_norm(channels, channels, 3),
         nn.ReLU(),
         nn.Conv2d(channels, num_classes, 3, padding=1),
     )

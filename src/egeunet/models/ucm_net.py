@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egeunet.models.layers import ChannelLayerNorm, check_input, init_fan_out, resize
+from egeunet.models.layers import ChannelLayerNorm, check_input, init_fan_out, resize, upsample
 from egeunet.models.registry import register
 
 WIDTHS = (8, 16, 24, 32, 48, 64)
@@ -136,22 +136,18 @@ class UCMNet(nn.Module):
         stages: list[Tensor] = []
         for level, decode in enumerate(self.decoder):
             skip = skips.pop()
-            x = F.relu(_upsample(self.narrow[level](x), skip)) + skip
+            # Twice the size of x, but for odd sizes.
+            x = F.interpolate(self.narrow[level](x), size=skip.shape[-2:], mode="bilinear")
+            x = F.relu(x) + skip
             if self.training and self.mask_heads:
                 stages.append(resize(self.mask_heads[level](x), size))
             x = decode(x)
-        x = F.interpolate(self.last(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        logits = self.head(F.relu(x))
+        logits = self.head(F.relu(upsample(self.last(x))))
         return (logits, tuple(stages)) if stages else logits
 
 
 def _block(channels: int) -> nn.Sequential:
     return nn.Sequential(UCMBlock(channels), ChannelLayerNorm(channels, eps=EPS))
-
-
-def _upsample(x: Tensor, like: Tensor) -> Tensor:
-    """Resize to the size of `like`: twice that of x, but for odd sizes."""
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 register(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egeunet.errors import UsageError
-from egeunet.models.layers import check_input
+from egeunet.models.layers import check_input, conv_norm
 from egeunet.models.registry import register
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -28,11 +28,9 @@ class DoubleConv(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1),
-            nn.BatchNorm2d(out_channels),
+            *conv_norm(in_channels, out_channels, 3),
             nn.ReLU(),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
-            nn.BatchNorm2d(out_channels),
+            *conv_norm(out_channels, out_channels, 3),
             nn.ReLU(),
         )
 

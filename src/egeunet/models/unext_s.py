@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egeunet.errors import UsageError
-from egeunet.models.layers import ChannelLayerNorm, check_input, init_fan_out
+from egeunet.models.layers import ChannelLayerNorm, check_input, conv_norm, init_fan_out, upsample
 from egeunet.models.registry import StateDict, register
 
 MULTIPLE = 32
@@ -73,10 +73,10 @@ class UNeXtS(nn.Module):
             raise UsageError(f"UNeXt takes five widths, each at least 1, got {list(widths)}.")
         self.in_channels = in_channels
         stages = list(itertools.pairwise((in_channels, *widths)))
-        self.convs = nn.ModuleList(_conv(*pair) for pair in stages[:3])
+        self.convs = nn.ModuleList(conv_norm(*pair, 3) for pair in stages[:3])
         self.tokens = nn.ModuleList(_embed(*pair) for pair in stages[3:])
         # From here on index 0 is the deepest level, in the order of the decoder.
-        self.decoder = nn.ModuleList(_conv(deep, shallow) for shallow, deep in stages[:0:-1])
+        self.decoder = nn.ModuleList(conv_norm(deep, shallow, 3) for shallow, deep in stages[:0:-1])
         self.decoder_tokens = nn.ModuleList(_mlp(width) for width in (widths[3], widths[2]))
         self.last = nn.Conv2d(widths[0], widths[0], 3, padding=1)
         self.head = nn.Conv2d(widths[0], num_classes, 1)
@@ -93,10 +93,10 @@ class UNeXtS(nn.Module):
             skips.append(x)
         x = skips.pop()  # (B, C5, H/32, W/32)
         for level, decode in enumerate(self.decoder):
-            x = F.relu(_double(decode(x))) + skips.pop()
+            x = F.relu(upsample(decode(x))) + skips.pop()
             if level < len(self.decoder_tokens):
                 x = self.decoder_tokens[level](x)
-        return self.head(F.relu(_double(self.last(x))))
+        return self.head(F.relu(upsample(self.last(x))))
 
 
 def shift(x: Tensor, dim: int) -> Tensor:
@@ -106,16 +106,6 @@ def shift(x: Tensor, dim: int) -> Tensor:
     groups = F.pad(x, pad).chunk(2 * REACH + 1, dim=1)
     # Group i is shifted by i - 2.
     return torch.cat([g.narrow(dim, 2 * REACH - i, length) for i, g in enumerate(groups)], dim=1)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def _conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels)
-    )
 
 
 def _mlp(channels: int) -> nn.Sequential:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from egeunet.models.layers import check_input, resize
+from egeunet.models.layers import check_input, resize, separable
 from egeunet.models.registry import register
 
 MULTIPLE = 16
@@ -88,9 +88,9 @@ class BidirectionalAttention(nn.Module):
         self.heads = heads
         self.norm = nn.BatchNorm2d(channels)
         self.map_norm = nn.BatchNorm2d(channels)
-        self.project = _separable(channels, 2 * channels)
+        self.project = separable(channels, 2 * channels, bias=False)
         self.map_project = nn.Conv2d(channels, 2 * channels, 1, bias=False)
-        self.out = _separable(channels, channels)
+        self.out = separable(channels, channels, bias=False)
         self.map_out = nn.Conv2d(channels, channels, 1, bias=False)
         self.feed_forward = InvertedBottleneck(channels)
 
@@ -239,7 +239,7 @@ class _PatchMerging(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(4 * in_channels)
-        self.reduce = _separable(4 * in_channels, out_channels)
+        self.reduce = separable(4 * in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduce(self.norm(F.pixel_unshuffle(x, 2)))
@@ -286,13 +286,6 @@ def _conv(in_channels: int, out_channels: int, groups: int = 1) -> nn.Sequential
         nn.BatchNorm2d(in_channels),
         nn.GELU(),
         nn.Conv2d(in_channels, out_channels, 3, padding=1, groups=groups, bias=False),
-    )
-
-
-def _separable(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
     )
 
 
