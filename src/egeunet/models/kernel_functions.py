@@ -19,39 +19,19 @@ from egeunet.engine.library import Long, call, load_kernels
 GROUPS = 4
 
 
-class NormPool(Function):
-    """Group normalization, then 2×2 max-pooling."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        x = _packed(x)
-        B, C, H, W = x.shape
-        out, mean, rstd = _empty(B, C, H // 2, W // 2), _empty(B, GROUPS), _empty(B, GROUPS)
-        _call("norm_pool", x, weight, bias, eps, out, mean, rstd, B, H, W, C)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
-        B, C, H, W = x.shape
-        dx, dw, db = _empty(B, C, H, W), _empty(B, C), _empty(B, C)
-        _call("norm_pool_back", x, weight, _packed(grad), mean, rstd, dx, dw, db, B, H, W, C)
-        return dx, dw.sum(0), db.sum(0), None
-
-
-class NormResize(Function):
-    """Group normalization, then bilinear resizing."""
+class GroupNormThen(Function):
+    """Group normalization, then 2×2 max-pooling ("norm_pool") or resizing ("norm_resize")."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, H: int, W: int
+        ctx: Any, name: str, x: Tensor, weight: Tensor, bias: Tensor, eps: float, H: int, W: int
     ) -> Tensor:
         x = _packed(x)
         B, C, h, w = x.shape
+        ctx.name = name
+        ctx.sizes = (B, h, w, C) if name == "norm_pool" else (B, h, w, H, W, C)
         out, mean, rstd = _empty(B, C, H, W), _empty(B, GROUPS), _empty(B, GROUPS)
-        _call("norm_resize", x, weight, bias, eps, out, mean, rstd, B, h, w, H, W, C)
+        _call(name, x, weight, bias, eps, out, mean, rstd, *ctx.sizes)
         ctx.save_for_backward(x, weight, mean, rstd)
         return out
 
@@ -60,10 +40,10 @@ class NormResize(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
         B, C, h, w = x.shape
-        sizes = (B, h, w, *grad.shape[-2:], C)
         dx, dw, db = _empty(B, C, h, w), _empty(B, C), _empty(B, C)
-        _call("norm_resize_back", x, weight, _packed(grad), mean, rstd, dx, dw, db, *sizes)
-        return dx, dw.sum(0), db.sum(0), None, None, None
+        back = f"{ctx.name}_back"
+        _call(back, x, weight, _packed(grad), mean, rstd, dx, dw, db, *ctx.sizes)
+        return None, dx, dw.sum(0), db.sum(0), None, None, None
 
 
 class Resize(Function):

@@ -1,6 +1,6 @@
 """Compiled CPU kernels for EGE-UNet's layers and loss, and the checks that decide when they run.
 
-Torch's kernels are made for wide channels; this network has 8 to 64, and its four channel groups at
+Torch's kernels suit wide layers; this network has 8 to 64 channels, and its four channel groups at
 128×128 have 5. `egeunet/engine/kernels.c` computes the same in planes that stay in the cache.
 Callers ask `usable`, `usable_channel_norm`, `usable_norm` or `usable_bridge` first and
 compute the plain formulas of `layers.py` and `egeunet.py` where the answer is no.
@@ -22,9 +22,8 @@ from egeunet.models.kernel_functions import (
     Bridge,
     ChannelNorm,
     Gelu,
+    GroupNormThen,
     MaskSums,
-    NormPool,
-    NormResize,
     Resize,
 )
 
@@ -152,12 +151,13 @@ def _untouched(layer: nn.Module) -> bool:
 
 def norm_pool(x: Tensor, norm: Any) -> Tensor:
     """Group normalization, then 2×2 max-pooling: (B, C, H, W) → (B, C, H/2, W/2)."""
-    return NormPool.apply(x, *_affine(norm))
+    height, width = x.shape[-2:]
+    return GroupNormThen.apply("norm_pool", x, *_affine(norm), height // 2, width // 2)
 
 
 def norm_resize(x: Tensor, norm: Any, size: Sequence[int]) -> Tensor:
     """Group normalization, then bilinear resizing: (B, C, h, w) → (B, C, *size)."""
-    return NormResize.apply(x, *_affine(norm), *size)
+    return GroupNormThen.apply("norm_resize", x, *_affine(norm), *size)
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
