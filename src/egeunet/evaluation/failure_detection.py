@@ -63,8 +63,8 @@ def score_estimates(expected: Values, dice: Values, jaccard: Values) -> dict[str
         over all coverages, beside that of a perfect and of a random order. `calibration_error` is
         the mean over ten bins of equal size. `risk_at_90` is the failure rate of the 90 % of masks
         with the best estimates, and `relative_risk_at_90` that over `failure_rate`. `review`
-        gives of the masks below the review threshold their `share`, how many of them `failed`, and
-        which share of the failures was `found`.
+        describes the masks below the review threshold: their `share`, the fraction of them that
+        `failed`, and the fraction of all failures that they are (`found`).
     """
     failed, marked = jaccard < FAILURE, expected < REVIEW
 

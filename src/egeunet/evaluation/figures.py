@@ -1,6 +1,6 @@
 """Figures: outlines of truth and prediction, and training curves.
 
-Figures are made without pyplot, so they work in any thread and without a display. The truth is
+Figures are drawn without pyplot, so they work in any thread and without a display. The truth is
 green and the prediction magenta, which remain distinct with colour blindness.
 """
 

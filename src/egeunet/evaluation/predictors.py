@@ -22,9 +22,9 @@ Predictor = Callable[[NDArray[np.uint8]], Tensor]
 
 
 class Segmented(NamedTuple):
-    """A batch of samples and what a model makes of it.
+    """A segmented batch of samples.
 
-    Args:
+    Attributes:
         masks: True class indices, uint8 (B, H, W).
         predictions: Predicted class indices, uint8 (B, H, W).
         counts: Pixel counts, (B, K).

@@ -51,16 +51,11 @@ def assess(
     """
 
     def run(some: Arrays) -> pd.DataFrame:
-        found = [
-            pd.DataFrame(
-                {
-                    "jaccard": mean_foreground(scores(batch.counts)["iou"]).numpy(),
-                    "dice": mean_foreground(scores(batch.counts)["dice"]).numpy(),
-                    "quality": batch.estimates or None,
-                }
-            )
-            for batch in segment(some)
-        ]
+        found = []
+        for batch in segment(some):
+            score = {k: mean_foreground(v).numpy() for k, v in scores(batch.counts).items()}
+            columns = {"jaccard": score["iou"], "dice": score["dice"]}
+            found.append(pd.DataFrame({**columns, "quality": batch.estimates or None}))
         return pd.concat(found, ignore_index=True)
 
     plain = run(arrays)

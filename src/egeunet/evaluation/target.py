@@ -157,10 +157,10 @@ def choose_samples(
     run = target.run
     if run is None and data is None:
         raise UsageError(
-            "An exported file does not name its data: give a dataset or folder as data."
+            "An exported file does not name its data: pass a dataset or folder as data."
         )
     if data is None and protocol == "external":
-        raise UsageError("The protocol external needs other data than the run's: give data.")
+        raise UsageError("The protocol external needs other data than the run's: pass data.")
     dataset = None if data is None else open_data(data)
     if protocol is None:
         at_home = run is not None or dataset is None or dataset.name == target.dataset

@@ -83,17 +83,17 @@ class _Lifetimes(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.step += 1
         for tensor in tree_leaves((args, kwargs)):
-            self._touch(tensor, made=False)  # new here: a weight or the image
+            self._touch(tensor, created=False)  # new here: a weight or the image
         for tensor in tree_leaves(out):
-            self._touch(tensor, made=True)
+            self._touch(tensor, created=True)
         return out
 
-    def _touch(self, tensor: object, *, made: bool) -> None:
+    def _touch(self, tensor: object, *, created: bool) -> None:
         if not isinstance(tensor, Tensor):
             return
         storage = tensor.untyped_storage()
         if storage not in self._of:
-            life = _Life(storage.nbytes() if made else 0, self.step, self.step)
+            life = _Life(storage.nbytes() if created else 0, self.step, self.step)
             self._of[storage] = life
             self.lives.append(life)
         self._of[storage].last = self.step

@@ -202,17 +202,17 @@ class EGEUNet(nn.Module):
         self.in_channels = in_channels
         self.deep_supervision = deep_supervision and mask
         levels = list(itertools.pairwise(widths))  # (C, C of the next deeper level)
-        makers = [conv3x3, conv3x3, block, block, block]
+        blocks = [conv3x3, conv3x3, block, block, block]
         self.encoder = nn.ModuleList([_EncoderStage(conv3x3(in_channels, widths[0]), widths[0])])
         self.encoder.extend(
-            _EncoderStage(make(shallow, deep), deep)
-            for make, (shallow, deep) in zip(makers[:-1], levels[:-1], strict=True)
+            _EncoderStage(build(shallow, deep), deep)
+            for build, (shallow, deep) in zip(blocks[:-1], levels[:-1], strict=True)
         )
         self.bottleneck = block(*levels[-1])
         # From here on index 0 is the deepest level, in the order of the decoder.
         self.decoder = nn.ModuleList(
-            _DecoderStage(make(deep, shallow), shallow)
-            for make, (shallow, deep) in zip(makers[::-1], levels[::-1], strict=True)
+            _DecoderStage(build(deep, shallow), shallow)
+            for build, (shallow, deep) in zip(blocks[::-1], levels[::-1], strict=True)
         )
         self.bridges = nn.ModuleList(
             bridge(deep, shallow) for shallow, deep in levels[::-1] if bridge

@@ -112,10 +112,10 @@ class LBUNet(nn.Module):
         )
         self.bottleneck = GroupShuffle(*levels[-1])
         # From here on index 0 is the deepest level, in the order of the decoder.
-        makers = [GroupShuffle, GroupShuffle, GroupShuffle, conv3x3, conv3x3]
+        blocks = [GroupShuffle, GroupShuffle, GroupShuffle, conv3x3, conv3x3]
         self.decoder = nn.ModuleList(
-            nn.Sequential(make(deep, shallow), nn.GroupNorm(GROUPS, shallow))
-            for make, (shallow, deep) in zip(makers, levels[::-1], strict=True)
+            nn.Sequential(build(deep, shallow), nn.GroupNorm(GROUPS, shallow))
+            for build, (shallow, deep) in zip(blocks, levels[::-1], strict=True)
         )
         self.mask_heads = nn.ModuleList(
             nn.Conv2d(shallow, num_classes, 1) for shallow, _ in levels[::-1]

@@ -150,8 +150,8 @@ class MALUNet(nn.Module):
         in_channels: Channels of the image, in 0…255, min-max scaled per image.
         num_classes: See `create_model`.
         widths: Channels of the six stages, each divisible by 4.
-        down: Makes the block of a deep encoder stage from (C_in, C_out).
-        up: Makes the block of a deep decoder stage from (C_in, C_out).
+        down: Constructor of the block of a deep encoder stage, from (C_in, C_out).
+        up: Constructor of the block of a deep decoder stage, from (C_in, C_out).
     """
 
     def __init__(
@@ -170,19 +170,19 @@ class MALUNet(nn.Module):
             )
         self.in_channels = in_channels
         stages = list(itertools.pairwise((in_channels, *widths)))
-        makers = [conv3x3, conv3x3, conv3x3, down, down]
+        blocks = [conv3x3, conv3x3, conv3x3, down, down]
         self.encoder = nn.ModuleList(
-            nn.Sequential(make(*pair), nn.GroupNorm(GROUPS, pair[1]))
-            for make, pair in zip(makers, stages[:-1], strict=True)
+            nn.Sequential(build(*pair), nn.GroupNorm(GROUPS, pair[1]))
+            for build, pair in zip(blocks, stages[:-1], strict=True)
         )
         self.bottleneck = down(*stages[-1])
         self.spatial = SpatialAttention()
         self.channel = ChannelAttention(widths[:-1])
         # From here on index 0 is the deepest level, in the order of the decoder.
-        makers = [up, up, up, conv3x3, conv3x3]
+        blocks = [up, up, up, conv3x3, conv3x3]
         self.decoder = nn.ModuleList(
-            nn.Sequential(make(deep, shallow), nn.GroupNorm(GROUPS, shallow))
-            for make, (shallow, deep) in zip(makers, stages[:0:-1], strict=True)
+            nn.Sequential(build(deep, shallow), nn.GroupNorm(GROUPS, shallow))
+            for build, (shallow, deep) in zip(blocks, stages[:0:-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], num_classes, 1)
         self.apply(init_fan_out)

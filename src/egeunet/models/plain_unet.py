@@ -7,7 +7,7 @@
   the EGE-UNet paper: it is a teacher that a CPU can train.
 
 The EGE-UNet paper prints the cost of its two mobile comparators but not their decoder. This one,
-made of EGE-UNet's own plain parts, is inferred; it gives both costs exactly.
+built from EGE-UNet's plain parts, is inferred; it has exactly both costs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egeunet.models.backbones import Normalize, timm_model
-from egeunet.models.layers import check_input, init_fan_out, resize
+from egeunet.models.layers import check_input, conv3x3, init_fan_out, resize
 from egeunet.models.registry import register
 
 GROUPS = 4
@@ -60,7 +60,7 @@ class PlainUNet(nn.Module):
         self.normalize = Normalize(self.backbone, in_channels)
         widths = self.backbone.feature_info.channels()
         self.decoder = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(deep, shallow, 3, padding=1), nn.GroupNorm(GROUPS, shallow))
+            nn.Sequential(conv3x3(deep, shallow), nn.GroupNorm(GROUPS, shallow))
             for deep, shallow in itertools.pairwise(widths[::-1])
         )
         self.head = nn.Conv2d(widths[0], num_classes, 1)

@@ -8,7 +8,7 @@ semantic map of 4×4 tokens; pixels attend to tokens and tokens to pixels throug
 products (bidirectional attention). A small transformer fuses the maps of three stages in place of
 plain skips.
 
-The sizes give the cost printed in Table 1 of EGE-UNet: the defaults of the public 2-D code of 2022
+The sizes reproduce the cost in Table 1 of EGE-UNet: the defaults of the public 2-D code of 2022
 with maps of 4×4 tokens and expansion 1. As there, the last two decoder stages compute a map that is
 never read; `UNREACHED` names those parameters, which every published count includes.
 """
