@@ -16,7 +16,7 @@ def make_arrays(masks, seed=0):
 
 
 def make_predictor(predictions, num_classes=1):
-    """A predictor that gives these class indices, one call after the other."""
+    """A predictor that returns these class indices in order, a batch per call."""
     queue = list(np.asarray(predictions))
 
     def predict(images):

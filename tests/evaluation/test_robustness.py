@@ -12,7 +12,7 @@ from egeunet.evaluation.robustness import assess, robustness_figure, tables
 
 
 def darkness(images):
-    """A network that calls what is dark lesion."""
+    """A network that segments dark pixels as lesion."""
     grey = torch.from_numpy(np.array(images)).float().mean(dim=3)
     return (0.2 * (120 - grey))[:, None]
 
@@ -35,7 +35,7 @@ def found(discs):
     return assess(segment, discs, kinds=("blur", "light"))
 
 
-def test_what_is_perfect_without_corruption_is_worse_with_it(found):
+def test_corruptions_lower_a_perfect_score(found):
     assert found["clean"]["jaccard"] == 1
     assert set(found["corrupted"]) == {"blur", "light"}
     for scores in found["corrupted"].values():
@@ -54,7 +54,7 @@ def test_groups_cover_every_image_once(found):
     assert shares == sorted(shares, key=lambda name: float(name.split()[1].rstrip("%")))
 
 
-def test_it_is_told_as_tables_and_a_figure_also_after_json(found):
+def test_tables_and_figure_are_the_same_after_json(found):
     again = json.loads(json.dumps(found, allow_nan=False))
     assert tables(again) == tables(found)
     for _, columns, rows in tables(found):

@@ -10,7 +10,7 @@ PLANE = 8 * 8 * 4  # bytes of one channel of 8×8 float32
 
 
 class Skip(nn.Module):
-    """Three channels to four, held while four more are made of them, then both together."""
+    """Three channels to four, held while four more are computed from them, then both together."""
 
     def __init__(self):
         super().__init__()

@@ -107,7 +107,7 @@ def test_adamw_moves_the_pair_as_it_would_move_one_tensor():
 
 
 def test_whatever_the_two_tensors_hold_one_matrix_computes():
-    """Even an optimiser that treats them differently cannot make keys and values two matrices."""
+    """Even an optimizer that treats them differently cannot untie keys and values."""
     block = ExternalAttention(8).eval()
     x = torch.randn(1, 8, 4, 4)
     torch.nn.init.normal_(block.key)

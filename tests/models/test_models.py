@@ -55,7 +55,7 @@ def settle(model, images):
 
 
 def run_onnx(program, x, *, optimize):
-    """Run what torch.onnx makes of an exported program."""
+    """Run the ONNX model of an exported program."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     graph = torch.onnx.export(program, input_names=["image"], optimize=optimize, verbose=False)
     options = onnxruntime.SessionOptions()
@@ -69,7 +69,7 @@ def run_onnx(program, x, *, optimize):
 
 
 def assert_near(given, expected):
-    """Untrained norms in eval mode can make logits of any size, so their spread is the unit."""
+    """Untrained norms in eval mode yield logits of any scale, so their spread is the unit."""
     spread = max(1.0, expected.std().item())
     torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-3 * spread)
 
