@@ -58,7 +58,7 @@ def model(published):
 
 
 # These weights amplify rounding: a relative change of the input by 1e-7 moves the published code's
-# own float32 output by 0.8e-4 … 2e-4. In float64, in which the tensors were computed, 1e-6 must hold.
+# own float32 output by 0.8e-4 … 2e-4. In float64, the tensors' own precision, 1e-6 must hold.
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 1e-6)])
 def test_every_published_output(model, published, dtype, tolerance):
     logits, stages = model.to(dtype)(published["input"].to(dtype))

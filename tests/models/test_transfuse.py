@@ -57,7 +57,7 @@ def test_the_transformer_output_ignores_the_convolutional_branch(native):
 
 
 def test_position_embeddings_follow_the_size():
-    """At their own size they are added as they are, otherwise resized; they differ between positions."""
+    """At their own size they are added unchanged, else resized; they differ by position."""
     branch = create_model("transfuse", tokens=(2, 4)).transformer.eval()
     seen = []
     branch.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
