@@ -36,11 +36,7 @@ class CMUNeXtBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.depthwise = nn.Sequential(
-            nn.Conv2d(in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels),
-            nn.GELU(),
-            nn.BatchNorm2d(in_channels),
-        )
+        self.depthwise = _conv_gelu(in_channels, in_channels, kernel, groups=in_channels)
         self.mix = _bottleneck(in_channels, EXPANSION * in_channels, in_channels)
         self.widen = _conv3x3(in_channels, out_channels)
 
@@ -59,9 +55,7 @@ class SkipFusion(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         both = 2 * channels
-        self.groups = nn.Sequential(
-            nn.Conv2d(both, both, 3, padding=1, groups=2), nn.GELU(), nn.BatchNorm2d(both)
-        )
+        self.groups = _conv_gelu(both, both, 3, groups=2)
         self.mix = _bottleneck(both, EXPANSION * channels, channels)
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:
@@ -109,16 +103,20 @@ def _conv3x3(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(*conv_norm(in_channels, out_channels, 3), nn.ReLU())
 
 
-def _bottleneck(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    """Two 1×1 convolutions, each followed by GELU and batch normalization."""
+def _conv_gelu(
+    in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """Convolution → GELU → batch normalization."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, hidden, 1),
-        nn.GELU(),
-        nn.BatchNorm2d(hidden),
-        nn.Conv2d(hidden, out_channels, 1),
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups),
         nn.GELU(),
         nn.BatchNorm2d(out_channels),
     )
+
+
+def _bottleneck(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
+    """Two 1×1 convolutions, each followed by GELU and batch normalization."""
+    return nn.Sequential(*_conv_gelu(in_channels, hidden), *_conv_gelu(hidden, out_channels))
 
 
 register(
