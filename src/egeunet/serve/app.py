@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import mimetypes
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
 
 from egeunet import __version__
 from egeunet.errors import UsageError
@@ -25,7 +27,6 @@ from egeunet.inference.segmenter import Segmenter
 from egeunet.serve.limits import Limits
 from egeunet.serve.middleware import Metrics, RequestMiddleware
 from egeunet.serve.schemas import FailedFile, Failure, Format, Segmentation, choose_format
-from egeunet.serve.static import serve_page
 from egeunet.serve.uploads import MULTIPART, read_uploads
 from egeunet.serve.workers import Workers
 
@@ -38,6 +39,14 @@ WITHOUT_PAGE = (
     "POST an image to /v1/segment; /docs describes the API. The web page is not part of this "
     "install: run `make web` in a checkout and install from there, or pass its folder as --page."
 )
+PAGE = Path(__file__).with_name("page")
+"""Where `make web` builds the page; a wheel built after it contains the page."""
+
+# The system's table of types may be incomplete or wrong.
+mimetypes.add_type("text/javascript", ".js")
+mimetypes.add_type("application/wasm", ".wasm")
+mimetypes.add_type("application/octet-stream", ".egeu")
+
 _bearer = HTTPBearer(auto_error=False)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FILE = {"type": "string", "format": "binary", "description": f"{FORMAT_NAMES}."}
@@ -186,8 +195,20 @@ def create_app(
         """Return counts and times in the text format of Prometheus."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    serve_page(app, page, f"{ABOUT}\n{WITHOUT_PAGE}\n")
+    _serve_page(app, page)
     return app
+
+
+def _serve_page(app: FastAPI, folder: Path | None) -> None:
+    """Serve the page, or at `/` a short text if it was not built."""
+    if ((folder or PAGE) / "index.html").is_file():
+        # Not mounted: a mount would also take what a route refuses for its method.
+        app.router.default = StaticFiles(directory=folder or PAGE, html=True)
+    elif folder:
+        raise UsageError(f"{folder} has no index.html: give the folder of the built page.")
+    else:
+        text = f"{ABOUT}\n{WITHOUT_PAGE}\n"
+        app.get("/", include_in_schema=False)(lambda: PlainTextResponse(text))
 
 
 def _authorization(tokens: Sequence[str]) -> Any:

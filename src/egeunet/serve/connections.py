@@ -24,14 +24,14 @@ class Connections:
         self.bytes = 0
         self.ordered: dict[BoundedConnection, None] = {}
 
-    def make_room(self) -> None:
+    def enforce_limits(self) -> None:
         """Close connections until the limits hold."""
         limits = self.limits
         while len(self.ordered) > limits.connections or self.bytes > limits.buffered_bytes:
-            victim = next((one for one in self.ordered if not one.working), None)
+            victim = next((waiting for waiting in self.ordered if not waiting.working), None)
             if victim is None:
                 return
-            log.warning("closed a connection to make room for others")
+            log.warning("closed a connection: too many are open, or they hold too many bytes")
             victim.abort()
 
 
@@ -60,17 +60,17 @@ class BoundedConnection(H11Protocol):
         super().connection_made(transport)
         self._shared.ordered[self] = None
         self._expect_within(self._shared.limits.head_seconds)
-        self._shared.make_room()
+        self._shared.enforce_limits()
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives."""
         if self in self._shared.ordered:
             self._hold(self._held + len(data))
             super().data_received(data)
-            self._shared.make_room()
+            self._shared.enforce_limits()
 
     def handle_events(self) -> None:
-        """Give each new request its time."""
+        """Restart the timer for each new request."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
@@ -88,7 +88,7 @@ class BoundedConnection(H11Protocol):
             self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """Give the client time to read the answer and to ask again."""
+        """Restart the timer for reading the response and the next request."""
         if self in self._shared.ordered:
             self._hold(self.transport.get_write_buffer_size())
             self._shared.ordered[self] = self._shared.ordered.pop(self)
