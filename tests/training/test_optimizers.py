@@ -98,6 +98,20 @@ def test_an_optimizer_continues_from_its_state(settings):
     )
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_the_first_beta_is_the_momentum_of_sgd(momentum):
+    """Nesterov's, with weight decay in the gradient."""
+    settings = OptimizerSettings(name="sgd", lr=0.1, betas=(momentum, 0.999), weight_decay=0.1)
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 4, 3)
+    copy = deepcopy(model)
+    oracle = torch.optim.SGD(
+        copy.parameters(), 0.1, momentum, weight_decay=0.1, nesterov=momentum > 0
+    )
+    found = train_steps(model, make_optimizer(settings, model, on_cuda=False), range(4))
+    torch.testing.assert_close(found, train_steps(copy, oracle, range(4)))
+
+
 def test_the_state_of_another_optimizer_is_refused():
     settings = OptimizerSettings(lr=0.01)
     model = torch.nn.Conv2d(3, 4, 3)

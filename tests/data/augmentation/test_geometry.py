@@ -221,6 +221,12 @@ def test_settings_out_of_range_are_refused(setting, largest, too_large):
             Augmentation(**{setting: value})
 
 
+def test_a_zoom_from_large_to_small_is_refused():
+    assert Augmentation(scale=(0.9, 0.9)).scale == (0.9, 0.9)
+    with pytest.raises(ValidationError, match="smallest zoom factor is greater"):
+        Augmentation(scale=(1.1, 0.9))
+
+
 def test_flips_and_rotation_happen_independently_as_often_as_asked():
     maps = draw(moving(0.3, 0.6, 0.2), np.ones(20_000, np.float32)).astype(float)
     turned = maps[:, 0, 1] != 0
