@@ -34,7 +34,7 @@ from egeunet.data.datasets import Sample, open_folder
 from egeunet.data.splits import split_dataset
 from egeunet.environment import count_cores, environment
 from egeunet.evaluation.results_store import append_result
-from egeunet.exporting.backends import engine_backend, onnx_backend
+from egeunet.exporting.backends import file_backend
 from egeunet.exporting.benchmark import benchmark
 from egeunet.exporting.formats import export_run
 from egeunet.files import sha256_file
@@ -69,7 +69,7 @@ def latency(
     """Seconds for one image of 256×256 with one thread, in turns."""
     torch.set_num_threads(1)
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, 256, 256)).astype(np.float32)
-    backends = [engine_backend(ENGINE, engine), onnx_backend("ours, ONNX", core)]
+    backends = [file_backend(ENGINE, engine), file_backend("ours, ONNX", core)]
     if official:
         backends += published_backends(official, core.parent, (256, 256))
     runners = {one.name: one.open(1) for one in backends}

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from egeunet.errors import UsageError
-from egeunet.exporting.backends import Backend, onnx_backend, torch_backend
+from egeunet.exporting.backends import Backend, file_backend, torch_backend
 
 
 def published_backends(checkout: Path, folder: Path, size: tuple[int, int]) -> list[Backend]:
@@ -46,7 +46,7 @@ def published_backends(checkout: Path, folder: Path, size: tuple[int, int]) -> l
         )
     return [
         Backend("published, torch eager", partial(torch_backend, model), scored=False),
-        onnx_backend("published, ONNX", path, scored=False),
+        file_backend("published, ONNX", path, scored=False),
     ]
 
 

@@ -57,13 +57,13 @@ def benchmark(
         print_json(report)
         return
     counts = list(report["rows"][0]["threads"])
-    columns = ["", "KB", "start-up s", "peak MB", "DSC %"]
+    columns = ["", "KB", "start-up s", "peak MB", "IoU", "DSC %"]
     for count in counts:
         columns += [f"p50 ms ({count}T)", f"p95 ms ({count}T)", f"images/s ({count}T)"]
     rows = []
     for row in report["rows"]:
         cells = [row["name"], _text(row["size_kb"], 0), _text(row["startup_s"], 2)]
-        cells += [_text(row["peak_mb"], 0), _text(row["dice"], 2)]
+        cells += [_text(row["peak_mb"], 0), _text(row["iou"], 4), _text(row["dice"], 2)]
         for count in counts:
             times = row["threads"][count]
             cells += [_text(times[key], 1) for key in ("p50_ms", "p95_ms", "images_per_s")]

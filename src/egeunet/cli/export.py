@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,8 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="engine, engine-fp16, onnx, onnx-dynamic or onnx-fp16; may be repeated.",
+            help="engine, engine-fp16, onnx, onnx-dynamic, onnx-fp16, openvino, "
+            "executorch, ncnn or coreml; may be repeated.",
         ),
     ] = None,
     out: Annotated[Path | None, output("Folder to write to; by default the run folder.")] = None,
@@ -37,28 +38,33 @@ def export(
     """
     import egeunet
     from egeunet.exporting.formats import DEFAULT, FORMATS
+    from egeunet.exporting.runtimes import file_size
 
     names = formats or DEFAULT
     if not overwrite:
         check_absent((out or run) / form.file for form in FORMATS if form.name in names)
     files = egeunet.export(run, out, formats=names)
+    rows: list[dict[str, Any]] = [
+        {"path": str(one.path), "bytes": file_size(one.path)}
+        | (one.parity.to_dict() if one.parity else {})
+        for one in files
+    ]
     if as_json:
-        rows = [
-            {"path": str(one.path), "bytes": one.path.stat().st_size, **one.parity.to_dict()}
-            for one in files
-        ]
         print_json(rows)
         return
+    compared = next((row for row in rows if "of" in row), None)
     print_table(
-        f"Compared with torch on {files[0].parity.images} images ({files[0].parity.of})",
+        f"Compared with torch on {compared['images']} images ({compared['of']})"
+        if compared
+        else "Not compared with torch",
         ["file", "KB", "largest difference", "mask IoU"],
         [
             [
-                one.path,
-                f"{one.path.stat().st_size / 1000:.0f}",
-                f"{one.parity.difference:.1e}",
-                f"{one.parity.iou:.4f}",
+                row["path"],
+                f"{row['bytes'] / 1000:.0f}",
+                f"{row['difference']:.1e}" if "of" in row else "not run",
+                f"{row['iou']:.4f}" if "of" in row else "not run",
             ]
-            for one in files
+            for row in rows
         ],
     )

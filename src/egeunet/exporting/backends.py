@@ -6,18 +6,13 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-
-from egeunet.engine.model import EngineModel
 from egeunet.errors import EgeunetError
+from egeunet.exporting.runtimes import Batch, open_network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +21,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-Batch = NDArray[np.float32]
 Runner = Callable[[Batch], Any]
 
 
@@ -38,45 +32,22 @@ class Backend:
         name: Name in the table.
         open: Function from a number of threads to a function of `image`, float32 (B, 3, H, W).
         file: File of the weights, or None.
-        probe: How a new process opens it, "torch", "onnx" or "engine" and a path; None to skip
-            that.
+        probe: What a new process opens, a run folder or an exported file; None to skip that.
+        iou: Mean IoU of its masks with those of torch, or None.
         scored: Whether to score it on the dataset.
     """
 
     name: str
     open: Callable[[int], Runner]
     file: Path | None = None
-    probe: tuple[str, Path] | None = None
+    probe: Path | None = None
+    iou: float | None = None
     scored: bool = True
 
 
-def onnx_backend(name: str, path: Path, scored: bool = True) -> Backend:
-    """Run an ONNX file from `image` to its first output, on the CPU."""
-
-    def open_session(threads: int) -> Runner:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Threads that wait for more work would take the cores from whoever is measured next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        return lambda images: session.run(None, {"image": images})[0]
-
-    return Backend(name, open_session, path, ("onnx", path), scored)
-
-
-def engine_backend(name: str, path: Path) -> Backend:
-    """Run an .egeu file in the engine: the images of a batch in as many threads as are given."""
-
-    def open_model(threads: int) -> Runner:
-        model = EngineModel(path.read_bytes(), str(path))
-        if threads == 1:
-            return model
-        pool = ThreadPoolExecutor(threads)
-        return lambda images: np.concatenate([*pool.map(model, np.split(images, len(images)))])
-
-    return Backend(name, open_model, path, ("engine", path))
+def file_backend(name: str, path: Path, iou: float | None = None, scored: bool = True) -> Backend:
+    """Run an exported file in its runtime, on the CPU."""
+    return Backend(name, partial(open_network, path), path, path, iou, scored)
 
 
 def run_backends(run: Run, folder: Path) -> list[Backend]:
@@ -91,7 +62,7 @@ def run_backends(run: Run, folder: Path) -> list[Backend]:
     from egeunet.training.run import weights_file
 
     file = weights_file(run.folder)
-    found = [Backend("torch eager", partial(torch_backend, run.model), file, ("torch", run.folder))]
+    found = [Backend("torch eager", partial(torch_backend, run.model), file, run.folder)]
     compiled = _compile(run.model, run.recipe.data.shape)
     if compiled is not None:
         found.append(Backend("torch compiled", partial(torch_backend, compiled), file))
@@ -100,15 +71,12 @@ def run_backends(run: Run, folder: Path) -> list[Backend]:
         if not form.file.startswith("model"):  # the others take another input
             continue
         try:
-            write_format(form, run, folder, reference)
+            exported = write_format(form, run, folder, reference)
         except EgeunetError as error:
             _LOG.warning(str(error))
             continue
-        kind = "float16" if form.name.endswith("fp16") else "float32"
-        if form.file.endswith(".egeu"):
-            found.append(engine_backend(f"engine {kind}", folder / form.file))
-        else:
-            found.append(onnx_backend(f"ONNX {kind}", folder / form.file))
+        if exported.parity:  # else its runtime is on other platforms only
+            found.append(file_backend(form.name, exported.path, exported.parity.iou))
     return found
 
 

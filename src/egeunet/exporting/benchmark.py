@@ -22,11 +22,11 @@ from egeunet.errors import MissingExtraError, UsageError, needs_extra
 from egeunet.exporting.backends import (
     Backend,
     Runner,
-    engine_backend,
+    file_backend,
     keep_threads,
-    onnx_backend,
     run_backends,
 )
+from egeunet.exporting.runtimes import file_size
 from egeunet.inference.preprocess import min_max_normalize
 from egeunet.inference.segmenter import Segmenter
 from egeunet.inference.weights import DEFAULT, find_shipped, find_weights, run_folder
@@ -41,28 +41,24 @@ _LOG = logging.getLogger(__name__)
 BATCH = 8  # of the throughput
 _PROBE = """
 import json, sys, time
-kind, path = sys.argv[1:]
+path = sys.argv[1]
 start = time.perf_counter()
+import os
 import numpy as np
 image = np.zeros((1, 3, {height}, {width}), np.float32)
-if kind == "torch":
+if os.path.isdir(path) and not path.endswith(".mlpackage"):
     import torch
     from egeunet.training.run import load_run
     model = load_run(path).model
     ready = time.perf_counter()
     with torch.inference_mode():
         model(torch.from_numpy(image))
-elif kind == "engine":
-    from egeunet.engine.model import EngineModel
-    with open(path, "rb") as file:
-        model = EngineModel(file.read())
-    ready = time.perf_counter()
-    model(image)
 else:
-    import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    from pathlib import Path
+    from egeunet.exporting.runtimes import open_network
+    network = open_network(Path(path))
     ready = time.perf_counter()
-    session.run(None, {{"image": image}})
+    network(image)
 if sys.platform == "linux":  # where getrusage also counts the process that started this one
     with open("/proc/self/status") as file:
         peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1e3
@@ -91,9 +87,9 @@ def benchmark(
 
     Returns:
         What JSON can hold: `rows`, one per way to run it, `scored_on`, and the `environment`. A row
-        has `name`, `size_kb`, `startup_s` and `peak_mb` of a fresh process, `dice` (pooled, in
-        percent), and for `1` thread and for all `cores`: `p50_ms`, `p95_ms` at batch 1 and
-        `images_per_s`. What was not measured is None.
+        has `name`, `size_kb`, `startup_s` and `peak_mb` of a fresh process, `iou` (mean, of the
+        masks with those of torch), `dice` (pooled, in percent), and for `1` thread and for all
+        `cores`: `p50_ms`, `p95_ms` at batch 1 and `images_per_s`. What was not measured is None.
 
     Raises:
         UsageError: A number is out of its range, a path is not what it should be, or the photos to
@@ -115,10 +111,10 @@ def benchmark(
             path = find_weights(weights)
             metadata = Segmenter(path).metadata
             size, classes = metadata.size, len(metadata.classes)
-            backends = [engine_backend("engine", path)] if path.suffix == ".egeu" else []
+            backends = [file_backend("engine", path)] if path.suffix == ".egeu" else []
             if not backends or find_shipped(weights):
                 path = find_weights(weights, "onnxruntime")
-                backends.append(onnx_backend("ONNX", path))
+                backends.append(file_backend("ONNX", path))
         if others:
             backends = [*others(folder, size), *backends]
         threads = sorted({1, count_cores()})
@@ -134,9 +130,10 @@ def benchmark(
             startup, peak = _probe(backend, size)
             row: dict[str, Any] = {
                 "name": backend.name,
-                "size_kb": backend.file.stat().st_size / 1000 if backend.file else None,
+                "size_kb": file_size(backend.file) / 1000 if backend.file else None,
                 "startup_s": startup,
                 "peak_mb": peak,
+                "iou": backend.iou,
                 "dice": scores.get(backend.name),
                 "threads": {str(count): times[count][backend.name] for count in threads},
             }
@@ -220,10 +217,10 @@ def _probe(backend: Backend, size: tuple[int, int]) -> tuple[float | None, float
     """Start-up in seconds and peak memory in MB of a fresh process that segments one image."""
     if backend.probe is None or sys.platform == "win32":
         return None, None
-    kind, path = backend.probe
     code = _PROBE.format(height=size[0], width=size[1])
-    command = [sys.executable, "-c", code, kind, str(path)]
-    startup, peak = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    command = [sys.executable, "-c", code, str(backend.probe)]
+    done = subprocess.run(command, check=True, capture_output=True)
+    startup, peak = json.loads(done.stdout.splitlines()[-1])  # runtimes print too
     return startup, peak
 
 

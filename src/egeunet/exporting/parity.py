@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from egeunet.data.synthetic import draw
-from egeunet.engine.model import EngineModel
 from egeunet.errors import EgeunetError
+from egeunet.exporting.runtimes import open_network
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input, upsample
 from egeunet.training.run import Run, open_split
@@ -77,25 +77,16 @@ def make_reference(run: Run) -> Reference:
     return Reference(name, images, np.stack(logits))
 
 
-def compare(reference: Reference, data: bytes, name: str) -> Parity:
+def compare(reference: Reference, path: Path) -> Parity:
     """Compare an exported file with torch: masks at the network's size, or of whole images.
 
     Args:
         reference: From the same model.
-        data: Bytes of the file.
-        name: Name of the file in errors.
+        path: The file; it is run by its own runtime.
     """
-    network: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-    if name.endswith(".egeu"):
-        network = EngineModel(data, name)
-    else:
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        if session.get_inputs()[0].name == "photo":
-            return _compare_images(reference, session)
-
-        def network(images: NDArray[np.float32]) -> NDArray[np.float32]:
-            return session.run(["logits"], {"image": images})[0]
-
+    if path.name == "photo.onnx":
+        return _compare_images(reference, path)
+    network = open_network(path)
     height, width = reference.logits.shape[2:]
     inputs = (to_input(image, (height, width))[None] for image in reference.images)
     given = np.concatenate([network(one) for one in inputs])
@@ -105,7 +96,8 @@ def compare(reference: Reference, data: bytes, name: str) -> Parity:
     return Parity(len(ious), reference.of, difference, float(np.mean(ious)))
 
 
-def _compare_images(reference: Reference, session: onnxruntime.InferenceSession) -> Parity:
+def _compare_images(reference: Reference, path: Path) -> Parity:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     ious, difference = [], 0.0
     for image, logits in zip(reference.images, reference.logits, strict=True):
         (given,) = session.run(["probability"], {"photo": image})
