@@ -1,7 +1,9 @@
 """Formats of other runtimes, each run by its own."""
 
 import importlib.util
+import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,13 @@ from egeunet.exporting.runtimes import file_size, open_network
 from egeunet.inference.preprocess import to_input
 from egeunet.training.run import load_run
 
-RUNTIMES = {"openvino": "openvino", "executorch": "executorch", "ncnn": "pnnx"}
+RUNTIMES = {
+    "openvino": "openvino",
+    "litert": "litert_torch",
+    "executorch": "executorch",
+    "ncnn": "pnnx",
+}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in RUNTIMES if name != "openvino"]
 
 
 def skip_without(module: str) -> None:
@@ -23,9 +31,7 @@ def skip_without(module: str) -> None:
         pytest.skip(f"{module} is not installed")
 
 
-@pytest.mark.parametrize(
-    "name", ["openvino", *(pytest.param(n, marks=pytest.mark.slow) for n in ("executorch", "ncnn"))]
-)
+@pytest.mark.parametrize("name", ["openvino", *SLOW])
 def test_a_runtime_gives_the_logits_of_torch(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,6 +57,17 @@ def test_openvino_files_hold_the_metadata(tmp_path: Path, monkeypatch) -> None:
     model = openvino.Core().read_model(one.path)
     assert model.get_rt_info(["egeunet", "model"]).astype(str) == "egeunet"
     assert "Research use only" in model.get_rt_info(["egeunet", "intended_use"]).astype(str)
+
+
+@pytest.mark.slow
+def test_litert_files_hold_the_metadata(tmp_path: Path, monkeypatch) -> None:
+    skip_without("litert_torch")
+    monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
+    (one,) = egeunet.export("isic2018", tmp_path / "out", formats=["litert"])
+    with zipfile.ZipFile(one.path) as file:
+        entries = json.loads(file.read("egeunet.json"))
+    assert entries["model"] == "egeunet"
+    assert json.loads(entries["parity"]) == one.parity.to_dict()
 
 
 @pytest.mark.slow

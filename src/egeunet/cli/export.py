@@ -19,7 +19,7 @@ def export(
             "--format",
             "-f",
             help="engine, engine-fp16, onnx, onnx-dynamic, onnx-fp16, openvino, "
-            "executorch, ncnn or coreml; may be repeated.",
+            "litert, executorch, ncnn or coreml; may be repeated.",
         ),
     ] = None,
     out: Annotated[Path | None, output("Folder to write to; by default the run folder.")] = None,

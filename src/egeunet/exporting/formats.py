@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from egeunet.engine.library import load_engine
 from egeunet.errors import ParityError, UsageError
-from egeunet.exporting import coreml, executorch, ncnn, openvino
+from egeunet.exporting import coreml, executorch, litert, ncnn, openvino
 from egeunet.exporting.engine import has_engine, pack
 from egeunet.exporting.onnx import core_graph, describe, dynamic_graph, photo_graph, serialize
 from egeunet.exporting.parity import Parity, Reference, compare, make_reference
@@ -112,6 +112,12 @@ FORMATS = (
         "model.xml",
         "float32, with model.bin: for OpenVINO",
         openvino.convert,
+    ),
+    Format(
+        "litert",
+        "model.tflite",
+        "float32: for LiteRT (TensorFlow Lite) on Android, iOS and the web",
+        litert.convert,
     ),
     Format(
         "executorch",

@@ -21,12 +21,13 @@ def open_network(path: Path, threads: int = 1) -> Network:
     Raises:
         MissingExtraError: The runtime is not installed.
     """
-    from egeunet.exporting import coreml, executorch, ncnn, openvino
+    from egeunet.exporting import coreml, executorch, litert, ncnn, openvino
 
     runtimes: dict[str, Callable[[Path, int], Network]] = {
         ".egeu": _open_engine,
         ".onnx": _open_onnx,
         ".xml": openvino.open_network,
+        ".tflite": litert.open_network,
         ".pte": executorch.open_network,
         ".param": ncnn.open_network,
         ".mlpackage": coreml.open_network,
