@@ -1,4 +1,5 @@
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,13 @@ def test_shipped_weights_are_measured_in_torch_and_every_format(
     report = benchmark(rounds=10)
     names = [row["name"] for row in report["rows"]]
     engine = ["engine float32", "engine float16"]
-    assert names == ["torch eager", *engine, "ONNX float32", "ONNX float16"]
+    runtimes = {"openvino": "openvino", "litert": "litert_torch"}
+    runtimes |= {"executorch": "executorch", "ncnn": "pnnx"}
+    others = [name for name, module in runtimes.items() if find_spec(module)]
+    assert names == ["torch eager", *engine, "ONNX float32", "ONNX float16", *others]
+    ious = [row["iou"] for row in report["rows"]]
+    assert ious[0] is None
+    assert all(iou > 0.99 for iou in ious[1:])
     assert all(row["peak_mb"] > 10 for row in report["rows"])
     assert "torch.compile does not work here" in caplog.text
 

@@ -76,7 +76,10 @@ def run_backends(run: Run, folder: Path) -> list[Backend]:
             _LOG.warning(str(error))
             continue
         if exported.parity:  # else its runtime is on other platforms only
-            found.append(file_backend(form.name, exported.path, exported.parity.iou))
+            kind = "float16" if form.name.endswith("fp16") else "float32"
+            names = {".egeu": f"engine {kind}", ".onnx": f"ONNX {kind}"}
+            name = names.get(exported.path.suffix, form.name)
+            found.append(file_backend(name, exported.path, exported.parity.iou))
     return found
 
 
