@@ -46,19 +46,19 @@ start = time.perf_counter()
 import os
 import numpy as np
 image = np.zeros((1, 3, {height}, {width}), np.float32)
-if os.path.isdir(path) and not path.endswith(".mlpackage"):
+if os.path.isfile(path) or path.endswith(".mlpackage"):
+    from pathlib import Path
+    from egeunet.exporting.runtimes import open_network
+    network = open_network(Path(path))
+    ready = time.perf_counter()
+    network(image)
+else:  # a run folder, or the name of shipped weights
     import torch
     from egeunet.training.run import load_run
     model = load_run(path).model
     ready = time.perf_counter()
     with torch.inference_mode():
         model(torch.from_numpy(image))
-else:
-    from pathlib import Path
-    from egeunet.exporting.runtimes import open_network
-    network = open_network(Path(path))
-    ready = time.perf_counter()
-    network(image)
 if sys.platform == "linux":  # where getrusage also counts the process that started this one
     with open("/proc/self/status") as file:
         peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1e3
