@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import re
 import signal
 import statistics
@@ -90,6 +91,28 @@ def test_those_that_fail_are_named_and_the_others_go_on(words, tmp_path):
     assert sorted(told) == ["better", "good"]
     for name in told:
         assert load_checkpoint(tmp_path / name)["epoch"] == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_one_whose_history_cannot_be_read_does_not_run_on(words, tmp_path, monkeypatch):
+    calls = []
+
+    def damaged(folder):
+        calls.append(folder)
+        if len(calls) == 1:  # before its process starts
+            return []
+        raise EgeunetError(f"{folder / 'history.csv'} is damaged.")
+
+    monkeypatch.setattr("egeunet.training.launcher.read_history", damaged)
+    recipe = load_recipe(words[0], [*words[1:], "trainer.epochs=2000", f"out={tmp_path / 'a'}"])
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = set(listed.read_text().split())
+    with pytest.raises(EgeunetError, match=r"history\.csv is damaged"):
+        train_side_by_side([recipe])
+    left = set(listed.read_text().split()) - before
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+    assert not left
 
 
 def test_wrong_data_are_named_before_any_folder_is_claimed(words, tmp_path):

@@ -109,7 +109,8 @@ def train_side_by_side(
                             continue
                         if finished and code == 0:
                             finished(one.folder)
-                    except (EgeunetError, OSError) as error:  # such as a full disk
+                    except (EgeunetError, OSError) as error:  # such as a damaged history
+                        one.kill()
                         fail(one.folder, error)
                     running.remove(one)
         finally:
