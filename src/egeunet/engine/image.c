@@ -255,21 +255,21 @@ egeunet_status egeunet_resize_mask(const float *map, int height, int width, floa
     for (size_t i = 0; i < values; i++) above[i] = wide[i] >= threshold;
     for (int y = 0; y < out_height; y++) {
         const uint8_t *sides = above + down->first[y] * row;
-        for (size_t x = 0; x < row; x += CHUNK, mask += CHUNK) {
+        for (size_t x = 0; x < row; x += CHUNK) {
             const size_t length = row - x < CHUNK ? row - x : CHUNK;
+            uint8_t *out = mask + y * row + x;
             int same = 1; /* a mean of values on one side of the threshold is on that side */
             for (int k = 1; k < down->count[y] && same; k++)
                 same = !memcmp(sides + x, sides + k * row + x, length);
             if (same) {
-                memcpy(mask, sides + x, length);
+                memcpy(out, sides + x, length);
             } else {
                 float mixed[CHUNK];
                 mix_floats(wide + down->first[y] * row + x, row, down->count[y],
                            down->weight + (size_t)y * down->most, length, mixed);
-                for (size_t i = 0; i < length; i++) mask[i] = mixed[i] >= threshold;
+                for (size_t i = 0; i < length; i++) out[i] = mixed[i] >= threshold;
             }
         }
-        mask -= (CHUNK - row % CHUNK) % CHUNK; /* the last chunk of a row may be shorter */
     }
     return EGEUNET_OK;
 }
