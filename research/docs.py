@@ -393,8 +393,7 @@ def rest(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, iou in row["agreement"].items():
         title = f"IoU of {name} with torch, {iou['n']} photos: mean, least"
         yield title, f"{iou['mean']:.4f}, {iou['min']:.4f}"
-        if "probability" in iou:
-            yield "largest difference of its probability", f"{iou['probability']:.0e}"
+        yield "largest difference of its probability", f"{iou['probability']:.0e}"
 
 
 def page() -> str:

@@ -11,7 +11,7 @@ import egeunet
 from egeunet.data.datasets import open_dataset
 from egeunet.engine.model import EngineModel
 from egeunet.errors import EgeunetError, UsageError
-from egeunet.exporting.formats import export_run
+from egeunet.exporting.formats import FORMATS, export_run
 from egeunet.inference.image_io import read_image
 from egeunet.inference.preprocess import to_input
 from egeunet.training.run import load_run
@@ -55,9 +55,9 @@ def test_every_format_of_one_size_passes_the_check_of_the_runtime(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EGEUNET_DATA", str(tmp_path))
-    for one in egeunet.export(
-        "isic2018", tmp_path / "out", formats=["engine", "engine-fp16", "onnx", "onnx-fp16"]
-    ):
+    opened = (".egeu", ".onnx")  # by `Segmenter`
+    names = [form.name for form in FORMATS if form.file.endswith(opened) and "model" in form.file]
+    for one in egeunet.export("isic2018", tmp_path / "out", formats=names):
         if one.path.name.startswith("model"):
             assert egeunet.Segmenter(one.path).metadata.size == (256, 256)
 
